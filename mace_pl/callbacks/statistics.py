@@ -1,0 +1,85 @@
+"""Write the statistics of captions when they are summed, and say what was written."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback, Trainer
+from rich.console import Console
+from rich.table import Table
+
+from mace_pl.artifacts import claim_output, write_tensors
+from mace_pl.statistics_file import KIND
+
+
+class WriteStatistics(Callback):
+    """Write the ``statistics`` of a ``PromptStatistics`` to a file at the end of ``predict``, on rank 0.
+
+    Args:
+        output: the ``.safetensors`` file.
+        overwrite: replace it where it exists.
+    """
+
+    def __init__(self, output: Path, overwrite: bool = False) -> None:
+        if output.suffix != ".safetensors":
+            raise ValueError(f"output={output} must end with .safetensors.")
+        if output.is_dir():
+            raise ValueError(f"output={output} is a folder. Give the path of a file in it.")
+        self.output = output
+        self.overwrite = overwrite
+
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        """Refuse an existing output before any caption is encoded."""
+        claim_output(self.output, self.overwrite, setting="model.output")
+
+    def on_predict_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Write the file and print a summary; the sums were reduced on every rank before.
+
+        Raises:
+            ValueError: captions were counted more than once.
+        """
+        data = getattr(trainer, "datamodule", None)
+        counts = getattr(data, "counts", {})
+        captions = int(pl_module.statistics["captions"])
+        if counts and captions > sum(counts.values()):
+            raise ValueError(
+                f"{captions} captions were summed where there are {sum(counts.values())}: the processes did not share "
+                f"them. Leave --trainer.use_distributed_sampler at true."
+            )
+        metadata: dict[str, Any] = {
+            "encoder": pl_module.fingerprint,
+            "captions": captions,
+            "distinct_captions": len(counts),
+            "tokens": int(pl_module.statistics["tokens"]),
+            "sources": getattr(data, "provenance", []),
+            "precision": str(trainer.precision),
+            "processes": trainer.world_size,
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "version": package_version(),
+        }
+        if trainer.is_global_zero:
+            gram = pl_module.statistics["gram"]
+            write_tensors(self.output, {"gram": gram}, kind=KIND, metadata=metadata)
+            print_summary(self.output, metadata, gram.shape[0], float(gram.trace()) / metadata["tokens"])
+
+
+def package_version() -> str:
+    """The installed version of this package, or ``unknown`` when it runs from a checkout that is not installed."""
+    try:
+        return version("mace-pl")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def print_summary(path: Path, metadata: dict[str, Any], width: int, trace: float) -> None:
+    """Print what was summed and where it lies."""
+    table = Table(title="Statistics of captions", show_header=False)
+    table.add_row("captions", f"{metadata['captions']:,} ({metadata['distinct_captions']:,} distinct)")
+    table.add_row("tokens", f"{metadata['tokens']:,}")
+    table.add_row("width", f"{width:,}")
+    table.add_row("trace per token", f"{trace:.4g}")
+    table.add_row("file", str(path))
+    Console().print(table)

@@ -1,0 +1,73 @@
+"""The Gram metric: the sum of e eᵀ over captions, exact on any number of processes."""
+
+# N captions, T tokens of a caption, D width of the text embeddings
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+
+class GramMetric(Metric):
+    """P = Σ e^p (e^p)ᵀ over captions and tokens, with the counts of both (method, identity 2).
+
+    The states are sums, so shards, processes and machines add up to the same numbers. They stay in float64 (counts in
+    int64) whatever dtype the owning module is cast to; only the device follows the module.
+
+    Args:
+        width: D, the width of the text embeddings.
+    """
+
+    full_state_update = False
+    gram: Tensor
+    tokens: Tensor
+    captions: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        if width < 1:
+            raise ValueError(f"width={width} must be at least 1. Give the width of the text embeddings.")
+        self.width = width
+        self.add_state("gram", torch.zeros(width, width, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("tokens", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("captions", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, embeddings: Tensor, counts: Tensor | None = None) -> None:
+        """Add a batch of captions.
+
+        Args:
+            embeddings: [N, T, D], any floating dtype; cast to float64 here.
+            counts: [N], how often each caption occurs; once each when left out.
+        """
+        if embeddings.ndim != 3 or embeddings.shape[-1] != self.width:
+            raise ValueError(f"embeddings of shape {tuple(embeddings.shape)} must be [N, T, {self.width}].")
+        n, t, d = embeddings.shape
+        if counts is None:
+            counts = torch.ones(n, dtype=torch.int64)
+        if counts.shape != (n,) or counts.is_floating_point():
+            raise ValueError(f"counts of shape {tuple(counts.shape)} and {counts.dtype} must be [{n}] integers.")
+        counts = counts.to(self.captions)
+        e_nd = embeddings.to(self.gram).reshape(n * t, d)
+        weights_n1 = counts.to(self.gram).repeat_interleave(t).unsqueeze(1)
+        self.gram += e_nd.T @ (weights_n1 * e_nd)
+        self.captions += counts.sum()
+        self.tokens += counts.sum() * t
+
+    def compute(self) -> dict[str, Tensor]:
+        """The sums: ``gram`` [D, D] float64, ``tokens`` and ``captions`` int64 scalars."""
+        return {"gram": self.gram, "tokens": self.tokens, "captions": self.captions}
+
+    def set_dtype(self, dst_type: str | torch.dtype) -> GramMetric:
+        """Keep float64: a narrower sum would lose the digits that the solves need."""
+        return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> nn.Module:
+        """Follow ``fn`` to its device only; ``.half()``, ``.to(bfloat16)`` and the like change nothing here."""
+
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device=fn(tensor.new_empty(0)).device)
+
+        return super()._apply(move, exclude_state)

@@ -1,0 +1,99 @@
+"""Encode captions and sum their Gram matrix under ``predict``, whose sampler repeats no caption."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from lightning import Callback, LightningModule
+from torch import Tensor, nn
+
+from mace_pl.callbacks.statistics import WriteStatistics
+from mace_pl.metrics import GramMetric
+from mace_pl.paths import resolve
+from mace_pl.text import encode_prompts, encoder_fingerprint, text_parts
+
+
+def load_text_parts(pretrained: str) -> Any:
+    """The pipeline in a folder with its tokenizers and text encoders (float32, frozen) and without its networks.
+
+    Raises:
+        ValueError: the folder is no diffusers pipeline with a text encoder.
+    """
+    folder = resolve(pretrained)
+    index = folder / "model_index.json"
+    hint = "Give the folder of a Stable Diffusion pipeline saved by diffusers' save_pretrained."
+    if not index.is_file():
+        raise ValueError(f"pretrained={pretrained} has no model_index.json (looked at {folder}). {hint}")
+    try:
+        parts: dict[str, Any] = json.loads(index.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"pretrained={pretrained}: {index} is no JSON ({error}). {hint}") from error
+    unused = {
+        name: None
+        for name, value in parts.items()
+        if isinstance(value, list) and not name.startswith(("tokenizer", "text_encoder", "scheduler"))
+    }
+    try:
+        pipeline = DiffusionPipeline.from_pretrained(  # type: ignore[no-untyped-call]
+            folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, **unused
+        )
+    except (OSError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"pretrained={pretrained} cannot be loaded ({error}). {hint}") from error
+    for encoder in text_parts(pipeline)[1]:
+        encoder.requires_grad_(False)
+    return pipeline
+
+
+class PromptStatistics(LightningModule):
+    """Sum e eᵀ over the tokens of captions, once per text encoder, into one file.
+
+    Every edit of a model with the same text encoder can use the file to preserve what the captions speak of.
+
+    Args:
+        pretrained: folder of a Stable Diffusion pipeline; only its tokenizers and text encoders are loaded.
+        output: the ``.safetensors`` file to write.
+        overwrite: replace ``output`` where it exists.
+    """
+
+    def __init__(self, pretrained: str, output: str, overwrite: bool = False) -> None:
+        super().__init__()
+        self.output = output
+        self.overwrite = overwrite
+        self.pipeline = load_text_parts(pretrained)
+        self.encoders = nn.ModuleList(text_parts(self.pipeline)[1])
+        self.fingerprint = encoder_fingerprint(self.pipeline)  # before the trainer's precision casts the weights
+        self.width = encode_prompts(self.pipeline, [""]).shape[-1]
+        self.metric = GramMetric(self.width)
+        self.statistics: dict[str, Tensor] = {}
+
+    def configure_callbacks(self) -> list[Callback]:
+        """The callback that writes ``output``."""
+        return [WriteStatistics(Path(self.output), self.overwrite)]
+
+    def on_predict_start(self) -> None:
+        """Start from zero: the same module may run twice."""
+        self.metric.reset()
+
+    def predict_step(self, batch: Mapping[str, Any], batch_idx: int) -> int:
+        """Encode N captions and add them to the sums; the number of them is returned."""
+        embeddings = encode_prompts(self.pipeline, batch["caption"], batch_size=len(batch["caption"]))
+        self.metric.update(embeddings, batch["count"])
+        return len(embeddings)
+
+    def on_predict_epoch_end(self) -> None:
+        """Add up the sums of all processes, on each of them.
+
+        Raises:
+            ValueError: the sums are not finite.
+        """
+        self.statistics = self.metric.compute()
+        if not bool(torch.isfinite(self.statistics["gram"]).all()):
+            raise ValueError(
+                f"trainer.precision={self.trainer.precision} gives embeddings that are not finite. Use 32-true or "
+                f"bf16-mixed."
+            )

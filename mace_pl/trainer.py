@@ -1,0 +1,23 @@
+"""The Trainer with the subcommands of this project that are no fit, validate, test or predict."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning import LightningDataModule, LightningModule, Trainer
+
+
+class MaceTrainer(Trainer):
+    """Lightning's Trainer with one more entry point, :meth:`cache`."""
+
+    def cache(
+        self, model: LightningModule, dataloaders: Any = None, datamodule: LightningDataModule | None = None
+    ) -> None:
+        """Sum the statistics of captions into one file.
+
+        Args:
+            model: the module that encodes and sums, such as ``PromptStatistics``.
+            dataloaders: batches of captions; or give ``datamodule``.
+            datamodule: the captions.
+        """
+        self.predict(model, dataloaders, datamodule, return_predictions=False)

@@ -1,0 +1,122 @@
+"""Captions: counting, provenance, and what is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from mace_pl.data.captions import Captions
+from mace_pl.data.make_captions import make_captions
+
+
+def coco(path: Path, captions: list[str]) -> str:
+    path.write_text(json.dumps({"annotations": [{"caption": c} for c in captions]}, ensure_ascii=False), "utf-8")
+    return str(path)
+
+
+def test_equal_captions_are_counted_in_first_seen_order(tmp_path: Path) -> None:
+    first = coco(tmp_path / "a.json", ["a ship", "a dog", "a ship"])
+    second = coco(tmp_path / "b.json", ["Zürich", "a dog"])
+    data = Captions(sources=[first, second], batch_size=2)
+    data.setup("predict")
+    batches = list(data.predict_dataloader())
+    assert [b["caption"] for b in batches] == [["a ship", "a dog"], ["Zürich"]]
+    assert [b["count"].tolist() for b in batches] == [[2, 2], [1]]
+    assert [b["index"].tolist() for b in batches] == [[0, 1], [2]]
+
+
+def test_each_source_is_recorded_with_its_hash(tmp_path: Path) -> None:
+    source = coco(tmp_path / "a.json", ["a ship", "a dog"])
+    data = Captions(sources=[source], names=["cat"], templates=["a {}", "{}"])
+    data.setup("predict")
+    file, names = data.provenance
+    assert file["source"] == source
+    assert file["sha256"] == hashlib.sha256(Path(source).read_bytes()).hexdigest()
+    assert (file["captions"], names["captions"]) == (2, 2)
+    assert names["sha256"] == hashlib.sha256(b"a cat\ncat").hexdigest()
+
+
+def test_names_times_templates() -> None:
+    data = Captions(names=["elf", "guard"], templates=["a photo of {}", "{} smiling"])
+    data.setup("predict")
+    assert list(data.counts) == ["a photo of elf", "elf smiling", "a photo of guard", "guard smiling"]
+
+
+def test_limit_takes_the_first_captions(tmp_path: Path) -> None:
+    data = Captions(sources=[coco(tmp_path / "a.json", ["x", "y", "x", "z"])], limit=3)
+    data.setup("predict")
+    assert data.counts == {"x": 2, "y": 1}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", "is no JSON"),
+        (b"[1, 2]", "no list 'annotations'"),
+        (b'{"annotations": {"caption": "x"}}', "no list 'annotations'"),
+        (b'{"annotations": [{"caption": "x"}, {"id": 3}]}', "annotation 1 has no text 'caption'"),
+        (b'{"annotations": ["x"]}', "annotation 0 has no text 'caption'"),
+        (b'{"annotations": [{"caption": 7}]}', "annotation 0 has no text 'caption'"),
+        (b'{"annotations": [{"caption": " \\n"}]}', "annotation 0 has an empty caption"),
+        ('{"annotations": [{"caption": "Zürich"}]}'.encode("latin-1"), "not UTF-8"),
+        (b'{"annotations": []}', "no caption at all"),
+    ],
+)
+def test_bad_files_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "bad.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        Captions(sources=[str(path)]).setup("predict")
+    assert "bad.json" in str(caught.value)
+
+
+def test_missing_file_and_folder_are_refused(tmp_path: Path) -> None:
+    for source in (tmp_path / "none.json", tmp_path):
+        with pytest.raises(ValueError, match="cannot be read"):
+            Captions(sources=[str(source)]).setup("predict")
+
+
+@pytest.mark.parametrize(
+    ("names", "templates", "message"),
+    [
+        (["ship", " "], ["a {}"], "names: ' ' is empty"),
+        (["ship"], None, r"templates=\[\]"),
+        (["ship"], ["a photo"], "exactly once"),
+        (["ship"], ["{} and {}"], "exactly once"),
+    ],
+)
+def test_bad_names_and_templates_are_refused(names: list[str], templates: list[str] | None, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Captions(names=names, templates=templates).setup("predict")
+
+
+def test_bad_arguments_are_refused() -> None:
+    with pytest.raises(ValueError, match="both empty"):
+        Captions()
+    with pytest.raises(ValueError, match="needs names"):
+        Captions(sources=["a.json"], templates=["a {}"])
+    with pytest.raises(ValueError, match="batch_size=0"):
+        Captions(sources=["a.json"], batch_size=0)
+    with pytest.raises(ValueError, match="limit=0"):
+        Captions(sources=["a.json"], limit=0)
+
+
+def test_made_captions_are_seeded_and_even() -> None:
+    rows = [
+        {"concept": "ship", "style": "noto", "kind": "object", "synonyms": ["boat"]},
+        {"concept": "elf", "style": "blob", "kind": "character"},
+    ]
+    made = make_captions(rows, captions=200, seed=1)
+    assert made == make_captions(rows, captions=200, seed=1)
+    assert made != make_captions(rows, captions=200, seed=2)
+    assert all("ship" in c or "boat" in c for c in made[1::2])
+    assert all("elf" in c or "person" in c for c in made[::2])
+
+
+def test_shipped_captions_are_readable() -> None:
+    data = Captions(sources=["mace_pl/data/emoji/captions.json"])
+    data.setup("predict")
+    assert sum(data.counts.values()) == 3000
