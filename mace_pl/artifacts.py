@@ -1,0 +1,144 @@
+"""Read and write every file that the project owns: safetensors with checked metadata, written aside and renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+FORMAT_VERSION = "1"
+
+
+@contextlib.contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """Yield a temporary sibling of ``path`` (file or folder) that replaces it on success and vanishes on failure.
+
+    Raises:
+        ValueError: when the place cannot be written (full or read-only disk), naming the path and the way out.
+    """
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield aside
+        if path.is_dir() and not path.is_symlink():
+            old = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
+            path.rename(old)
+            aside.rename(path)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.replace(aside, path)
+    except OSError as error:
+        raise ValueError(
+            f"cannot write {path}: {error.strerror or error}. Free some space, or choose another place with --output_dir."
+        ) from error
+    except SafetensorError as error:  # safetensors reports a failed write as its own error
+        raise ValueError(f"cannot write {path}: {error}. Free some space, or choose another place.") from error
+    finally:
+        if aside.is_dir():
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                aside.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as indented JSON, aside and renamed."""
+    with written_aside(path) as aside:
+        aside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], kind: str, metadata: Mapping[str, Any]) -> None:
+    """Write named tensors with their provenance, aside and renamed.
+
+    Args:
+        path: the ``.safetensors`` file.
+        tensors: name to tensor; made contiguous and moved to the CPU here.
+        kind: what the file is (``statistics``, ``edit``, ...); checked by :func:`read_tensors`.
+        metadata: JSON-serialisable provenance; kept under the key ``mace_pl`` of the safetensors header.
+    """
+    header = {"format": "pt", "mace_pl": json.dumps({"kind": kind, "format_version": FORMAT_VERSION, **metadata})}
+    with written_aside(path) as aside:
+        save_file({name: t.detach().contiguous().cpu() for name, t in tensors.items()}, str(aside), metadata=header)
+
+
+def read_tensors(
+    path: Path, kind: str, setting: str, shapes: Mapping[str, tuple[int, ...]] | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a file written by :func:`write_tensors` and check it.
+
+    Args:
+        path: the file.
+        kind: the kind that is expected.
+        setting: the option that named the file, for error messages.
+        shapes: the expected shape of each tensor that must be there; ``-1`` allows any length.
+
+    Returns:
+        The tensors by name, and the provenance.
+
+    Raises:
+        ValueError: missing, truncated, a pickle, another kind or format version, wrong shapes, or not finite.
+    """
+    if not path.is_file():
+        raise ValueError(f"{setting}: {path} is no file. Give the path of a {kind} file written by this project.")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"{setting}: {path} is no readable safetensors file ({error}). Pickles (.pt, .ckpt) are never loaded and "
+            f"truncated files cannot be repaired: make the file again."
+        ) from error
+    metadata = json.loads(header.get("mace_pl", "{}"))
+    if metadata.get("kind") != kind:
+        raise ValueError(f"{setting}: {path} holds {metadata.get('kind')!r}, expected {kind!r}.")
+    if metadata.get("format_version") != FORMAT_VERSION:
+        raise ValueError(
+            f"{setting}: {path} has format version {metadata.get('format_version')!r}, this release reads "
+            f"{FORMAT_VERSION!r}. Make it again, or use the release that wrote it."
+        )
+    for name, shape in (shapes or {}).items():
+        found = tuple(tensors[name].shape) if name in tensors else None
+        fits = found is not None and len(found) == len(shape)
+        if not fits or any(s not in (-1, f) for s, f in zip(shape, found or (), strict=True)):
+            raise ValueError(f"{setting}: {path} has {name} of shape {found}, expected {shape}.")
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not math.isfinite(float(tensor.double().abs().sum())):
+            raise ValueError(f"{setting}: {path} has values in {name} that are not finite. Make the file again.")
+    return tensors, metadata
+
+
+def claim_output(path: Path, overwrite: bool, setting: str = "output_dir") -> None:
+    """Refuse an output folder that exists and is not empty, unless ``overwrite``.
+
+    Raises:
+        ValueError: it exists, or it cannot be created.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())) and not overwrite:
+        raise ValueError(f"{setting}: {path} exists. Choose another --{setting}, or pass --overwrite true.")
+    writable = path
+    while not writable.exists():
+        writable = writable.parent
+    if not os.access(writable, os.W_OK):
+        raise ValueError(f"{setting}: {path} cannot be written (no permission on {writable}). Choose another folder.")
+
+
+def slug(name: str) -> str:
+    """A file name for a concept: letters, digits, dots and dashes of ``name``, spaces as underscores."""
+    return "".join(c if c.isalnum() or c in "-." else "_" for c in name.strip())
+
+
+def as_float64(tensor: Tensor) -> Tensor:
+    """The tensor in float64, the precision in which sums and solves are made."""
+    return tensor.to(torch.float64)
