@@ -1,0 +1,42 @@
+# make demo    set up .venv and erase the ship from the bundled model
+# make test    set up .venv and run every check
+# make train   train the bundled model again (more than an hour)
+#
+# Another interpreter or torch build:
+#   make demo PYTHON=python3.12 TORCH="torch --index-url https://download.pytorch.org/whl/cpu"
+
+PYTHON ?= python3
+TORCH  ?= torch==2.13.0
+VENV   ?= .venv
+
+BIN   := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test lint train clean
+
+demo: $(READY)
+	$(BIN)/python erase.py fit --config configs/emoji/erase_ship.yaml
+
+test: lint
+	$(BIN)/python -m pytest -q
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+train: $(READY)
+	$(BIN)/python train.py fit --config configs/train/emoji_vae.yaml
+	$(BIN)/python train.py fit --config configs/train/emoji_clip.yaml
+	$(BIN)/python train.py fit --config configs/train/emoji_unet.yaml
+
+# torch first, so that the build that was asked for satisfies the package's own requirement
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install $(TORCH)
+	$(BIN)/python -m pip install --editable ".[dev]"
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
