@@ -1,0 +1,1 @@
+"""LightningDataModules: from files to batches."""

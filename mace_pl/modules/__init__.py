@@ -1,0 +1,1 @@
+"""LightningModules: hooks and wiring."""
