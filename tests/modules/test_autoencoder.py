@@ -1,0 +1,123 @@
+"""The autoencoder at toy size: it learns, resumes exactly, and writes a folder that diffusers loads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from lightning import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from mace_pl.data.sprites import SpritePictures
+from mace_pl.modules.autoencoder import AutoencoderTraining
+from mace_pl.modules.training import save_half
+from mace_pl.train_cli import train_main
+
+
+def make_module(folder: Path, **changes: float) -> AutoencoderTraining:
+    settings = {"learning_rate": 3e-3, "warmup_steps": 2, **changes}
+    return AutoencoderTraining(
+        str(folder),
+        channels=(8, 8),
+        norm_groups=4,
+        resolution=16,
+        learning_rate=settings["learning_rate"],
+        warmup_steps=int(settings["warmup_steps"]),
+    )
+
+
+def fit(module: AutoencoderTraining, steps: int, *callbacks: ModelCheckpoint, ckpt: Path | None = None) -> Trainer:
+    trainer = Trainer(
+        max_steps=steps,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=bool(callbacks),
+        callbacks=list(callbacks),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    data = SpritePictures(pictures=24, resolution=16, batch_size=8)
+    trainer.fit(module, data, ckpt_path=ckpt, weights_only=False)
+    return trainer
+
+
+def error_of(vae: AutoencoderKL) -> float:
+    pictures = SpritePictures(pictures=24, resolution=16).make_pool().pictures.float() / 127.5 - 1
+    with torch.no_grad():
+        return float((vae(pictures).sample - pictures).abs().mean())
+
+
+def test_training_lowers_the_error_and_writes_a_folder_that_loads(tmp_path: Path) -> None:
+    module = make_module(tmp_path / "out")
+    before = error_of(module.vae)
+    fit(module, 40)
+    assert error_of(module.vae) < 0.8 * before
+    vae = AutoencoderKL.from_pretrained(tmp_path / "out" / "vae", dtype=torch.float32)
+    assert error_of(vae) == pytest.approx(error_of(module.vae), rel=0.01)  # float16 weights
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["vae"]  # nothing half-written is left
+    pictures = SpritePictures(pictures=24, resolution=16).make_pool().pictures.float() / 127.5 - 1
+    with torch.no_grad():
+        latents = vae.encode(pictures).latent_dist.sample() * vae.config.scaling_factor
+    assert float(latents.std()) == pytest.approx(1.0, abs=0.05)
+
+
+def test_a_resumed_run_equals_an_unbroken_one(tmp_path: Path) -> None:
+    whole = make_module(tmp_path / "a")
+    keeper = ModelCheckpoint(tmp_path / "kept", filename="{step}", every_n_train_steps=3, save_top_k=-1)
+    fit(whole, 7, keeper)
+    resumed = make_module(tmp_path / "b")
+    trainer = fit(resumed, 7, ckpt=tmp_path / "kept" / "step=3.ckpt")
+    assert trainer.global_step == 7
+    for name, value in whole.vae.state_dict().items():
+        torch.testing.assert_close(resumed.vae.state_dict()[name], value, rtol=0, atol=0)
+
+
+def test_existing_parts_are_refused_unless_overwrite(tmp_path: Path) -> None:
+    (tmp_path / "vae").mkdir()
+    (tmp_path / "vae" / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"model\.output_dir.*vae exists"):
+        fit(make_module(tmp_path), 1)
+    assert (tmp_path / "vae" / "config.json").read_text() == "{}"
+    module = make_module(tmp_path)
+    module.overwrite = True
+    fit(module, 1)
+    assert (tmp_path / "vae" / "diffusion_pytorch_model.safetensors").is_file()
+
+
+def test_bad_settings_name_the_argument(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"channels=\[10\]"):
+        AutoencoderTraining(channels=(10,))
+    with pytest.raises(ValueError, match="learning_rate=0"):
+        make_module(tmp_path, learning_rate=0.0)
+    with pytest.raises(ValueError, match="warmup_steps=-1"):
+        make_module(tmp_path, warmup_steps=-1)
+    with pytest.raises(ValueError, match=r"trainer\.max_steps=-1"):
+        fit(make_module(tmp_path), -1)
+
+
+def test_diverged_weights_are_not_written(tmp_path: Path) -> None:
+    module = make_module(tmp_path)
+    with torch.no_grad():
+        next(module.vae.parameters()).fill_(1e6)  # no float16 holds it
+    with pytest.raises(ValueError, match="not finite"):
+        save_half(module.vae, tmp_path / "vae")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_runs_the_shipped_configuration(tmp_path: Path) -> None:
+    settings = {
+        "model.output_dir": tmp_path / "out",
+        "model.resolution": 16,
+        "data.pictures": 16,
+        "data.resolution": 16,
+        "trainer.max_steps": 2,
+        "trainer.accelerator": "cpu",
+        "trainer.logger.save_dir": tmp_path / "log",
+        "trainer.callbacks.dirpath": tmp_path / "kept",
+        "trainer.enable_progress_bar": "false",
+    }
+    train_main(["fit", "--config=configs/train/emoji_vae.yaml", *(f"--{k}={v}" for k, v in settings.items())])
+    assert (tmp_path / "kept" / "last.ckpt").exists()
+    assert AutoencoderKL.from_pretrained(tmp_path / "out" / "vae").config.block_out_channels == [32, 64, 64]
