@@ -1,0 +1,1 @@
+"""Erase concepts from Stable-Diffusion-type models (MACE) with PyTorch Lightning."""

@@ -1,0 +1,113 @@
+"""Find cross-attention keys and values by qualified name, and look at attention probabilities while they are formed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def cross_attentions(unet: nn.Module) -> dict[str, Any]:
+    """The UNet's ``attn2`` modules by qualified name, in the order of the module tree.
+
+    Raises:
+        ValueError: the UNet has none.
+    """
+    found = {name: module for name, module in unet.named_modules() if name.split(".")[-1] == "attn2"}
+    if not found:
+        raise ValueError("model.pretrained: its UNet has no cross-attention (attn2) layer, so there is nothing to edit.")
+    return found
+
+
+def key_value_names(unet: nn.Module) -> list[str]:
+    """Qualified names of every ``attn2`` key and value projection, such as ``….attn2.to_k``."""
+    return [f"{name}.{part}" for name in cross_attentions(unet) for part in ("to_k", "to_v")]
+
+
+class LastCrossAttention(Exception):  # noqa: N818 - a signal, not an error
+    """Raised once the last ``attn2`` has been seen: nothing after it is needed."""
+
+
+class ObservedAttention:
+    """An attention processor that forms the probabilities [N, H, Q, T] and shows them to ``observe``.
+
+    Args:
+        name: the layer's qualified name.
+        observe: called with (name, probabilities).
+    """
+
+    def __init__(self, name: str, observe: Callable[[str, Tensor], None]) -> None:
+        self.name = name
+        self.observe = observe
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+    ) -> Tensor:
+        """Plain attention from its equation; the result is what the fused kernel gives."""
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        n, q, _ = hidden_states.shape
+        query = attn.to_q(hidden_states).view(n, q, attn.heads, -1).transpose(1, 2)
+        key = attn.to_k(context).view(n, context.shape[1], attn.heads, -1).transpose(1, 2)
+        value = attn.to_v(context).view(n, context.shape[1], attn.heads, -1).transpose(1, 2)
+        scores = (query @ key.transpose(-1, -2)).float() * attn.scale
+        if attention_mask is not None:
+            scores = scores + attention_mask.view(n, -1, *attention_mask.shape[-2:])
+        probabilities = scores.softmax(-1)
+        self.observe(self.name, probabilities)
+        out = (probabilities.to(value.dtype) @ value).transpose(1, 2).reshape(n, q, -1)
+        result: Tensor = attn.to_out[1](attn.to_out[0](out)) / attn.rescale_output_factor
+        return result
+
+
+@contextmanager
+def observed(unet: Any, observe: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """Within the context every ``attn2`` shows its probabilities; other layers keep their processors."""
+    before = {name: module.processor for name, module in cross_attentions(unet).items()}
+    for name, module in cross_attentions(unet).items():
+        module.set_processor(ObservedAttention(name, observe))
+    try:
+        yield
+    finally:
+        for name, module in cross_attentions(unet).items():
+            module.set_processor(before[name])
+
+
+def attention_losses(
+    unet: Any, latents: Tensor, timesteps: Tensor, text: Tensor, layer_loss: Callable[[Tensor], Tensor], extra: Any = None
+) -> Tensor:
+    """Σ over ``attn2`` layers of ``layer_loss(probabilities)``, [N]; the UNet stops at its last ``attn2``.
+
+    Each layer's probabilities are reduced at once, so no list of maps is kept.
+
+    Args:
+        unet: the UNet2DConditionModel.
+        latents: noisy latents [N, C, h, w].
+        timesteps: [N].
+        text: embeddings [N, T, D].
+        layer_loss: probabilities [N, H, Q, T] to [N].
+        extra: ``added_cond_kwargs`` of UNets that want them (SDXL).
+    """
+    left = len(cross_attentions(unet))
+    total = torch.zeros(len(latents), device=latents.device)
+
+    def observe(name: str, probabilities: Tensor) -> None:
+        nonlocal left, total
+        total = total + layer_loss(probabilities)
+        left -= 1
+        if left == 0:
+            raise LastCrossAttention
+
+    with observed(unet, observe):
+        try:
+            unet(latents, timesteps, encoder_hidden_states=text, added_cond_kwargs=extra)
+        except LastCrossAttention:
+            pass
+    return total

@@ -1,0 +1,153 @@
+"""The closed forms of MACE as pure tensor functions, one per equation.
+
+Legend: N captions, T tokens, D text width, O output width of a key or value projection, R rank, K tokens in a sum.
+All sums and solves are in float64; casting back is the caller's, at the boundary.
+
+Source: Lu et al., "MACE: Mass Concept Erasure in Diffusion Models", CVPR 2024, equations for closed-form refinement and
+multi-LoRA fusion, in the factored form in which nothing depends on the layer but W and B.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+def gram(left_KD: Tensor, right_KD: Tensor) -> Tensor:
+    """Σ_k left_k right_kᵀ, [D, D] in float64, from two lists of tokens [..., D] of equal length."""
+    left = left_KD.reshape(-1, left_KD.shape[-1]).double()
+    right = right_KD.reshape(-1, right_KD.shape[-1]).double()
+    return left.T @ right
+
+
+@dataclass(frozen=True)
+class Preservation:
+    """What is to be kept: S = prior_weight·P + domain_weight·D (the λ_I term is added by each stage).
+
+    Attributes:
+        identity: λ_I, pulls the result towards the matrix that the stage starts from.
+        prior: P [D, D] or None.
+        prior_weight: λ_p (stage 1) or μ_p (stage 3).
+        domain: D [D, D] or None.
+        domain_weight: λ_d or μ_d.
+    """
+
+    identity: float = 0.0
+    prior: Tensor | None = None
+    prior_weight: float = 0.0
+    domain: Tensor | None = None
+    domain_weight: float = 0.0
+
+    def statistics(self, width: int) -> Tensor:
+        """prior_weight·P + domain_weight·D, [D, D] in float64."""
+        total = torch.zeros(width, width, dtype=torch.float64)
+        if self.prior is not None:
+            total += self.prior_weight * self.prior.double()
+        if self.domain is not None:
+            total += self.domain_weight * self.domain.double()
+        return total
+
+    def describe(self) -> str:
+        """The terms with their weights, naming those that are zero, for error messages."""
+        terms = {
+            "identity (lambda_I)": self.identity,
+            "prior": self.prior_weight if self.prior is not None else 0.0,
+            "domain": self.domain_weight if self.domain is not None else 0.0,
+        }
+        zero = [name for name, weight in terms.items() if weight == 0]
+        return f"zero: {', '.join(zero) or 'none'}; " + ", ".join(f"{k} = {v:g}" for k, v in terms.items())
+
+
+def solve_right(numerator_DD: Tensor, normal_DD: Tensor, keep: Preservation, stage: str) -> Tensor:
+    """X = numerator · normal⁻¹ for a symmetric positive definite ``normal``, by Cholesky in float64.
+
+    Raises:
+        ValueError: ``normal`` is singular; names the preservation terms that are zero and what to raise.
+    """
+    scale = float(normal_DD.diagonal().mean())
+    factor, info = torch.linalg.cholesky_ex(normal_DD)
+    pivots = factor.diagonal()
+    # a factor whose smallest pivot is rounding noise solves nothing: eps·D is the usual numerical-rank bound
+    tiny = (pivots.min() / pivots.max().clamp_min(1e-300)) ** 2 < torch.finfo(torch.float64).eps * len(pivots)
+    if int(info) != 0 or not torch.isfinite(pivots).all() or bool(tiny):
+        raise ValueError(
+            f"{stage}: the system is singular (mean diagonal {scale:.3g}): the prompts do not span the {len(normal_DD)} "
+            f"dimensions and nothing else fills them ({keep.describe()}). Raise --model.{stage}.identity above zero, or "
+            f"give --model.prior or --model.domain statistics with a positive weight."
+        )
+    return torch.cholesky_solve(numerator_DD.T, factor).T
+
+
+def refine(F_DD: Tensor, G_DD: Tensor, keep: Preservation) -> Tensor:
+    """Stage 1 for all layers at once: T = (G + S)(F + S)⁻¹, so that W' = W T.
+
+    Minimises Σ‖W'e^f − W e^g‖² + λ_p Σ‖(W'−W)e^p‖² + λ_d Σ‖(W'−W)e^d‖² + λ_I‖W'−W‖².
+
+    Args:
+        F_DD: Σ e^f (e^f)ᵀ over the co-existing tokens of the target prompts.
+        G_DD: Σ e^g (e^f)ᵀ, the tokens of the anchor prompts against those of the target prompts.
+        keep: the preservation terms with their weights.
+
+    Returns:
+        T [D, D] in float64.
+
+    Raises:
+        ValueError: F + S is singular.
+    """
+    F, G = F_DD.double(), G_DD.double()
+    S = keep.statistics(len(F)) + keep.identity * torch.eye(len(F), dtype=torch.float64)
+    # (G + S)(F + S)⁻¹ = I + (G − F)(F + S)⁻¹: exact where target and anchor agree
+    return torch.eye(len(F), dtype=torch.float64) + solve_right(G - F, F + S, keep, "refine")
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """Stage 3 in its compact form: W*_l = W_l R + Σ_i B_{l,i} A*_{l,i}.
+
+    Attributes:
+        R: [D, D] in float64, shared by all layers.
+        projections: per concept, F_i M⁻¹ [D, D]: A*_{l,i} = A_{l,i} F_i M⁻¹.
+    """
+
+    R: Tensor
+    projections: dict[str, Tensor]
+
+
+def fuse(T_DD: Tensor, F_by_concept: Mapping[str, Tensor], keep: Preservation) -> Fusion:
+    """Stage 3 for all layers at once, Identity 4.
+
+    Minimises Σ_ij‖W*e_ij − (W' + B_i A_i)e_ij‖² + μ_p Σ‖(W*−W)e^p‖² + μ_d Σ‖(W*−W)e^d‖² + λ_I‖W*−W'‖².
+    With M = Σ F_i + μ_p P + μ_d D + λ_I I:  R = (T(Σ F_i + λ_I I) + μ_p P + μ_d D) M⁻¹.
+
+    Args:
+        T_DD: stage 1's matrix.
+        F_by_concept: F_i = Σ_j e_ij e_ijᵀ over all tokens of concept i's target prompts.
+        keep: the preservation terms with their weights.
+
+    Raises:
+        ValueError: M is singular.
+    """
+    T = T_DD.double()
+    identity = torch.eye(len(T), dtype=torch.float64)
+    own = sum_of(list(F_by_concept.values())) + keep.identity * identity
+    M = own + keep.statistics(len(T))
+    # R = I + (T − I)(Σ F_i + λ_I I) M⁻¹, the same matrix, exact where T = I
+    R = identity + solve_right((T - identity) @ own, M, keep, "fuse")
+    return Fusion(R, {name: solve_right(F.double(), M, keep, "fuse") for name, F in F_by_concept.items()})
+
+
+def sum_of(matrices_DD: Sequence[Tensor]) -> Tensor:
+    """The sum of [D, D] matrices in float64, one at a time."""
+    total = torch.zeros_like(matrices_DD[0], dtype=torch.float64)
+    for matrix in matrices_DD:
+        total += matrix
+    return total
+
+
+def apply_edit(W_OD: Tensor, R_DD: Tensor, A_RD: Tensor, B_OR: Tensor) -> Tensor:
+    """W* = W R + B A* in float64, cast back to W's dtype; A_RD is the fused A* and may be of rank 0."""
+    edited = W_OD.double() @ R_DD.double() + B_OR.double() @ A_RD.double()
+    return edited.to(W_OD.dtype)

@@ -1,0 +1,189 @@
+"""What is erased: a target, its anchor and its kind; prompts that name it; which tokens are whose."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mace_pl.paths import resolve
+
+KINDS = ("object", "style")
+
+OBJECT_TEMPLATES = [
+    "a photo of a {}", "a photo of the {}", "{}", "the {}", "a picture of a {}", "a picture of the {}",
+    "an image of a {}", "a drawing of a {}", "a painting of a {}", "a sketch of a {}", "a close-up of a {}",
+    "a small {}", "a large {}", "a bright photo of a {}", "a dark photo of a {}", "a good photo of a {}",
+    "a blurry photo of a {}", "a cropped photo of a {}", "a rendering of a {}", "an illustration of a {}",
+    "a cartoon of a {}", "a poster of a {}", "a photo of one {}", "a photo of my {}", "this is a {}",
+    "there is a {} here", "a {} in the middle", "a nice {}", "a strange {}", "a colorful {}",
+]  # fmt: skip
+STYLE_TEMPLATES = [
+    "a photo in the style of {}", "a picture in {} style", "a drawing in the style of {}", "{} art", "art by {}",
+    "a painting in the style of {}", "an image in the style of {}", "an illustration in {} style", "a sketch by {}",
+    "a work in the style of {}", "a poster in {} style", "a scene in the style of {}", "a portrait in {} style",
+    "a landscape in the style of {}", "a still life in {} style", "a house in the style of {}", "a tree in {} style",
+    "a street in the style of {}", "an animal in {} style", "a person in the style of {}", "a car in {} style",
+    "a cat in the style of {}", "a flower in {} style", "a cup in the style of {}", "a city in {} style",
+    "a bird in the style of {}", "a face in {} style", "a fruit in the style of {}", "a boat in {} style",
+    "a design in the style of {}",
+]  # fmt: skip
+PICTURE_TEMPLATE = {"object": "a photo of a {}", "style": "a photo in the style of {}"}
+
+
+@dataclass(frozen=True)
+class Concept:
+    """One concept to erase.
+
+    Attributes:
+        target: the words that name it, as in "ship".
+        anchor: what its prompts shall mean instead (the paper's mapping concept), as in "ground".
+        kind: ``object`` (with a mask) or ``style`` (every pixel counts).
+        images: folder of the user's own pictures of it; None lets the original model draw them.
+        masks: folder of their masks, equal names and sizes; ``none`` for no mask; None for the run's default.
+    """
+
+    target: str
+    anchor: str
+    kind: str = "object"
+    images: str | None = None
+    masks: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check the fields.
+
+        Raises:
+            ValueError: an empty target or anchor, or an unknown kind.
+        """
+        for field in ("target", "anchor"):
+            if not str(getattr(self, field)).strip():
+                raise ValueError(f"data.concepts: {field} is empty in {self}. Name it, as in {{target: ship, anchor: ground}}.")
+        if self.kind not in KINDS:
+            raise ValueError(f"data.concepts: kind={self.kind!r} of {self.target!r} is unknown. Choose one of {', '.join(KINDS)}.")
+
+
+def _rows(source: str) -> list[dict[str, Any]]:
+    path = resolve(source)
+    if not path.is_file():
+        raise ValueError(f"data.concepts={source} is no file. Give a list of concepts, or a CSV or YAML file of them.")
+    if path.suffix == ".csv":
+        with path.open(newline="", encoding="utf-8") as file:
+            return [{k: v for k, v in row.items() if v} for row in csv.DictReader(file)]
+    loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(loaded, list):
+        raise ValueError(f"data.concepts={source} holds {type(loaded).__name__}, expected a list of {{target, anchor, kind}}.")
+    return loaded
+
+
+def read_concepts(source: str | Sequence[dict[str, Any] | Concept]) -> list[Concept]:
+    """Concepts from a list of dicts, or from a CSV or YAML file with the columns target, anchor, kind, images, masks.
+
+    Raises:
+        ValueError: no concept at all, an unknown or missing column, an unknown kind, or the same target twice.
+    """
+    rows = _rows(source) if isinstance(source, str) else source
+    concepts = []
+    for row in rows:
+        if isinstance(row, Concept):
+            concepts.append(row)
+            continue
+        known = set(Concept.__dataclass_fields__)
+        if not isinstance(row, dict) or set(row) - known or not {"target", "anchor"} <= set(row):
+            raise ValueError(f"data.concepts: cannot read {row!r}. Each needs target and anchor; allowed are {', '.join(sorted(known))}.")
+        concepts.append(Concept(**row))
+    if not concepts:
+        raise ValueError("data.concepts is empty. Name at least one, as in [{target: ship, anchor: ground, kind: object}].")
+    seen: set[str] = set()
+    for concept in concepts:
+        key = concept.target.strip().lower()
+        if key in seen:
+            raise ValueError(f"data.concepts names the target {concept.target!r} twice. Remove one of them.")
+        seen.add(key)
+    return concepts
+
+
+def read_templates(source: str | Sequence[str] | None, kind: str) -> list[str]:
+    """Templates with one ``{}`` each, from a list or a text file; None gives 30 of the project's own for the kind.
+
+    Raises:
+        ValueError: no template, or one without ``{}`` - a prompt that does not show the target.
+    """
+    if source is None:
+        return OBJECT_TEMPLATES if kind == "object" else STYLE_TEMPLATES
+    if isinstance(source, str):
+        path = resolve(source)
+        if not path.is_file():
+            raise ValueError(f"data.templates={source} is no file. Give a list, or a text file with one template a line.")
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    else:
+        lines = list(source)
+    if not lines:
+        raise ValueError("data.templates is empty. Give at least one, as in 'a photo of a {}'.")
+    for line in lines:
+        if line.count("{}") != 1:
+            raise ValueError(f"data.templates: {line!r} must contain {{}} exactly once, where the target goes.")
+    return lines
+
+
+def _tokens(tokenizer: Any, prompt: str) -> list[int]:
+    ids: list[int] = tokenizer(prompt, padding="max_length", truncation=True, max_length=tokenizer.model_max_length).input_ids
+    return ids
+
+
+def _length(tokenizer: Any, prompt: str) -> int:
+    return len(tokenizer(prompt).input_ids)
+
+
+def aligned_positions(tokenizer: Any, target_prompt: str, anchor_prompt: str) -> tuple[list[int], list[int]]:
+    """Positions of the co-existing tokens in a target prompt and in its anchor prompt, lists of equal length.
+
+    The common prefix and the common suffix (end token and padding included) of the two prompts co-exist. Where target
+    and anchor have different token counts the suffixes start at different positions, and the longer tail is cut.
+    """
+    target, anchor = _tokens(tokenizer, target_prompt), _tokens(tokenizer, anchor_prompt)
+    size = len(target)
+    target_end = min(_length(tokenizer, target_prompt), size)
+    anchor_end = min(_length(tokenizer, anchor_prompt), size)
+    prefix = 0
+    while prefix < min(target_end, anchor_end) and target[prefix] == anchor[prefix]:
+        prefix += 1
+    if prefix == min(target_end, anchor_end) == max(target_end, anchor_end):
+        return list(range(size)), list(range(size))  # the same prompt
+    suffix = 0
+    limit = min(target_end, anchor_end) - prefix
+    while suffix < limit and target[target_end - 1 - suffix] == anchor[anchor_end - 1 - suffix]:
+        suffix += 1
+    target_tail, anchor_tail = range(target_end - suffix, size), range(anchor_end - suffix, size)
+    length = min(len(target_tail), len(anchor_tail))
+    return [*range(prefix), *target_tail[:length]], [*range(prefix), *anchor_tail[:length]]
+
+
+def target_span(tokenizer: Any, template: str, target: str) -> tuple[int, int]:
+    """Positions [start, stop) of the target's own tokens in the filled template.
+
+    Raises:
+        ValueError: truncation at the tokenizer's length cuts the target, or it has no token of its own.
+    """
+    before, after = template.split("{}")
+    size = tokenizer.model_max_length
+    # tokens are counted on the text up to the target, so that a target whose words occur elsewhere is found here
+    start = _length(tokenizer, before.strip()) - 1 if before.strip() else 1
+    stop = _length(tokenizer, (before + target).strip()) - 1
+    if stop <= start or stop > size - 1:
+        raise ValueError(
+            f"data.templates: {template!r} does not show the target {target!r}: its tokens would be {start} to {stop} of "
+            f"{size}. Shorten the template or the target."
+        )
+    return start, stop
+
+
+def attended_positions(tokenizer: Any, template: str, target: str, padding: bool = True) -> list[bool]:
+    """Which of the T tokens the attention loss looks at: the target's own and, with ``padding``, the end and padding."""
+    start, stop = target_span(tokenizer, template, target)
+    size = tokenizer.model_max_length
+    end = min(_length(tokenizer, template.replace("{}", target)), size) - 1
+    return [start <= i < stop or (padding and i >= end) for i in range(size)]

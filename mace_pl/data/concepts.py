@@ -1,0 +1,179 @@
+"""Concepts, their prompts, pictures and masks, and the order in which they are trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import LightningDataModule
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from mace_pl.artifacts import slug
+from mace_pl.concepts import Concept, read_concepts, read_templates
+from mace_pl.paths import resolve
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+MASKS = ("attention", "none")
+
+
+def image_files(folder: Path, setting: str) -> list[Path]:
+    """The pictures of a folder, sorted by name.
+
+    Raises:
+        ValueError: no such folder, or no picture in it.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{setting}={folder} is no folder. Give a folder of pictures ({', '.join(sorted(SUFFIXES))}).")
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    if not files:
+        raise ValueError(f"{setting}={folder} holds no picture ({', '.join(sorted(SUFFIXES))}).")
+    return files
+
+
+def _open(path: Path, mode: str, setting: str) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            return image.convert(mode)
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise ValueError(f"{setting}: {path} cannot be read as a picture ({error}). Replace or remove it.") from error
+
+
+def load_pictures(folder: Path, setting: str) -> list[Image.Image]:
+    """All pictures of a folder in RGB."""
+    return [_open(path, "RGB", setting) for path in image_files(folder, setting)]
+
+
+def load_masks(folder: Path, pictures: Path, setting: str) -> Tensor:
+    """Masks [I, 1, H, W] of zeros and ones for the pictures of a folder, matched by name.
+
+    Raises:
+        ValueError: another number or other names than the pictures, another size, or an empty mask.
+    """
+    files, images = image_files(folder, setting), image_files(pictures, "images")
+    if [f.stem for f in files] != [f.stem for f in images]:
+        raise ValueError(
+            f"{setting}={folder} has {len(files)} masks, {pictures} has {len(images)} pictures, and their names must be "
+            f"the same. Give one mask per picture."
+        )
+    masks = []
+    for file, image in zip(files, images, strict=True):
+        mask, size = _open(file, "L", setting), _open(image, "RGB", "images").size
+        if mask.size != size:
+            raise ValueError(f"{setting}: {file} is {mask.size}, its picture {image.name} is {size}. Give equal sizes.")
+        inside = torch.from_numpy(np.asarray(mask) > 127).float()
+        if not bool(inside.any()):
+            raise ValueError(f"{setting}: {file} is empty (no pixel above 127). Mark the target white, or use masks: none.")
+        masks.append(inside[None])
+    return torch.stack(masks)
+
+
+class _Schedule(IterableDataset[dict[str, Any]]):
+    """Groups of concepts, each for its steps; an iterable, so that no sampler deals its steps out over processes."""
+
+    def __init__(self, groups: list[list[int]], steps: int) -> None:
+        self.groups = groups
+        self.steps = steps
+
+    def __len__(self) -> int:
+        return len(self.groups) * self.steps
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return ({"concepts": group, "step": step} for group in self.groups for step in range(self.steps))
+
+
+class ConceptData(LightningDataModule):
+    """The concepts to erase, their prompts, and their pictures with masks.
+
+    Args:
+        concepts: a list of {target, anchor, kind: object|style, optional images, masks}, or a CSV or YAML file of them.
+        templates: prompts with ``{}`` where the target goes, as a list or a text file; default 30 of our own per kind.
+        pictures: folder in which pictures drawn by the original model are kept, one folder per concept.
+        images_per_concept: how many pictures the original model draws of each target.
+        image_steps: denoising steps for those pictures.
+        image_guidance: their classifier-free guidance scale.
+        mask: masks of the drawn pictures, ``attention`` (from the model's own cross-attention) or ``none``.
+        steps_per_concept: optimizer steps per concept in stage 2.
+        concepts_per_batch: how many concepts are trained side by side.
+    """
+
+    def __init__(
+        self,
+        concepts: str | list[dict[str, Any]],
+        templates: str | list[str] | None = None,
+        pictures: str = "checkpoints/pictures",
+        images_per_concept: int = 8,
+        image_steps: int = 30,
+        image_guidance: float = 7.5,
+        mask: str = "attention",
+        steps_per_concept: int = 50,
+        concepts_per_batch: int = 8,
+    ) -> None:
+        super().__init__()
+        if mask not in MASKS:
+            raise ValueError(f"data.mask={mask!r} is unknown. Choose one of {', '.join(MASKS)}, or give masks per concept.")
+        counts = {
+            "images_per_concept": images_per_concept,
+            "image_steps": image_steps,
+            "steps_per_concept": steps_per_concept,
+            "concepts_per_batch": concepts_per_batch,
+        }
+        for name, value in counts.items():
+            if value < 1:
+                raise ValueError(f"data.{name}={value} must be at least 1.")
+        self.concepts: list[Concept] = read_concepts(concepts)
+        self.templates = [read_templates(templates, concept.kind) for concept in self.concepts]
+        self.pictures = Path(pictures)
+        self.images_per_concept = images_per_concept
+        self.image_steps = image_steps
+        self.image_guidance = image_guidance
+        self.mask = mask
+        self.steps_per_concept = steps_per_concept
+        self.concepts_per_batch = concepts_per_batch
+        for concept in self.concepts:  # the user's own files are checked before anything is computed
+            if concept.images is not None:
+                folder = resolve(concept.images)
+                load_pictures(folder, "data.concepts: images")
+                if concept.masks not in (None, "none"):
+                    load_masks(resolve(str(concept.masks)), folder, "data.concepts: masks")
+
+    def masked(self, concept: Concept) -> bool:
+        """Whether the loss looks inside a mask only; styles without masks of their own have every pixel count."""
+        if concept.masks == "none":
+            return False
+        if concept.images is not None:
+            return concept.masks is not None
+        return concept.kind == "object" and self.mask != "none"
+
+    def picture_folder(self, concept: Concept) -> Path:
+        """Where the pictures of a concept are: the user's folder, or the one that ``prepare`` fills."""
+        return resolve(concept.images) if concept.images else self.pictures / slug(concept.target) / "images"
+
+    def load(self, concept: Concept, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Pictures [I, 3, H, W] in [−1, 1] and masks [I, 1, H, W] at the model's size (height, width)."""
+        folder = self.picture_folder(concept)
+        height, width = size
+        pictures = load_pictures(folder, "images")
+        arrays = [np.asarray(p.resize((width, height), Image.Resampling.LANCZOS), dtype=np.float32) for p in pictures]
+        pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2) / 127.5 - 1
+        if not self.masked(concept):
+            return pixels, torch.ones(len(pixels), 1, height, width)
+        own = resolve(str(concept.masks)) if concept.images else folder.parent / "masks"
+        masks = load_masks(own, folder, f"masks of {concept.target!r}")
+        return pixels, torch.nn.functional.interpolate(masks, size=size, mode="nearest")
+
+    def own_concepts(self) -> Sequence[int]:
+        """Indices of the concepts that this process trains."""
+        trainer = self.trainer
+        rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
+        return range(rank, len(self.concepts), world)
+
+    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Batches {concepts: indices, step}: a group of concepts for all its steps, then the next."""
+        own = list(self.own_concepts())
+        groups = [own[i : i + self.concepts_per_batch] for i in range(0, len(own), self.concepts_per_batch)]
+        return DataLoader(_Schedule(groups, self.steps_per_concept), batch_size=None)

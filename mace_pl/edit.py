@@ -1,0 +1,98 @@
+"""The edit as a value: its statistics and LoRAs, fused, applied to a UNet, written and read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mace_pl.artifacts import read_tensors, slug, write_tensors
+from mace_pl.attention import key_value_names
+from mace_pl.closed_form import Preservation, apply_edit, fuse, refine, sum_of
+from mace_pl.lora import from_peft, to_peft
+
+Factors = dict[str, tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class ConceptSums:
+    """F and G of stage 1 and F of stage 3 for one concept, [D, D] each in float64."""
+
+    F: Tensor
+    G: Tensor
+    F_all: Tensor
+
+    def weighted(self, weight: float) -> ConceptSums:
+        """Erase to a degree: at 1 the tokens go to the anchor's, at 0 they stay what they are."""
+        return replace(self, G=weight * self.G + (1 - weight) * self.F)
+
+
+@dataclass(frozen=True)
+class Edit:
+    """R [D, D] shared by all layers and, per layer, the fused LoRA (A* [n·r, D], B [O, n·r])."""
+
+    R: Tensor
+    factors: Factors
+
+    def weights(self, original: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The edited projections by layer name, in the dtype of the originals."""
+        return {n: apply_edit(original[n], self.R, *self.factors[n]) for n in self.factors}
+
+    def save(self, path: Path, metadata: Mapping[str, Any]) -> None:
+        """Write ``edit.safetensors``: R and the fused LoRA, float32."""
+        tensors = {"R": self.R.float()} | {k: v.float() for k, v in to_peft(self.factors).items()}
+        write_tensors(path, tensors, "edit", metadata)
+
+    @staticmethod
+    def load(path: Path) -> Edit:
+        """Read ``edit.safetensors``."""
+        tensors, _ = read_tensors(path, "edit", "edit", {"R": (-1, -1)})
+        return Edit(tensors["R"], from_peft(tensors))
+
+
+def refinement(sums: Mapping[str, ConceptSums], keep: Preservation) -> Tensor:
+    """Stage 1 over all concepts: T [D, D]."""
+    return refine(sum_of([s.F for s in sums.values()]), sum_of([s.G for s in sums.values()]), keep)
+
+
+def fusion(T: Tensor, sums: Mapping[str, ConceptSums], loras: Mapping[str, Factors], keep: Preservation) -> Edit:
+    """Stage 3 over all concepts. ``loras``: by target, then by layer, (A [r, D], B [O, r])."""
+    fused = fuse(T, {target: s.F_all for target, s in sums.items()}, keep)
+    layers = next(iter(loras.values()))
+    factors = {}
+    for name in layers:
+        A = [loras[target][name][0].double().cpu() @ fused.projections[target] for target in sums]
+        B = [loras[target][name][1].double().cpu() for target in sums]
+        factors[name] = (torch.cat(A), torch.cat(B, dim=1))
+    return Edit(fused.R, factors)
+
+
+def original_weights(unet: Any) -> dict[str, Tensor]:
+    """Copies of the UNet's cross-attention keys and values by layer name."""
+    return {name: unet.get_submodule(name).weight.detach().clone() for name in key_value_names(unet)}
+
+
+def set_weights(unet: Any, weights: Mapping[str, Tensor]) -> None:
+    """Put projections into the UNet, in its own dtype and device."""
+    for name, weight in weights.items():
+        unet.get_submodule(name).weight.data.copy_(weight)
+
+
+def save_concept(folder: Path, target: str, sums: ConceptSums, factors: Factors, metadata: Mapping[str, Any]) -> None:
+    """Write a concept's LoRA (PEFT's layout) and statistics into a run's folder."""
+    write_tensors(folder / "lora" / f"{slug(target)}.safetensors", to_peft(factors), "lora", metadata)
+    tensors = {"F": sums.F, "G": sums.G, "F_all": sums.F_all}
+    write_tensors(folder / "statistics" / f"{slug(target)}.safetensors", tensors, "concept", metadata)
+
+
+def load_concept(folder: Path, target: str) -> tuple[ConceptSums, Factors]:
+    """Read what :func:`save_concept` wrote."""
+    shape = (-1, -1)
+    path = folder / "statistics" / f"{slug(target)}.safetensors"
+    sums, _ = read_tensors(path, "concept", "run", {"F": shape, "G": shape, "F_all": shape})
+    lora, _ = read_tensors(folder / "lora" / f"{slug(target)}.safetensors", "lora", "run")
+    return ConceptSums(**sums), from_peft(lora)

@@ -1,0 +1,106 @@
+"""Fuse a finished run again: drop or re-weight concepts without training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors import safe_open
+
+from mace_pl.artifacts import claim_output, write_tensors, written_aside
+from mace_pl.closed_form import Preservation
+from mace_pl.edit import fusion, load_concept, original_weights, refinement
+from mace_pl.paths import resolve
+from mace_pl.pipelines import load_pipeline
+from mace_pl.statistics_file import read_statistics
+
+
+def fuse_run(
+    run: str,
+    output_dir: str | None = None,
+    drop: list[str] | None = None,
+    weights: dict[str, float] | None = None,
+    overwrite: bool = False,
+    save_pipeline: bool = True,
+) -> Path:
+    """Fuse a run again from what is on disk.
+
+    The LoRAs were trained on the refinement of all the run's concepts; with another set they are reused as they are,
+    which is an approximation.
+
+    Args:
+        run: output folder of a ``fit``.
+        output_dir: where to write; default the run's folder with ``-fused`` behind it.
+        drop: targets to leave out.
+        weights: degree per target, 1 erases it fully, 0 keeps it.
+        overwrite: replace ``output_dir`` where it exists.
+        save_pipeline: write the whole pipeline too.
+
+    Returns:
+        The folder that was written.
+
+    Raises:
+        ValueError: no run there, an unknown target, nothing left, or a weight outside [0, 1].
+    """
+    folder = Path(run)
+    config, concepts = _read_run(folder)
+    named = [c["target"] for c in concepts]
+    for name in [*(drop or []), *(weights or {})]:
+        if name not in named:
+            raise ValueError(f"{name!r} is no target of {run}. Its targets are {', '.join(named)}.")
+    for name, weight in (weights or {}).items():
+        if not 0 <= weight <= 1:
+            raise ValueError(f"weights: {name}={weight} must be between 0 (kept) and 1 (erased).")
+    targets = [t for t in named if t not in (drop or [])]
+    if not targets:
+        raise ValueError("drop leaves no target. Use the original model instead.")
+    output = Path(output_dir) if output_dir else folder.with_name(f"{folder.name}-fused")
+    claim_output(output, overwrite)
+    keep_refine, keep_fuse, pipeline = _preservation(config)
+    sums, loras = {}, {}
+    for target in targets:
+        weight = (weights or {}).get(target, 1.0)
+        own, factors = load_concept(folder, target)
+        sums[target] = own.weighted(weight)
+        loras[target] = {n: (A, weight * B) for n, (A, B) in factors.items()}
+    edit = fusion(refinement(sums, keep_refine), sums, loras, keep_fuse)
+    edited = edit.weights(original_weights(pipeline.unet))
+    kept = [c for c in concepts if c["target"] in targets]
+    meta = {"pretrained": config["model"]["pretrained"], "concepts": kept, "weights": weights or {}}
+    with written_aside(output) as aside:
+        aside.mkdir()
+        edit.save(aside / "edit.safetensors", meta)
+        write_tensors(aside / "refined.safetensors", {f"{n}.weight": w for n, w in edited.items()}, "refined", meta)
+        if save_pipeline:
+            for name, weight in edited.items():
+                pipeline.unet.get_submodule(name).weight.data.copy_(weight)
+            pipeline.save_pretrained(aside / "pipeline")
+    return output
+
+
+def _read_run(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    if not (folder / "config.yaml").is_file() or not (folder / "edit.safetensors").is_file():
+        raise ValueError(f"run={folder} is no output folder of fit (config.yaml and edit.safetensors are missing).")
+    with safe_open(str(folder / "edit.safetensors"), framework="pt") as file:
+        concepts = json.loads(file.metadata()["mace_pl"])["concepts"]
+    config: dict[str, Any] = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    return config, concepts
+
+
+def _preservation(config: dict[str, Any]) -> tuple[Preservation, Preservation, Any]:
+    from mace_pl.text import encode_prompts, encoder_fingerprint
+
+    model = config["model"]
+    pipeline = load_pipeline(model["pretrained"])
+    fingerprint, width = encoder_fingerprint(pipeline), int(encode_prompts(pipeline, [""]).shape[-1])
+    grams = {
+        name: read_statistics(resolve(model[name]), fingerprint, width, f"model.{name}")[0] if model.get(name) else None
+        for name in ("prior", "domain")
+    }
+    stages = [
+        Preservation(w["identity"], grams["prior"], w["prior"], grams["domain"], w["domain"])
+        for w in (model["refine"], model["fuse"])
+    ]
+    return stages[0], stages[1], pipeline

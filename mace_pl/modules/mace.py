@@ -1,0 +1,260 @@
+"""MACE as a LightningModule: prepare, refine, train a LoRA per concept, fuse."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from torch import Tensor
+
+from mace_pl.artifacts import slug
+from mace_pl.attention import attention_losses
+from mace_pl.closed_form import Preservation, gram
+from mace_pl.concepts import Concept, aligned_positions, attended_positions
+from mace_pl.edit import ConceptSums, Edit, Factors, fusion, original_weights, refinement, set_weights
+from mace_pl.lora import ConceptLoRAs, stream
+from mace_pl.losses import importance_density, masked_attention_norm
+from mace_pl.paths import resolve
+from mace_pl.pictures import draw_concept, prepare_concept
+from mace_pl.pipelines import load_pipeline, picture_size, unet_fingerprint
+from mace_pl.statistics_file import read_statistics
+from mace_pl.text import encode_prompts, encoder_fingerprint
+
+
+@dataclass
+class StageWeights:
+    """Weights of the preservation terms of one closed form.
+
+    Args:
+        identity: λ_I, keeps the matrix itself.
+        prior: λ_p in stage 1, μ_p in stage 3; weight of the statistics in ``model.prior``.
+        domain: λ_d in stage 1, μ_d in stage 3; weight of the statistics in ``model.domain``.
+    """
+
+    identity: float = 0.0
+    prior: float = 0.0
+    domain: float = 0.0
+
+
+class Mace(LightningModule):
+    """Erase concepts from a Stable Diffusion type pipeline (MACE, CVPR 2024).
+
+    Args:
+        pretrained: folder or hub id of a StableDiffusionPipeline; never changed.
+        prior: file of prior statistics (``erase.py cache``), or none.
+        domain: file of domain statistics, or none.
+        rank: rank of each concept's LoRA (paper: 1).
+        refine: λ_I, λ_p, λ_d of stage 1.
+        fuse: λ_I, μ_p, μ_d of stage 3.
+        lr: learning rate of stage 2 (published: 1e-5 for objects, 1e-4 otherwise, on SD 1.4).
+        weight_decay: AdamW's.
+        gradient_clip: largest gradient norm, per concept.
+        importance_sampling: draw timesteps from the concept-focal density; off means uniform.
+        squared_loss: square the attention norm (the paper's equation) or not (the published experiments).
+        attend_padding: the loss looks at the end token and the padding too.
+        align_all_tokens: stage 1 maps all tokens position by position, not only the co-existing ones.
+        seed: seeds pictures, LoRAs, noise and timesteps; the command links it to ``seed_everything``.
+    """
+
+    def __init__(
+        self,
+        pretrained: str,
+        prior: str | None = None,
+        domain: str | None = None,
+        rank: int = 1,
+        refine: StageWeights = StageWeights(identity=1e3),  # noqa: B008 - read only; jsonargparse shows its fields
+        fuse: StageWeights = StageWeights(identity=1e3),  # noqa: B008
+        lr: float = 1e-5,
+        weight_decay: float = 0.01,
+        gradient_clip: float = 1.0,
+        importance_sampling: bool = True,
+        squared_loss: bool = False,
+        attend_padding: bool = True,
+        align_all_tokens: bool = False,
+        seed: int = 2024,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        if rank < 1:
+            raise ValueError(f"model.rank={rank} must be at least 1 (the paper uses 1).")
+        self.pretrained, self.rank, self.seed = pretrained, rank, seed
+        self.lr, self.weight_decay, self.gradient_clip = lr, weight_decay, gradient_clip
+        self.importance_sampling, self.squared_loss = importance_sampling, squared_loss
+        self.attend_padding, self.align_all_tokens = attend_padding, align_all_tokens
+        self.pipeline = load_pipeline(pretrained)
+        self.unet = self.pipeline.unet
+        self.fingerprint = encoder_fingerprint(self.pipeline)
+        self.width = int(encode_prompts(self.pipeline, [""]).shape[-1])
+        grams = {
+            name: None
+            if path is None
+            else read_statistics(resolve(path), self.fingerprint, self.width, f"model.{name}")[0]
+            for name, path in (("prior", prior), ("domain", domain))
+        }
+        self.keep_refine = Preservation(refine.identity, grams["prior"], refine.prior, grams["domain"], refine.domain)
+        self.keep_fuse = Preservation(fuse.identity, grams["prior"], fuse.prior, grams["domain"], fuse.domain)
+        self.edit: Edit | None = None
+        self.factors: dict[str, Factors] = {}
+        self.losses: dict[str, list[float]] = {}
+
+    # --- prepare -------------------------------------------------------------------------------------------------
+
+    def prepare_data(self) -> None:
+        """Draw the pictures and masks of the targets that bring none, on one process."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.check_prompts(data)
+        unet = unet_fingerprint(self.unet)
+        for concept in data.concepts:
+            if concept.images is not None:
+                continue
+            settings = {
+                "target": concept.target,
+                "kind": concept.kind,
+                "count": data.images_per_concept,
+                "steps": data.image_steps,
+                "guidance": data.image_guidance,
+                "seed": self.seed,
+                "mask": data.mask if data.masked(concept) else "none",
+                "unet": unet,
+                "text_encoder": self.fingerprint,
+            }
+
+            def make(concept: Concept = concept) -> Any:
+                count, steps = data.images_per_concept, data.image_steps
+                return draw_concept(
+                    self.pipeline, concept, count, steps, data.image_guidance, self.seed, data.masked(concept)
+                )
+
+            prepare_concept(data.pictures / slug(concept.target), settings, make)
+
+    def check_prompts(self, data: Any) -> None:
+        """Find every target in its templates before anything is made.
+
+        Raises:
+            ValueError: a template that does not show its target.
+        """
+        for concept, templates in zip(data.concepts, data.templates, strict=True):
+            for template in templates:
+                attended_positions(self.pipeline.tokenizer, template, concept.target)
+
+    # --- refine --------------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Stage 1 for all targets in one solve, then a LoRA per concept on the refined projections."""
+        if stage != "fit":
+            return
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.concepts: list[Concept] = data.concepts
+        self.original = original_weights(self.unet)
+        self.sums: dict[str, ConceptSums] = {}
+        self.embeddings: list[Tensor] = []
+        self.positions: list[Tensor] = []
+        for concept, templates in zip(data.concepts, data.templates, strict=True):
+            self.sums[concept.target] = self.concept_sums(concept, templates)
+        self.T = refinement(self.sums, self.keep_refine)
+        set_weights(self.unet, {n: (w.double() @ self.T.to(w.device)).to(w.dtype) for n, w in self.original.items()})
+        self.loras = ConceptLoRAs(self.unet, [c.target for c in data.concepts], self.rank, self.seed)
+        steps = self.pipeline.scheduler.config.num_train_timesteps
+        uniform = torch.full((steps,), 1 / steps, dtype=torch.float64)
+        self.density = importance_density(steps) if self.importance_sampling else uniform
+
+    def concept_sums(self, concept: Concept, templates: list[str]) -> ConceptSums:
+        """F, G and F_i of one concept; its embeddings [P, T, D] and attended positions [P, T] are kept for stage 2."""
+        tokenizer = self.pipeline.tokenizer
+        target_prompts = [t.replace("{}", concept.target) for t in templates]
+        anchor_prompts = [t.replace("{}", concept.anchor) for t in templates]
+        target, anchor = encode_prompts(self.pipeline, target_prompts), encode_prompts(self.pipeline, anchor_prompts)
+        F_tokens, G_tokens = [], []
+        for i, (left, right) in enumerate(zip(target_prompts, anchor_prompts, strict=True)):
+            every = list(range(target.shape[1]))
+            own, other = (every, every) if self.align_all_tokens else aligned_positions(tokenizer, left, right)
+            F_tokens.append(target[i, own])
+            G_tokens.append(anchor[i, other])
+        attended = [attended_positions(tokenizer, t, concept.target, self.attend_padding) for t in templates]
+        self.embeddings.append(target)
+        self.positions.append(torch.tensor(attended))
+        F, G = torch.cat(F_tokens), torch.cat(G_tokens)
+        return ConceptSums(gram(F, F), gram(G, F), gram(target, target))
+
+    # --- train ---------------------------------------------------------------------------------------------------
+
+    def on_fit_start(self) -> None:
+        """Encode this process's pictures once; latents and masks stay on the device."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.pipeline.vae.to(self.device)
+        self.latents: dict[int, Tensor] = {}
+        self.masks: dict[int, Tensor] = {}
+        for c in data.own_concepts():
+            pixels, masks = data.load(self.concepts[c], picture_size(self.pipeline))
+            with torch.no_grad():
+                latents = self.pipeline.vae.encode(pixels.to(self.device)).latent_dist.mode()
+            self.latents[c] = latents * self.pipeline.vae.config.scaling_factor
+            self.masks[c] = masks.to(self.device)
+            self.embeddings[c] = self.embeddings[c].to(self.device)
+            self.positions[c] = self.positions[c].to(self.device)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """AdamW over all LoRAs; those without a gradient in a step stay as they are."""
+        return torch.optim.AdamW(self.loras.parameters_list(), lr=self.lr, weight_decay=self.weight_decay)
+
+    def sample(self, concept: int, step: int) -> dict[str, Tensor]:
+        """What one concept sees in one step, from its own random stream: picture, prompt, timestep and noise."""
+        generator = stream(self.seed, self.concepts[concept].target, "step", step)
+        image = int(torch.randint(len(self.latents[concept]), (), generator=generator))
+        prompt = int(torch.randint(len(self.embeddings[concept]), (), generator=generator))
+        t = torch.multinomial(self.density, 1, generator=generator)[0].to(self.device)
+        latents = self.latents[concept][image]
+        noise = torch.randn(latents.shape, generator=generator).to(self.device)
+        return {
+            "latents": self.pipeline.scheduler.add_noise(latents[None], noise[None], t[None])[0],
+            "t": t,
+            "text": self.embeddings[concept][prompt],
+            "positions": self.positions[concept][prompt],
+            "mask": self.masks[concept][image],
+        }
+
+    def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
+        """One step of each concept in the batch, with losses, clipping and optimizer state of its own."""
+        concepts: list[int] = batch["concepts"]
+        samples = [self.sample(c, batch["step"]) for c in concepts]
+        x = {name: torch.stack([s[name] for s in samples]) for name in samples[0]}
+
+        def layer_loss(probabilities: Tensor) -> Tensor:
+            return masked_attention_norm(probabilities, x["mask"], x["positions"], self.squared_loss)
+
+        self.loras.activate(concepts)
+        losses = attention_losses(self.unet, x["latents"], x["t"], x["text"], layer_loss)
+        self.loras.activate(None)
+        optimizer: Any = self.optimizers()
+        optimizer.zero_grad(set_to_none=True)
+        losses.sum().backward()  # no gradient crosses processes: each trains concepts of its own
+        for c in concepts:
+            torch.nn.utils.clip_grad_norm_(self.loras.parameters_of(c), self.gradient_clip)
+        optimizer.step()
+        for c, loss in zip(concepts, losses.tolist(), strict=True):
+            self.losses.setdefault(self.concepts[c].target, []).append(loss)
+        self.log("loss", losses.detach().mean(), prog_bar=True, rank_zero_only=True, batch_size=len(concepts))
+        self.log("concept_step", float(batch["step"] + 1), prog_bar=True, rank_zero_only=True, batch_size=1)
+
+    # --- fuse ----------------------------------------------------------------------------------------------------
+
+    def on_train_end(self) -> None:
+        """Gather the LoRAs of all processes and solve stage 3; the UNet then holds the edited weights."""
+        own = {self.concepts[c].target: self.loras.factors(c) for c in self.latents}
+        self.loras.remove(self.unet)
+        for factors, losses in self.gather((own, self.losses)):
+            self.factors |= factors
+            self.losses |= losses
+        self.edit = fusion(self.T, self.sums, self.factors, self.keep_fuse)
+        set_weights(self.unet, self.edit.weights({n: w.cpu() for n, w in self.original.items()}))
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all processes, on each of them."""
+        if self.trainer.world_size == 1:
+            return [value]
+        gathered: list[Any] = [None] * self.trainer.world_size
+        torch.distributed.all_gather_object(gathered, value)
+        return gathered

@@ -1,0 +1,44 @@
+"""Draw pictures: every row has its own generator, so the batch it falls into does not matter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+
+
+@torch.no_grad()
+def draw(
+    pipeline: Any,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    steps: int = 30,
+    guidance: float = 5.0,
+    batch_size: int = 20,
+    progress: Callable[[int], None] | None = None,
+) -> list[Image.Image]:
+    """One picture per prompt and seed, with the pipeline's own scheduler.
+
+    Args:
+        pipeline: a StableDiffusionPipeline.
+        prompts: N prompts.
+        seeds: N seeds.
+        steps: denoising steps.
+        guidance: classifier-free guidance scale.
+        batch_size: pictures at once.
+        progress: called with the number of pictures done since the last call.
+    """
+    pipeline.set_progress_bar_config(disable=True)
+    images: list[Image.Image] = []
+    for start in range(0, len(prompts), batch_size):
+        rows = slice(start, start + batch_size)
+        generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds[rows]]
+        result = pipeline(
+            list(prompts[rows]), num_inference_steps=steps, guidance_scale=guidance, generator=generators
+        )
+        images += result.images
+        if progress is not None:
+            progress(len(result.images))
+    return images
