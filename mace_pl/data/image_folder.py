@@ -18,10 +18,14 @@ from mace_pl.paths import resolve
 
 
 class PictureBatch(TypedDict):
-    """Pictures ``pixel_values`` [N, 3, H, W] in [-1, 1], N captions, and the places ``index`` [N] in the pool."""
+    """Pictures ``pixel_values`` [N, 3, H, W] in [-1, 1], N captions, and the places ``index`` [N] in the pool.
+
+    ``concept`` names what each picture shows; it is empty where the data do not tell.
+    """
 
     pixel_values: Tensor
     caption: list[str]
+    concept: list[str]
     index: Tensor
 
 
@@ -31,11 +35,13 @@ class PicturePool:
     Args:
         pictures: [N, 3, H, W], uint8.
         captions: N captions.
+        concepts: what each of the N pictures shows, where that is known.
     """
 
-    def __init__(self, pictures: Tensor, captions: Sequence[str]) -> None:
+    def __init__(self, pictures: Tensor, captions: Sequence[str], concepts: Sequence[str] = ()) -> None:
         self.pictures = pictures
         self.captions = list(captions)
+        self.concepts = list(concepts)
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -43,7 +49,11 @@ class PicturePool:
     def batch(self, indices: Tensor) -> PictureBatch:
         """The pictures at ``indices`` [N]."""
         pixels = self.pictures[indices].float().div_(127.5).sub_(1.0)
-        return PictureBatch(pixel_values=pixels, caption=[self.captions[i] for i in indices.tolist()], index=indices)
+        places = indices.tolist()
+        concepts = [self.concepts[i] for i in places] if self.concepts else []
+        return PictureBatch(
+            pixel_values=pixels, caption=[self.captions[i] for i in places], concept=concepts, index=indices
+        )
 
 
 class EndlessBatches(IterableDataset[PictureBatch]):

@@ -23,6 +23,7 @@ BACKGROUNDS = {  # the colours that captions name, as RGB
     "red": (225, 95, 90),
     "yellow": (250, 225, 110),
 }
+THE = 0.5  # share of the captions with "of a" that say "of the" instead
 SCALE = (0.7, 1.0)  # side of the sprite relative to the picture's
 
 
@@ -98,10 +99,13 @@ class SpritePictures(PoolDataModule):
         concepts = sorted(by_concept)
         rng = random.Random(self.seed)
         made = torch.empty(self.pictures, 3, self.resolution, self.resolution, dtype=torch.uint8)
-        captions = []
+        captions: list[str] = []
+        shown: list[str] = []
         for i in range(self.pictures):
             row = rng.choice(by_concept[concepts[i % len(concepts)]])
-            captions.append(make_caption(row, rng))
+            caption = make_caption(row, rng)
+            captions.append(caption.replace(" of a ", " of the ") if rng.random() < THE else caption)
+            shown.append(row["concept"])
             sprite = read_sprite(folder / row["file_name"])
             made[i] = to_tensor(compose(sprite, background_of(captions[i]), self.resolution, rng))
-        return PicturePool(made, captions)
+        return PicturePool(made, captions, shown)

@@ -24,7 +24,7 @@ class AutoencoderTraining(TrainingModule):
         latent_channels: channels of the latents.
         norm_groups: groups of the normalisation; must divide every entry of ``channels``.
         resolution: side of the pictures.
-        kl_weight: weight of the KL divergence.
+        kl_weight: weight of the KL divergence, which is taken per latent value.
         learning_rate: highest learning rate of AdamW.
         weight_decay: of AdamW.
         warmup_steps: steps of linear warm-up.
@@ -76,12 +76,13 @@ class AutoencoderTraining(TrainingModule):
         return self.optimize(self.vae.parameters())
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
-        """L1 + 0.5 MSE of the pictures [N, 3, H, W] and their reconstructions, + ``kl_weight`` x KL per picture."""
+        """L1 + 0.5 MSE of pictures [N, 3, H, W] and reconstructions, + ``kl_weight`` x KL per latent value."""
         pictures = batch["pixel_values"].contiguous(memory_format=torch.channels_last)
         posterior = self.vae.encode(pictures).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=self.generator()).to(pictures.device)
         made = self.vae.decode(posterior.mean + posterior.std * noise).sample
-        l1, mse, kl = F.l1_loss(made, pictures), F.mse_loss(made, pictures), posterior.kl().mean()
+        l1, mse = F.l1_loss(made, pictures), F.mse_loss(made, pictures)
+        kl = posterior.kl().mean() / noise[0].numel()
         self.log_dict({"train/l1": l1, "train/mse": mse, "train/kl": kl}, prog_bar=True)
         loss: Tensor = l1 + 0.5 * mse + self.kl_weight * kl
         return loss
