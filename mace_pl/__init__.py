@@ -1,1 +1,54 @@
 """Erase concepts from Stable-Diffusion-type models (MACE) with PyTorch Lightning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+__version__ = "0.1.0"
+__all__ = ["erase"]
+
+
+def erase(
+    model: dict[str, Any],
+    data: dict[str, Any],
+    output_dir: str,
+    trainer: dict[str, Any] | None = None,
+    seed_everything: int = 2024,
+    overwrite: bool = False,
+    save_pipeline: bool = True,
+    kept: list[str] | None = None,
+) -> Path:
+    """Erase concepts; the arguments are those of ``python erase.py fit``, and so is the result.
+
+    Args:
+        model: settings of ``--model``, as in ``{"pretrained": "checkpoints/emoji"}``.
+        data: settings of ``--data``, as in ``{"concepts": [{"target": "ship", "anchor": "ground"}]}``.
+        output_dir: folder of the edit.
+        trainer: settings of ``--trainer``.
+        seed_everything: the run's seed.
+        overwrite: replace ``output_dir`` where it exists.
+        save_pipeline: write the whole diffusers pipeline too.
+        kept: kept names shown in the before/after picture.
+
+    Returns:
+        The folder that was written.
+
+    Raises:
+        ValueError: a setting that cannot be used; the message names it.
+    """
+    from mace_pl.cli import fit_with  # the command line imports diffusers, which takes seconds
+
+    fit_with(
+        {
+            "model": model,
+            "data": data,
+            "output_dir": output_dir,
+            "trainer": trainer or {},
+            "seed_everything": seed_everything,
+            "overwrite": overwrite,
+            "save_pipeline": save_pipeline,
+            "kept": kept or [],
+        }
+    )
+    return Path(output_dir)

@@ -40,7 +40,7 @@ def written_aside(path: Path) -> Iterator[Path]:
             os.replace(aside, path)
     except OSError as error:
         raise ValueError(
-            f"cannot write {path}: {error.strerror or error}. Free some space, or choose another place with --output_dir."
+            f"cannot write {path}: {error.strerror or error}. Free some space, or choose another output."
         ) from error
     except SafetensorError as error:  # safetensors reports a failed write as its own error
         raise ValueError(f"cannot write {path}: {error}. Free some space, or choose another place.") from error

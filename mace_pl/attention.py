@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -18,7 +18,9 @@ def cross_attentions(unet: nn.Module) -> dict[str, Any]:
     """
     found = {name: module for name, module in unet.named_modules() if name.split(".")[-1] == "attn2"}
     if not found:
-        raise ValueError("model.pretrained: its UNet has no cross-attention (attn2) layer, so there is nothing to edit.")
+        raise ValueError(
+            "model.pretrained: its UNet has no cross-attention (attn2) layer, so there is nothing to edit."
+        )
     return found
 
 
@@ -81,7 +83,12 @@ def observed(unet: Any, observe: Callable[[str, Tensor], None]) -> Iterator[None
 
 
 def attention_losses(
-    unet: Any, latents: Tensor, timesteps: Tensor, text: Tensor, layer_loss: Callable[[Tensor], Tensor], extra: Any = None
+    unet: Any,
+    latents: Tensor,
+    timesteps: Tensor,
+    text: Tensor,
+    layer_loss: Callable[[Tensor], Tensor],
+    extra: Any = None,
 ) -> Tensor:
     """Σ over ``attn2`` layers of ``layer_loss(probabilities)``, [N]; the UNet stops at its last ``attn2``.
 
@@ -105,9 +112,6 @@ def attention_losses(
         if left == 0:
             raise LastCrossAttention
 
-    with observed(unet, observe):
-        try:
-            unet(latents, timesteps, encoder_hidden_states=text, added_cond_kwargs=extra)
-        except LastCrossAttention:
-            pass
+    with observed(unet, observe), suppress(LastCrossAttention):
+        unet(latents, timesteps, encoder_hidden_states=text, added_cond_kwargs=extra)
     return total

@@ -1,14 +1,15 @@
-"""Command lines: Lightning's own, with our models and data."""
+"""The command line of erasing: Lightning's own, with our models and data."""
 
 from __future__ import annotations
 
+import json
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
 import yaml
 from jsonargparse import auto_cli
-from lightning import LightningDataModule, LightningModule
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from mace_pl.callbacks.export import Export
@@ -17,7 +18,7 @@ from mace_pl.data.concepts import ConceptData
 from mace_pl.fusing import fuse_run
 from mace_pl.modules.mace import Mace
 from mace_pl.modules.statistics import PromptStatistics
-from mace_pl.paths import resolve
+from mace_pl.paths import with_bundled
 from mace_pl.trainer import MaceTrainer
 
 USAGE = """usage: erase.py COMMAND [options]   (erase.py COMMAND --help explains each)
@@ -33,8 +34,8 @@ class _SingleCommand(LightningCLI):
 
     command = "fit"
 
-    @classmethod
-    def only(cls, command: str) -> dict[str, set[str]]:
+    @staticmethod
+    def only(command: str) -> dict[str, set[str]]:
         return {command: {"model", "train_dataloaders", "val_dataloaders", "dataloaders", "datamodule"}}
 
 
@@ -73,17 +74,6 @@ class _CacheCLI(_SingleCommand):
         return _SingleCommand.only("cache")
 
 
-def _with_bundled(args: list[str]) -> list[str]:
-    """``--config`` files are looked up in the project and in the installed package too."""
-    found = list(args)
-    for i, word in enumerate(args):
-        if word.startswith("--config="):
-            found[i] = f"--config={resolve(word.split('=', 1)[1])}"
-        elif word == "--config" and i + 1 < len(args):
-            found[i + 1] = str(resolve(args[i + 1]))
-    return found
-
-
 def _fit_args(args: list[str]) -> list[str]:
     """Name the output after the last configuration, unless the command names it."""
     configs = [Path(a.split("=", 1)[1]) for a in args if a.startswith("--config=")]
@@ -95,6 +85,21 @@ def _fit_args(args: list[str]) -> list[str]:
     return [*args, "--output_dir", f"checkpoints/erased/{configs[-1].stem}"]
 
 
+def _fuse_args(args: list[str]) -> list[str]:
+    """``--drop ship,dog`` and ``--weights ship=0.5,dog=1`` as people write them, to the lists that the parser reads."""
+    found = [word for arg in args for word in (arg.split("=", 1) if arg.startswith("--") else [arg])]
+    for i, option in enumerate(found[:-1]):
+        value = found[i + 1]
+        if option == "--drop" and not value.startswith("["):
+            found[i + 1] = json.dumps([name.strip() for name in value.split(",")])
+        elif option == "--weights" and not value.startswith("{"):
+            pairs = [pair.rsplit("=", 1) for pair in value.split(",")]
+            if any(len(pair) != 2 for pair in pairs):
+                raise ValueError(f"weights={value} must be target=degree pairs, as in ship=0.5,dog=1.")
+            found[i + 1] = json.dumps({name.strip(): float(degree) for name, degree in pairs})
+    return found
+
+
 def erase_main(args: list[str] | None = None) -> None:
     """Edit a model: ``python erase.py fit --config ...``; other commands are listed by ``--help``."""
     words = sys.argv[1:] if args is None else list(args)
@@ -103,9 +108,14 @@ def erase_main(args: list[str] | None = None) -> None:
         print(USAGE)
         return
     try:
-        _run(command, _with_bundled(words[1:]))
+        _run(command, with_bundled(words[1:]))
     except ValueError as error:
         sys.exit(f"erase.py {command}: error: {error}")
+
+
+def fit_with(config: dict[str, Any]) -> None:
+    """Run ``fit`` with a configuration given as a dict."""
+    _lightning(_FitCLI, Mace, ConceptData, {"subcommand": "fit", "fit": config})
 
 
 def _run(command: str, rest: list[str]) -> None:
@@ -114,12 +124,15 @@ def _run(command: str, rest: list[str]) -> None:
     elif command == "cache":
         _lightning(_CacheCLI, PromptStatistics, Captions, ["cache", *rest])
     elif command == "fuse":
-        print(f"Written to {auto_cli(fuse_run, args=rest)}")
+        print(f"Written to {auto_cli(fuse_run, args=_fuse_args(rest), as_positional=False)}")
     else:
         raise ValueError(f"there is no such command. {USAGE}")
 
 
-def _lightning(cli: type[LightningCLI], model: Any, data: Any, args: list[str]) -> LightningCLI:
+def _lightning(cli: type[LightningCLI], model: Any, data: Any, args: ArgsType) -> LightningCLI:
+    # args are ours whatever sys.argv holds; the schedule is an iterable that no worker process duplicates
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+    warnings.filterwarnings("ignore", message="Your `IterableDataset` has `__len__`")
     return cli(
         model,
         data,
@@ -127,20 +140,5 @@ def _lightning(cli: type[LightningCLI], model: Any, data: Any, args: list[str]) 
         auto_configure_optimizers=False,
         seed_everything_default=2024,
         save_config_callback=None,
-        args=args,
-    )
-
-
-def train_main(args: ArgsType = None) -> None:
-    """Train the parts of a small diffusion model, or fine-tune one: ``python train.py fit --config ...``."""
-    LightningCLI(
-        LightningModule,
-        LightningDataModule,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        auto_configure_optimizers=False,
-        seed_everything_default=2024,
-        save_config_kwargs={"overwrite": True},
-        parser_kwargs={"default_env": False},
         args=args,
     )

@@ -74,8 +74,8 @@ def solve_right(numerator_DD: Tensor, normal_DD: Tensor, keep: Preservation, sta
     tiny = (pivots.min() / pivots.max().clamp_min(1e-300)) ** 2 < torch.finfo(torch.float64).eps * len(pivots)
     if int(info) != 0 or not torch.isfinite(pivots).all() or bool(tiny):
         raise ValueError(
-            f"{stage}: the system is singular (mean diagonal {scale:.3g}): the prompts do not span the {len(normal_DD)} "
-            f"dimensions and nothing else fills them ({keep.describe()}). Raise --model.{stage}.identity above zero, or "
+            f"{stage}: the system is singular (mean {scale:.3g}): the prompts span fewer than {len(normal_DD)} "
+            f"dimensions and nothing fills the rest ({keep.describe()}). Raise --model.{stage}.identity above 0, or "
             f"give --model.prior or --model.domain statistics with a positive weight."
         )
     return torch.cholesky_solve(numerator_DD.T, factor).T

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -61,9 +60,13 @@ class Concept:
         """
         for field in ("target", "anchor"):
             if not str(getattr(self, field)).strip():
-                raise ValueError(f"data.concepts: {field} is empty in {self}. Name it, as in {{target: ship, anchor: ground}}.")
+                raise ValueError(
+                    f"data.concepts: {field} is empty in {self}. Name it, as in {{target: ship, anchor: ground}}."
+                )
         if self.kind not in KINDS:
-            raise ValueError(f"data.concepts: kind={self.kind!r} of {self.target!r} is unknown. Choose one of {', '.join(KINDS)}.")
+            raise ValueError(
+                f"data.concepts: kind={self.kind!r} of {self.target!r} is unknown. Choose one of {', '.join(KINDS)}."
+            )
 
 
 def _rows(source: str) -> list[dict[str, Any]]:
@@ -75,7 +78,9 @@ def _rows(source: str) -> list[dict[str, Any]]:
             return [{k: v for k, v in row.items() if v} for row in csv.DictReader(file)]
     loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
     if not isinstance(loaded, list):
-        raise ValueError(f"data.concepts={source} holds {type(loaded).__name__}, expected a list of {{target, anchor, kind}}.")
+        raise ValueError(
+            f"data.concepts={source} holds {type(loaded).__name__}, expected a list of {{target, anchor, kind}}."
+        )
     return loaded
 
 
@@ -93,10 +98,14 @@ def read_concepts(source: str | Sequence[dict[str, Any] | Concept]) -> list[Conc
             continue
         known = set(Concept.__dataclass_fields__)
         if not isinstance(row, dict) or set(row) - known or not {"target", "anchor"} <= set(row):
-            raise ValueError(f"data.concepts: cannot read {row!r}. Each needs target and anchor; allowed are {', '.join(sorted(known))}.")
+            raise ValueError(
+                f"data.concepts: cannot read {row!r}. Each needs target and anchor of {', '.join(sorted(known))}."
+            )
         concepts.append(Concept(**row))
     if not concepts:
-        raise ValueError("data.concepts is empty. Name at least one, as in [{target: ship, anchor: ground, kind: object}].")
+        raise ValueError(
+            "data.concepts is empty. Name at least one, as in [{target: ship, anchor: ground, kind: object}]."
+        )
     seen: set[str] = set()
     for concept in concepts:
         key = concept.target.strip().lower()
@@ -117,7 +126,9 @@ def read_templates(source: str | Sequence[str] | None, kind: str) -> list[str]:
     if isinstance(source, str):
         path = resolve(source)
         if not path.is_file():
-            raise ValueError(f"data.templates={source} is no file. Give a list, or a text file with one template a line.")
+            raise ValueError(
+                f"data.templates={source} is no file. Give a list, or a text file with one template a line."
+            )
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     else:
         lines = list(source)
@@ -130,7 +141,9 @@ def read_templates(source: str | Sequence[str] | None, kind: str) -> list[str]:
 
 
 def _tokens(tokenizer: Any, prompt: str) -> list[int]:
-    ids: list[int] = tokenizer(prompt, padding="max_length", truncation=True, max_length=tokenizer.model_max_length).input_ids
+    ids: list[int] = tokenizer(
+        prompt, padding="max_length", truncation=True, max_length=tokenizer.model_max_length
+    ).input_ids
     return ids
 
 
@@ -175,14 +188,14 @@ def target_span(tokenizer: Any, template: str, target: str) -> tuple[int, int]:
     stop = _length(tokenizer, (before + target).strip()) - 1
     if stop <= start or stop > size - 1:
         raise ValueError(
-            f"data.templates: {template!r} does not show the target {target!r}: its tokens would be {start} to {stop} of "
+            f"data.templates: {template!r} does not show the target {target!r}: its tokens are {start} to {stop} of "
             f"{size}. Shorten the template or the target."
         )
     return start, stop
 
 
 def attended_positions(tokenizer: Any, template: str, target: str, padding: bool = True) -> list[bool]:
-    """Which of the T tokens the attention loss looks at: the target's own and, with ``padding``, the end and padding."""
+    """Which of the T tokens the loss looks at: the target's own and, with ``padding``, the end token and padding."""
     start, stop = target_span(tokenizer, template, target)
     size = tokenizer.model_max_length
     end = min(_length(tokenizer, template.replace("{}", target)), size) - 1

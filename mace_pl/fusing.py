@@ -74,8 +74,8 @@ def fuse_run(
         edit.save(aside / "edit.safetensors", meta)
         write_tensors(aside / "refined.safetensors", {f"{n}.weight": w for n, w in edited.items()}, "refined", meta)
         if save_pipeline:
-            for name, weight in edited.items():
-                pipeline.unet.get_submodule(name).weight.data.copy_(weight)
+            for name, matrix in edited.items():
+                pipeline.unet.get_submodule(name).weight.data.copy_(matrix)
             pipeline.save_pretrained(aside / "pipeline")
     return output
 

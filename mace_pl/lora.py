@@ -85,7 +85,7 @@ class ConceptLoRAs(nn.Module):
 
     def parameters_of(self, concept: int) -> list[nn.Parameter]:
         """The parameters of one concept: clipped on their own, stepped on their own."""
-        return [p for layer in self.layers for p in (layer.A[concept], layer.B[concept])]  # type: ignore[index]
+        return [p for layer in self.layers for p in (layer.A[concept], layer.B[concept])]  # type: ignore[index,misc]
 
     def parameters_list(self) -> list[nn.Parameter]:
         """The parameters of all concepts, without the frozen projections."""

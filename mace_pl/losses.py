@@ -31,7 +31,8 @@ def resized_mask(mask: Tensor, pixels: int) -> Tensor:
     """The mask [N, 1, Hm, Wm] on a layer's grid, [N, Q], nearest; the grid has the mask's aspect ratio."""
     height, width = mask.shape[-2:]
     rows = max(1, round((pixels * height / width) ** 0.5))
-    return F.interpolate(mask.float(), size=(rows, pixels // rows), mode="nearest").flatten(1)
+    resized: Tensor = F.interpolate(mask.float(), size=(rows, pixels // rows), mode="nearest")
+    return torch.flatten(resized, 1)
 
 
 def importance_density(steps: int, gamma: float = 0.05, t1: float = 200.0, t2: float = 400.0) -> Tensor:

@@ -1,4 +1,4 @@
-"""Where relative paths of the configs point: the working folder, the checkout, or the files shipped with the package."""
+"""Where relative paths of configs point: the working folder, the checkout, or the files shipped with the package."""
 
 from __future__ import annotations
 
@@ -14,3 +14,14 @@ def resolve(path: str | Path) -> Path:
         if (base / given).exists():
             return base / given
     return given
+
+
+def with_bundled(args: list[str]) -> list[str]:
+    """``--config`` files are looked up in the project and in the installed package too."""
+    found = list(args)
+    for i, word in enumerate(args):
+        if word.startswith("--config="):
+            found[i] = f"--config={resolve(word.split('=', 1)[1])}"
+        elif word == "--config" and i + 1 < len(args):
+            found[i + 1] = str(resolve(args[i + 1]))
+    return found

@@ -30,7 +30,7 @@ def load_pipeline(pretrained: str) -> Any:
         raise ValueError(f"model.pretrained={pretrained} does not exist. {hint}")
     place = str(source) if source.exists() else pretrained
     try:
-        pipeline: Any = DiffusionPipeline.from_pretrained(place, dtype=torch.float32, safety_checker=None)  # type: ignore[no-untyped-call]
+        pipeline: Any = DiffusionPipeline.from_pretrained(place, dtype=torch.float32, safety_checker=None)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"model.pretrained={pretrained} cannot be loaded: {error} {hint}") from error
     if getattr(pipeline, "unet", None) is None:

@@ -35,9 +35,7 @@ def draw(
     for start in range(0, len(prompts), batch_size):
         rows = slice(start, start + batch_size)
         generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds[rows]]
-        result = pipeline(
-            list(prompts[rows]), num_inference_steps=steps, guidance_scale=guidance, generator=generators
-        )
+        result = pipeline(list(prompts[rows]), num_inference_steps=steps, guidance_scale=guidance, generator=generators)
         images += result.images
         if progress is not None:
             progress(len(result.images))

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
+
 from lightning import LightningDataModule, LightningModule
 from lightning.pytorch.cli import ArgsType, LightningCLI
+
+from mace_pl.paths import with_bundled
 
 
 def train_main(args: ArgsType = None) -> None:
@@ -12,6 +17,7 @@ def train_main(args: ArgsType = None) -> None:
     Args:
         args: command line arguments; those of the process by default.
     """
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
     LightningCLI(
         LightningModule,
         LightningDataModule,
@@ -20,5 +26,5 @@ def train_main(args: ArgsType = None) -> None:
         auto_configure_optimizers=False,
         save_config_kwargs={"overwrite": True},
         seed_everything_default=2024,
-        args=args,
+        args=with_bundled(sys.argv[1:]) if args is None else args,
     )

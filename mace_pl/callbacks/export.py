@@ -60,7 +60,9 @@ class Export(Callback):
     def prompts(self, trainer: Any) -> list[str]:
         """The prompts of the before/after picture."""
         concepts = trainer.datamodule.concepts
-        targets = [f"a photo in the style of {c.target}" if c.kind == "style" else f"a photo of a {c.target}" for c in concepts]
+        targets = [
+            f"a photo in the style of {c.target}" if c.kind == "style" else f"a photo of a {c.target}" for c in concepts
+        ]
         return [*targets, *(f"a photo of a {name}" for name in self.kept)][: self.previews]
 
     def pictures(self, module: Any, trainer: Any) -> list[Image.Image]:

@@ -57,7 +57,7 @@ def load_masks(folder: Path, pictures: Path, setting: str) -> Tensor:
     files, images = image_files(folder, setting), image_files(pictures, "images")
     if [f.stem for f in files] != [f.stem for f in images]:
         raise ValueError(
-            f"{setting}={folder} has {len(files)} masks, {pictures} has {len(images)} pictures, and their names must be "
+            f"{setting}={folder} has {len(files)} masks, {pictures} has {len(images)} pictures; their names must be "
             f"the same. Give one mask per picture."
         )
     masks = []
@@ -67,7 +67,9 @@ def load_masks(folder: Path, pictures: Path, setting: str) -> Tensor:
             raise ValueError(f"{setting}: {file} is {mask.size}, its picture {image.name} is {size}. Give equal sizes.")
         inside = torch.from_numpy(np.asarray(mask) > 127).float()
         if not bool(inside.any()):
-            raise ValueError(f"{setting}: {file} is empty (no pixel above 127). Mark the target white, or use masks: none.")
+            raise ValueError(
+                f"{setting}: {file} is empty (no pixel above 127). Mark the target white, or use masks: none."
+            )
         masks.append(inside[None])
     return torch.stack(masks)
 
@@ -115,7 +117,9 @@ class ConceptData(LightningDataModule):
     ) -> None:
         super().__init__()
         if mask not in MASKS:
-            raise ValueError(f"data.mask={mask!r} is unknown. Choose one of {', '.join(MASKS)}, or give masks per concept.")
+            raise ValueError(
+                f"data.mask={mask!r} is unknown. Choose one of {', '.join(MASKS)}, or give masks per concept."
+            )
         counts = {
             "images_per_concept": images_per_concept,
             "image_steps": image_steps,

@@ -39,7 +39,7 @@ def load_text_parts(pretrained: str) -> Any:
         if isinstance(value, list) and not name.startswith(("tokenizer", "text_encoder", "scheduler"))
     }
     try:
-        pipeline = DiffusionPipeline.from_pretrained(  # type: ignore[no-untyped-call]
+        pipeline = DiffusionPipeline.from_pretrained(
             folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, **unused
         )
     except (OSError, TypeError, KeyError, AttributeError) as error:

@@ -1,0 +1,236 @@
+"""The whole method on a toy pipeline: what is written, that it loads elsewhere, and that it repeats itself."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+from safetensors.torch import load_file
+
+from mace_pl import erase
+from mace_pl.cli import erase_main
+from mace_pl.edit import Edit, original_weights, set_weights
+from mace_pl.sampling import draw
+
+CONCEPTS = [
+    {"target": "ship", "anchor": "ground", "kind": "object"},
+    {"target": "painter", "anchor": "art", "kind": "style"},
+    {"target": "dog", "anchor": "sky", "kind": "object"},
+]
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    return {str(f): hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(folder.rglob("*")) if f.is_file()}
+
+
+def config(folder: Path, pipeline: Path, name: str, concepts: object = None, **data: object) -> list[str]:
+    path = folder / f"{name}.yaml"
+    content = {
+        "model": {"pretrained": str(pipeline), "lr": 0.01, "refine": {"identity": 1.0}, "fuse": {"identity": 1.0}},
+        "data": {
+            "concepts": CONCEPTS if concepts is None else concepts,
+            "pictures": str(folder / "pictures"),
+            "images_per_concept": 2,
+            "image_steps": 2,
+            "steps_per_concept": 3,
+            **data,
+        },
+        "trainer": {"accelerator": "cpu", "enable_progress_bar": False},
+        "output_dir": str(folder / name),
+    }
+    path.write_text(yaml.safe_dump(content))
+    return ["fit", "--config", str(path)]
+
+
+@pytest.fixture(scope="module")
+def run(toy_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("erase")
+    before = checksums(toy_pipeline)
+    erase_main(config(folder, toy_pipeline, "run"))
+    assert checksums(toy_pipeline) == before
+    return folder / "run"
+
+
+def test_everything_promised_is_written(run: Path) -> None:
+    names = {str(f.relative_to(run)) for f in run.rglob("*") if f.is_file()}
+    for target in ("ship", "painter", "dog"):
+        assert {f"lora/{target}.safetensors", f"statistics/{target}.safetensors"} <= names
+    assert {"config.yaml", "edit.safetensors", "refined.safetensors", "pipeline/model_index.json"} <= names
+    assert {"report/before_after.png", "report/losses.png", "report/metrics.json", "report/summary.md"} <= names
+    losses = json.loads((run / "report/metrics.json").read_text())["losses"]
+    assert {t: m["steps"] for t, m in losses.items()} == {"ship": 3, "painter": 3, "dog": 3}
+    assert not [f for f in run.parent.rglob("*.partial")]
+
+
+def pictures(pipeline: StableDiffusionPipeline) -> torch.Tensor:
+    drawn = draw(pipeline, ["a photo of a ship", "a cat"], [0, 1], steps=2)
+    return torch.from_numpy(np.stack([np.asarray(p) for p in drawn])).int()
+
+
+def test_three_forms_of_the_edit_draw_the_same_pictures(run: Path, toy_pipeline: Path) -> None:
+    whole = StableDiffusionPipeline.from_pretrained(run / "pipeline", safety_checker=None)
+    refined = StableDiffusionPipeline.from_pretrained(toy_pipeline, safety_checker=None)
+    original = pictures(refined)
+    result = refined.unet.load_state_dict(load_file(run / "refined.safetensors"), strict=False)
+    assert not result.unexpected_keys
+    compact = StableDiffusionPipeline.from_pretrained(toy_pipeline, safety_checker=None)
+    set_weights(compact.unet, Edit.load(run / "edit.safetensors").weights(original_weights(compact.unet)))
+    expected = pictures(whole)
+    assert (expected != original).any()
+    for other in (refined, compact):
+        assert (pictures(other) - expected).abs().max() <= 1
+
+
+def test_the_same_command_gives_the_same_weights_whatever_is_side_by_side(run: Path, toy_pipeline: Path) -> None:
+    first = load_file(run / "refined.safetensors")
+    erase_main(config(run.parent, toy_pipeline, "again"))
+    again = load_file(run.parent / "again" / "refined.safetensors")
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    erase_main(config(run.parent, toy_pipeline, "alone", concepts_per_batch=1))
+    alone = load_file(run.parent / "alone" / "refined.safetensors")
+    for name in first:
+        torch.testing.assert_close(first[name], alone[name], rtol=0, atol=1e-5)
+
+
+def test_python_does_what_the_command_does(run: Path, toy_pipeline: Path) -> None:
+    written = erase(
+        model={"pretrained": str(toy_pipeline), "lr": 0.01, "refine": {"identity": 1.0}, "fuse": {"identity": 1.0}},
+        data={
+            "concepts": CONCEPTS,
+            "pictures": str(run.parent / "pictures"),
+            "images_per_concept": 2,
+            "image_steps": 2,
+            "steps_per_concept": 3,
+        },
+        trainer={"accelerator": "cpu", "enable_progress_bar": False},
+        output_dir=str(run.parent / "python"),
+    )
+    first, other = load_file(run / "refined.safetensors"), load_file(written / "refined.safetensors")
+    assert all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_fusing_again_drops_and_reweights_without_training(run: Path, toy_pipeline: Path) -> None:
+    out = run.parent / "fused"
+    erase_main(["fuse", "--run", str(run), "--output_dir", str(out)])
+    first, same = load_file(run / "refined.safetensors"), load_file(out / "refined.safetensors")
+    for name in first:
+        torch.testing.assert_close(first[name], same[name], rtol=0, atol=1e-6)
+    erase_main(["fuse", "--run", str(run), "--output_dir", str(run.parent / "drop"), "--drop", "ship"])
+    erase_main(
+        ["fuse", "--run", str(run), "--output_dir", str(run.parent / "none"), "--weights", "ship=0,dog=0,painter=0"]
+    )
+    none = load_file(run.parent / "none" / "refined.safetensors")
+    original = original_weights(StableDiffusionPipeline.from_pretrained(toy_pipeline, safety_checker=None).unet)
+    for name, weight in original.items():
+        torch.testing.assert_close(none[f"{name}.weight"], weight, rtol=0, atol=1e-6)
+    dropped = load_file(run.parent / "drop" / "refined.safetensors")
+    assert any(not torch.allclose(first[name], dropped[name], atol=1e-6) for name in first)
+    assert len(Edit.load(run.parent / "drop" / "edit.safetensors").factors) == len(first)
+
+
+def exit_message(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as stop:
+        erase_main(args)
+    assert stop.value.code not in (0, None)
+    return str(stop.value.code) + capsys.readouterr().err
+
+
+def test_an_existing_output_is_refused(run: Path, toy_pipeline: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = checksums(run)
+    assert "--overwrite true" in exit_message(config(run.parent, toy_pipeline, "run"), capsys)
+    assert checksums(run) == before
+
+
+def user_pictures(folder: Path, sizes: list[int], masks: list[tuple[int, int]]) -> dict[str, str]:
+    for kind in ("images", "masks"):
+        (folder / kind).mkdir(parents=True)
+    for i, size in enumerate(sizes):
+        Image.new("RGB", (size, size), "red").save(folder / "images" / f"{i}.png")
+    for i, (size, value) in enumerate(masks):
+        Image.new("L", (size, size), value).save(folder / "masks" / f"{i}.png")
+    return {"target": "ship", "anchor": "sky", "images": str(folder / "images"), "masks": str(folder / "masks")}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "masks", "message"),
+    [
+        ([], [], "holds no picture"),
+        ([16], [], "holds no picture"),
+        ([16, 16], [(16, 255)], "has 1 masks"),
+        ([16], [(8, 255)], "Give equal sizes"),
+        ([16], [(16, 0)], "is empty"),
+    ],
+)
+def test_bad_pictures_and_masks_are_refused(
+    tmp_path: Path,
+    toy_pipeline: Path,
+    sizes: list[int],
+    masks: list[tuple[int, int]],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    concept = user_pictures(tmp_path / "own", sizes, masks)
+    assert message in exit_message(config(tmp_path, toy_pipeline, "out", [concept]), capsys)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_broken_picture_is_named(tmp_path: Path, toy_pipeline: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    concept = user_pictures(tmp_path / "own", [16], [(16, 255)])
+    (tmp_path / "own/images/0.png").write_bytes(b"no picture")
+    message = exit_message(config(tmp_path, toy_pipeline, "out", [concept]), capsys)
+    assert "0.png" in message and "Replace or remove it" in message
+
+
+def test_the_users_own_pictures_and_masks_are_used(tmp_path: Path, toy_pipeline: Path) -> None:
+    concept = user_pictures(tmp_path / "own", [16, 16], [(16, 255), (16, 255)])
+    erase_main(config(tmp_path, toy_pipeline, "out", [concept]))
+    assert (tmp_path / "out/edit.safetensors").is_file()
+    assert not (tmp_path / "pictures").exists()
+
+
+@pytest.mark.parametrize("pretrained", ["nowhere/at/all", "empty"])
+def test_a_wrong_model_is_refused(tmp_path: Path, pretrained: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    folder = tmp_path / "empty" if pretrained == "empty" else Path(pretrained)
+    assert "model.pretrained" in exit_message(config(tmp_path, folder, "out"), capsys)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_misspelt_key_and_a_far_target_are_refused(
+    tmp_path: Path, toy_pipeline: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "lerning_rate" in exit_message([*config(tmp_path, toy_pipeline, "a"), "--model.lerning_rate", "1"], capsys)
+    far = config(tmp_path, toy_pipeline, "b", templates=["a " * 80 + "{}"])
+    assert "does not show the target" in exit_message(far, capsys)
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("damage", ["pickle", "truncated"])
+def test_a_bad_statistics_file_is_refused(
+    tmp_path: Path, toy_pipeline: Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "prior.safetensors"
+    torch.save({"gram": torch.eye(32)}, path)
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:40])
+    message = exit_message([*config(tmp_path, toy_pipeline, "out"), "--model.prior", str(path)], capsys)
+    assert "model.prior" in message and "no readable safetensors file" in message
+
+
+def test_two_processes_give_the_weights_of_one(run: Path, toy_pipeline: Path) -> None:
+    import subprocess
+    import sys
+
+    args = config(run.parent, toy_pipeline, "two")
+    more = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    script = Path(__file__).resolve().parent.parent / "erase.py"
+    done = subprocess.run([sys.executable, str(script), *args, *more], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, other = load_file(run / "refined.safetensors"), load_file(run.parent / "two" / "refined.safetensors")
+    for name in first:
+        torch.testing.assert_close(first[name], other[name], rtol=0, atol=1e-5)
