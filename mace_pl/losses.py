@@ -24,7 +24,7 @@ def masked_attention_norm(probabilities: Tensor, mask: Tensor, positions: Tensor
     inside = resized_mask(mask, probabilities.shape[2])
     kept = probabilities * inside[:, None, :, None] * positions[:, None, None, :]
     norm = torch.linalg.vector_norm(kept.flatten(1), dim=1)
-    return norm**2 if squared else norm
+    return torch.square(norm) if squared else norm
 
 
 def resized_mask(mask: Tensor, pixels: int) -> Tensor:
