@@ -234,3 +234,20 @@ def test_two_processes_give_the_weights_of_one(run: Path, toy_pipeline: Path) ->
     first, other = load_file(run / "refined.safetensors"), load_file(run.parent / "two" / "refined.safetensors")
     for name in first:
         torch.testing.assert_close(first[name], other[name], rtol=0, atol=1e-5)
+
+
+def test_a_full_disk_leaves_nothing_half_written(run: Path, toy_pipeline: Path) -> None:
+    import subprocess
+    import sys
+
+    args = config(run.parent, toy_pipeline, "full")
+    code = (
+        "import resource, sys; from mace_pl.cli import erase_main; "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)); erase_main(sys.argv[1:])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1
+    message = done.stderr.strip().splitlines()[-1]
+    assert "error: cannot write" in message and "Free some space" in message
+    assert not (run.parent / "full").exists()
+    assert not list(run.parent.glob(".*full*"))

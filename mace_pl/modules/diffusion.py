@@ -15,7 +15,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from mace_pl.artifacts import write_json, written_aside
@@ -43,7 +43,7 @@ class DiffusionTraining(TrainingModule):
         prediction_type: what a new UNet predicts; a given pipeline's scheduler says it itself.
         snr_gamma: bound of the min-SNR weighting (Hang et al. 2023, which uses 5); no weighting when null.
         empty_captions: share of captions that are replaced by the empty one, for classifier-free guidance.
-        ema_decay: decay of the moving average of the weights.
+        ema_decay: decay of the moving average of the weights; after n steps at most (1 + n) / (10 + n).
         learning_rate: highest learning rate of AdamW.
         weight_decay: of AdamW.
         warmup_steps: steps of linear warm-up.
@@ -104,12 +104,16 @@ class DiffusionTraining(TrainingModule):
             raise ValueError(
                 f"pretrained={self.pretrained} lacks {missing} (looked at {self.source}). Give a pipeline."
             )
+        if self.pretrained is not None:
+            name = json.loads((self.source / "model_index.json").read_text("utf-8")).get("_class_name")
+            if name != "StableDiffusionPipeline":
+                raise ValueError(f"pretrained={self.pretrained} is a {name}. Give a StableDiffusionPipeline.")
         if self.pretrained is not None and self.folder.resolve() == self.source.resolve():
             raise ValueError(f"output_dir={self.folder} is the pretrained folder itself. Choose another output_dir.")
         super().setup(stage)
         if self.unet is None:
             self.unet, self.scheduler = self.new_parts() if self.pretrained is None else self.given_parts()
-            self.average = AveragedModel(self.unet, multi_avg_fn=get_ema_multi_avg_fn(self.ema_decay))
+            self.average = AveragedModel(self.unet, multi_avg_fn=self.follow)
             self.average.requires_grad_(False)
 
     def new_parts(self) -> tuple[Any, Any]:
@@ -218,6 +222,13 @@ class DiffusionTraining(TrainingModule):
         """Step, then follow with the average: here, and not at the batch's end, a checkpoint of the step has both."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         self.average.update_parameters(self.unet)
+
+    @torch.no_grad()
+    def follow(self, averages: Any, weights: Any, count: Any) -> None:
+        """Move the averages towards the weights; early steps move them more, or a short run would keep its start."""
+        steps = int(count)
+        decay = min(self.ema_decay, (1 + steps) / (10 + steps))
+        torch._foreach_lerp_(averages, weights, 1 - decay)
 
     def on_fit_end(self) -> None:
         """Write the averaged UNet and what makes it a pipeline."""

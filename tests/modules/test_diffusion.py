@@ -148,6 +148,16 @@ def test_min_snr_weights(parts: Path) -> None:
     assert make_module(parts, snr_gamma=None).weights(steps).tolist() == [1.0, 1.0, 1.0]
 
 
+def test_the_average_forgets_the_first_weights_of_a_short_run(parts: Path) -> None:
+    module = make_module(parts, ema_decay=0.9)
+    averages, weights = [torch.zeros(2)], [torch.ones(2)]
+    module.follow(averages, weights, torch.tensor(1))  # decay 2 / 11
+    torch.testing.assert_close(averages[0], torch.full((2,), 9 / 11))
+    averages = [torch.zeros(2)]
+    module.follow(averages, weights, torch.tensor(1000))  # decay 0.9
+    torch.testing.assert_close(averages[0], torch.full((2,), 0.1))
+
+
 def test_velocity_is_learned_and_written_down(parts: Path) -> None:
     fit(make_module(parts, prediction_type="v_prediction"), 2)
     written = json.loads((parts / "scheduler" / "scheduler_config.json").read_text())
@@ -182,6 +192,10 @@ def test_bad_settings_name_the_argument(parts: Path, toy_pipeline: Path, tmp_pat
     with pytest.raises(ValueError, match=r"output_dir=.* is the pretrained folder itself"):
         fit(make_module(toy_pipeline, toy_pipeline), 1)
     shutil.copytree(toy_pipeline, tmp_path / "taken")
+    index = tmp_path / "taken" / "model_index.json"
+    index.write_text(index.read_text().replace("StableDiffusionPipeline", "StableDiffusionXLPipeline"))
+    with pytest.raises(ValueError, match=r"pretrained=.* is a StableDiffusionXLPipeline"):
+        fit(make_module(tmp_path / "out", tmp_path / "taken"), 1)
     with pytest.raises(ValueError, match=r"model\.output_dir.* exists"):
         fit(make_module(tmp_path / "taken", toy_pipeline), 1)
 
