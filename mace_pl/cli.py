@@ -15,8 +15,10 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from mace_pl.callbacks.export import Export
 from mace_pl.data.captions import Captions
 from mace_pl.data.concepts import ConceptData
+from mace_pl.data.evaluation import EvaluationPrompts
 from mace_pl.fusing import fuse_run
 from mace_pl.modules.mace import Mace
+from mace_pl.modules.scores import ErasureScores
 from mace_pl.modules.statistics import PromptStatistics
 from mace_pl.paths import with_bundled
 from mace_pl.trainer import MaceTrainer
@@ -25,6 +27,7 @@ USAGE = """usage: erase.py COMMAND [options]   (erase.py COMMAND --help explains
 
   fit     erase concepts from a model: prepare pictures, refine, train a LoRA per concept, fuse, export
   cache   sum the statistics of captions that an edit preserves
+  test    score an edited model beside its original
   fuse    fuse a finished run again, without some concepts or with other weights, without training
 """
 
@@ -66,6 +69,12 @@ class _FitCLI(_SingleCommand):
         names = ("output_dir", "overwrite", "save_pipeline", "kept")
         export = Export(**{name: config[name] for name in names}, config=plain)
         self.trainer.callbacks.append(export)  # type: ignore[attr-defined]
+
+
+class _TestCLI(_SingleCommand):
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {"test": {"model", "dataloaders", "datamodule"}}
 
 
 class _CacheCLI(_SingleCommand):
@@ -123,6 +132,8 @@ def _run(command: str, rest: list[str]) -> None:
         _lightning(_FitCLI, Mace, ConceptData, ["fit", *_fit_args(rest)])
     elif command == "cache":
         _lightning(_CacheCLI, PromptStatistics, Captions, ["cache", *rest])
+    elif command == "test":
+        _lightning(_TestCLI, ErasureScores, EvaluationPrompts, ["test", *rest])
     elif command == "fuse":
         print(f"Written to {auto_cli(fuse_run, args=_fuse_args(rest), as_positional=False)}")
     else:

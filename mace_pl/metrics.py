@@ -71,3 +71,31 @@ class GramMetric(Metric):
             return tensor.to(device=fn(tensor.new_empty(0)).device)
 
         return super()._apply(move, exclude_state)
+
+
+class ClassCounts(Metric):
+    """How often the pictures of each word were given each class, and the mean probabilities.
+
+    Args:
+        words: W, the number of words that are drawn.
+        classes: C, the number of classes.
+    """
+
+    counts: Tensor
+    probabilities: Tensor
+
+    def __init__(self, words: int, classes: int) -> None:
+        super().__init__()
+        self.add_state("counts", torch.zeros(words, classes, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("probabilities", torch.zeros(words, classes, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, words: Tensor, probabilities: Tensor) -> None:
+        """Add N pictures: ``words`` [N] indices, ``probabilities`` [N, C]."""
+        chosen = torch.nn.functional.one_hot(probabilities.argmax(-1), probabilities.shape[-1]).double()
+        self.counts.index_add_(0, words, chosen)
+        self.probabilities.index_add_(0, words, probabilities.double())
+
+    def compute(self) -> dict[str, Tensor]:
+        """``top1`` and ``probability``, [W, C] each, rows summing to one."""
+        total = self.counts.sum(1, keepdim=True)
+        return {"top1": self.counts / total, "probability": self.probabilities / total}

@@ -1,0 +1,84 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+
+from mace_pl.cli import erase_main
+from mace_pl.metrics import ClassCounts
+from mace_pl.scores import harmonic_mean
+
+
+def test_harmonic_mean_of_the_papers_numbers() -> None:
+    # mean over ten objects as published: Acc_e 8.49, Acc_s 97.35, Acc_g 10.53; H_o of the means is near the mean H_o
+    assert harmonic_mean([1 - 0.0849, 0.9735, 1 - 0.1053]) == pytest.approx(0.9265, abs=5e-4)
+    assert harmonic_mean([0.5, 1.0]) == pytest.approx(2 / 3)
+    assert harmonic_mean([0.0, 1.0]) == 0
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        harmonic_mean([1.2])
+
+
+def test_counts_by_hand() -> None:
+    metric = ClassCounts(2, 3)
+    metric.update(torch.tensor([0, 0, 1]), torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.0, 0.1, 0.9]]))
+    result = metric.compute()
+    torch.testing.assert_close(result["top1"], torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64))
+    expected = torch.tensor([[0.4, 0.5, 0.1], [0.0, 0.1, 0.9]]).double()
+    torch.testing.assert_close(result["probability"], expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def toy_clip(toy_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("clip")
+    tokenizer = CLIPTokenizer.from_pretrained(toy_pipeline / "tokenizer")
+    layer = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    words = {"vocab_size": len(tokenizer), "max_position_embeddings": 77, "eos_token_id": tokenizer.eos_token_id}
+    vision = {"image_size": 16, "patch_size": 8}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = CLIPModel(CLIPConfig(text_config=layer | words, vision_config=layer | vision, projection_dim=8))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def command(pipeline: Path, clip: Path, output: Path) -> list[str]:
+    return [
+        "test",
+        *("--model.pretrained", str(pipeline), "--model.classifier", str(clip), "--model.output", str(output)),
+        *("--model.steps", "2", "--data.seeds", "2", "--data.batch_size", "3", "--trainer.logger", "false"),
+        *("--data.names", "[ship, dog, cat]", "--trainer.enable_progress_bar", "false"),
+    ]
+
+
+def test_the_original_alone_is_scored(toy_pipeline: Path, toy_clip: Path, tmp_path: Path) -> None:
+    erase_main([*command(toy_pipeline, toy_clip, tmp_path / "s.json"), "--model.targets", "[]"])
+    written = json.loads((tmp_path / "s.json").read_text())
+    assert set(written["scores"]) == {"original"}
+    top1 = written["scores"]["original"]["top1"]
+    assert set(top1["by_word"]) == {"ship", "dog", "cat"}
+    assert top1["acc_s"] == pytest.approx(sum(top1["by_word"].values()) / 3)
+    assert "acc_e" not in top1 and "h" not in top1
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--model.targets", "[ship]"], "go together"),
+        (["--model.targets", "[]", "--data.synonyms", "{moon: [luna]}"], "not in data.names"),
+        (["--model.targets", "[]", "--data.seeds", "0"], "data.seeds=0"),
+    ],
+)
+def test_bad_settings_are_refused(
+    toy_pipeline: Path,
+    toy_clip: Path,
+    tmp_path: Path,
+    more: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        erase_main([*command(toy_pipeline, toy_clip, tmp_path / "s.json"), *more])
+    assert message in str(stop.value.code) + capsys.readouterr().err
+    assert not (tmp_path / "s.json").exists()
