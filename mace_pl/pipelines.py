@@ -26,7 +26,10 @@ def load_pipeline(pretrained: str) -> Any:
     hint = "Give the folder of a Stable Diffusion pipeline (with model_index.json) or a hub id."
     if source.exists() and not (source / "model_index.json").is_file():
         raise ValueError(f"model.pretrained={pretrained} has no model_index.json. {hint}")
-    if not source.exists() and (pretrained.count("/") != 1 or pretrained.startswith((".", "/"))):
+    # "checkpoints/emoji" looks like a hub id; where its first part is a folder here, a path was meant
+    path_meant = pretrained.count("/") != 1 or pretrained.startswith((".", "/"))
+    path_meant = path_meant or resolve(Path(pretrained).parent).is_dir()
+    if not source.exists() and path_meant:
         raise ValueError(f"model.pretrained={pretrained} does not exist. {hint}")
     place = str(source) if source.exists() else pretrained
     try:

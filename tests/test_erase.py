@@ -193,7 +193,7 @@ def test_the_users_own_pictures_and_masks_are_used(tmp_path: Path, toy_pipeline:
     assert not (tmp_path / "pictures").exists()
 
 
-@pytest.mark.parametrize("pretrained", ["nowhere/at/all", "empty"])
+@pytest.mark.parametrize("pretrained", ["nowhere/at/all", "empty", "checkpoints/missing"])
 def test_a_wrong_model_is_refused(tmp_path: Path, pretrained: str, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty").mkdir()
     folder = tmp_path / "empty" if pretrained == "empty" else Path(pretrained)
