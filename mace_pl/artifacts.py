@@ -130,6 +130,8 @@ def claim_output(path: Path, overwrite: bool, setting: str = "output_dir") -> No
     writable = path
     while not writable.exists():
         writable = writable.parent
+    if not writable.is_dir() and writable != path:
+        raise ValueError(f"{setting}: {path} cannot be written, {writable} is a file. Choose another folder.")
     if not os.access(writable, os.W_OK):
         raise ValueError(f"{setting}: {path} cannot be written (no permission on {writable}). Choose another folder.")
 

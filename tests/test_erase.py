@@ -2,20 +2,26 @@
 
 import hashlib
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import load_file
 
 from mace_pl import erase
+from mace_pl.artifacts import write_tensors
 from mace_pl.cli import erase_main
+from mace_pl.closed_form import gram
 from mace_pl.edit import Edit, original_weights, set_weights
 from mace_pl.sampling import draw
+from mace_pl.text import encode_prompts, encoder_fingerprint
 
 CONCEPTS = [
     {"target": "ship", "anchor": "ground", "kind": "object"},
@@ -223,9 +229,6 @@ def test_a_bad_statistics_file_is_refused(
 
 
 def test_two_processes_give_the_weights_of_one(run: Path, toy_pipeline: Path) -> None:
-    import subprocess
-    import sys
-
     args = config(run.parent, toy_pipeline, "two")
     more = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
     script = Path(__file__).resolve().parent.parent / "erase.py"
@@ -237,9 +240,6 @@ def test_two_processes_give_the_weights_of_one(run: Path, toy_pipeline: Path) ->
 
 
 def test_a_full_disk_leaves_nothing_half_written(run: Path, toy_pipeline: Path) -> None:
-    import subprocess
-    import sys
-
     args = config(run.parent, toy_pipeline, "full")
     code = (
         "import resource, sys; from mace_pl.cli import erase_main; "
@@ -251,3 +251,73 @@ def test_a_full_disk_leaves_nothing_half_written(run: Path, toy_pipeline: Path) 
     assert "error: cannot write" in message and "Free some space" in message
     assert not (run.parent / "full").exists()
     assert not list(run.parent.glob(".*full*"))
+
+
+def statistics(path: Path, encoder: str, sums: torch.Tensor) -> Path:
+    write_tensors(path, {"gram": sums}, "statistics", {"encoder": encoder, "tokens": 77})
+    return path
+
+
+@pytest.mark.parametrize(
+    ("own_encoder", "sums", "message"),
+    [
+        (False, torch.eye(32).double(), "belongs to another text encoder"),
+        (True, torch.eye(16).double(), "expected (32, 32)"),
+        (True, torch.full((32, 32), float("nan")).double(), "not finite"),
+    ],
+)
+def test_statistics_that_do_not_fit_are_refused(
+    tmp_path: Path,
+    toy_pipeline: Path,
+    own_encoder: bool,
+    sums: torch.Tensor,
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    own = encoder_fingerprint(StableDiffusionPipeline.from_pretrained(toy_pipeline, safety_checker=None))
+    path = statistics(tmp_path / "domain.safetensors", own if own_encoder else "0" * 64, sums)
+    text = exit_message([*config(tmp_path, toy_pipeline, "out"), "--model.domain", str(path)], capsys)
+    assert "model.domain" in text and message in text
+    assert not (tmp_path / "out").exists()
+
+
+def test_statistics_preserve_what_they_sum(tmp_path: Path, toy_pipeline: Path) -> None:
+    pipeline = StableDiffusionPipeline.from_pretrained(toy_pipeline, safety_checker=None)
+    kept = encode_prompts(pipeline, ["a photo of a cat", "a house on a blue background"]).flatten(0, 1)
+    path = statistics(tmp_path / "prior.safetensors", encoder_fingerprint(pipeline), gram(kept, kept))
+    drift = {}
+    original = original_weights(pipeline.unet)
+    for weight in ("0.0", "1000.0"):
+        more = ["--model.prior", str(path), "--model.refine.prior", weight, "--model.fuse.prior", weight]
+        erase_main([*config(tmp_path, toy_pipeline, f"w{weight}"), *more])
+        edited = load_file(tmp_path / f"w{weight}" / "refined.safetensors")
+        drift[weight] = sum(float(((edited[f"{n}.weight"] - w) @ kept.T).norm()) for n, w in original.items())
+    assert drift["1000.0"] < 0.1 * drift["0.0"]
+
+
+def test_a_unet_without_cross_attention_is_refused(
+    tmp_path: Path, toy_pipeline: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(toy_pipeline, tmp_path / "plain")
+    UNet2DConditionModel(
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        norm_num_groups=8,
+        cross_attention_dim=32,
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        mid_block_type=None,
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+    ).save_pretrained(tmp_path / "plain" / "unet")
+    assert "no cross-attention" in exit_message(config(tmp_path, tmp_path / "plain", "out"), capsys)
+
+
+def test_an_output_below_a_file_is_refused(
+    tmp_path: Path, toy_pipeline: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    args = [*config(tmp_path, toy_pipeline, "out"), "--output_dir", str(tmp_path / "file" / "out")]
+    assert "output_dir" in exit_message(args, capsys)
+    assert not (tmp_path / "pictures").exists()
