@@ -1,8 +1,6 @@
 """The whole method on a toy pipeline: what is written, that it loads elsewhere, and that it repeats itself."""
 
-import hashlib
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,47 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
-from PIL import Image
+from diffusers import StableDiffusionPipeline
+from runs import CONCEPTS, checksums, config, exit_message, statistics, user_pictures
 from safetensors.torch import load_file
 
 from mace_pl import erase
-from mace_pl.artifacts import write_tensors
 from mace_pl.cli import erase_main
 from mace_pl.closed_form import gram
 from mace_pl.edit import Edit, original_weights, set_weights
 from mace_pl.sampling import draw
 from mace_pl.text import encode_prompts, encoder_fingerprint
-
-CONCEPTS = [
-    {"target": "ship", "anchor": "ground", "kind": "object"},
-    {"target": "painter", "anchor": "art", "kind": "style"},
-    {"target": "dog", "anchor": "sky", "kind": "object"},
-]
-
-
-def checksums(folder: Path) -> dict[str, str]:
-    return {str(f): hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(folder.rglob("*")) if f.is_file()}
-
-
-def config(folder: Path, pipeline: Path, name: str, concepts: object = None, **data: object) -> list[str]:
-    path = folder / f"{name}.yaml"
-    content = {
-        "model": {"pretrained": str(pipeline), "lr": 0.01, "refine": {"identity": 1.0}, "fuse": {"identity": 1.0}},
-        "data": {
-            "concepts": CONCEPTS if concepts is None else concepts,
-            "pictures": str(folder / "pictures"),
-            "images_per_concept": 2,
-            "image_steps": 2,
-            "steps_per_concept": 3,
-            **data,
-        },
-        "trainer": {"accelerator": "cpu", "enable_progress_bar": False},
-        "output_dir": str(folder / name),
-    }
-    path.write_text(yaml.safe_dump(content))
-    return ["fit", "--config", str(path)]
 
 
 @pytest.fixture(scope="module")
@@ -139,57 +106,10 @@ def test_fusing_again_drops_and_reweights_without_training(run: Path, toy_pipeli
     assert len(Edit.load(run.parent / "drop" / "edit.safetensors").factors) == len(first)
 
 
-def exit_message(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    with pytest.raises(SystemExit) as stop:
-        erase_main(args)
-    assert stop.value.code not in (0, None)
-    return str(stop.value.code) + capsys.readouterr().err
-
-
 def test_an_existing_output_is_refused(run: Path, toy_pipeline: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = checksums(run)
     assert "--overwrite true" in exit_message(config(run.parent, toy_pipeline, "run"), capsys)
     assert checksums(run) == before
-
-
-def user_pictures(folder: Path, sizes: list[int], masks: list[tuple[int, int]]) -> dict[str, str]:
-    for kind in ("images", "masks"):
-        (folder / kind).mkdir(parents=True)
-    for i, size in enumerate(sizes):
-        Image.new("RGB", (size, size), "red").save(folder / "images" / f"{i}.png")
-    for i, (size, value) in enumerate(masks):
-        Image.new("L", (size, size), value).save(folder / "masks" / f"{i}.png")
-    return {"target": "ship", "anchor": "sky", "images": str(folder / "images"), "masks": str(folder / "masks")}
-
-
-@pytest.mark.parametrize(
-    ("sizes", "masks", "message"),
-    [
-        ([], [], "holds no picture"),
-        ([16], [], "holds no picture"),
-        ([16, 16], [(16, 255)], "has 1 masks"),
-        ([16], [(8, 255)], "Give equal sizes"),
-        ([16], [(16, 0)], "is empty"),
-    ],
-)
-def test_bad_pictures_and_masks_are_refused(
-    tmp_path: Path,
-    toy_pipeline: Path,
-    sizes: list[int],
-    masks: list[tuple[int, int]],
-    message: str,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    concept = user_pictures(tmp_path / "own", sizes, masks)
-    assert message in exit_message(config(tmp_path, toy_pipeline, "out", [concept]), capsys)
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_broken_picture_is_named(tmp_path: Path, toy_pipeline: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    concept = user_pictures(tmp_path / "own", [16], [(16, 255)])
-    (tmp_path / "own/images/0.png").write_bytes(b"no picture")
-    message = exit_message(config(tmp_path, toy_pipeline, "out", [concept]), capsys)
-    assert "0.png" in message and "Replace or remove it" in message
 
 
 def test_the_users_own_pictures_and_masks_are_used(tmp_path: Path, toy_pipeline: Path) -> None:
@@ -197,35 +117,6 @@ def test_the_users_own_pictures_and_masks_are_used(tmp_path: Path, toy_pipeline:
     erase_main(config(tmp_path, toy_pipeline, "out", [concept]))
     assert (tmp_path / "out/edit.safetensors").is_file()
     assert not (tmp_path / "pictures").exists()
-
-
-@pytest.mark.parametrize("pretrained", ["nowhere/at/all", "empty", "checkpoints/missing"])
-def test_a_wrong_model_is_refused(tmp_path: Path, pretrained: str, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "empty").mkdir()
-    folder = tmp_path / "empty" if pretrained == "empty" else Path(pretrained)
-    assert "model.pretrained" in exit_message(config(tmp_path, folder, "out"), capsys)
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_misspelt_key_and_a_far_target_are_refused(
-    tmp_path: Path, toy_pipeline: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert "lerning_rate" in exit_message([*config(tmp_path, toy_pipeline, "a"), "--model.lerning_rate", "1"], capsys)
-    far = config(tmp_path, toy_pipeline, "b", templates=["a " * 80 + "{}"])
-    assert "does not show the target" in exit_message(far, capsys)
-    assert not (tmp_path / "b").exists()
-
-
-@pytest.mark.parametrize("damage", ["pickle", "truncated"])
-def test_a_bad_statistics_file_is_refused(
-    tmp_path: Path, toy_pipeline: Path, damage: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = tmp_path / "prior.safetensors"
-    torch.save({"gram": torch.eye(32)}, path)
-    if damage == "truncated":
-        path.write_bytes(path.read_bytes()[:40])
-    message = exit_message([*config(tmp_path, toy_pipeline, "out"), "--model.prior", str(path)], capsys)
-    assert "model.prior" in message and "no readable safetensors file" in message
 
 
 def test_two_processes_give_the_weights_of_one(run: Path, toy_pipeline: Path) -> None:
@@ -253,34 +144,6 @@ def test_a_full_disk_leaves_nothing_half_written(run: Path, toy_pipeline: Path) 
     assert not list(run.parent.glob(".*full*"))
 
 
-def statistics(path: Path, encoder: str, sums: torch.Tensor) -> Path:
-    write_tensors(path, {"gram": sums}, "statistics", {"encoder": encoder, "tokens": 77})
-    return path
-
-
-@pytest.mark.parametrize(
-    ("own_encoder", "sums", "message"),
-    [
-        (False, torch.eye(32).double(), "belongs to another text encoder"),
-        (True, torch.eye(16).double(), "expected (32, 32)"),
-        (True, torch.full((32, 32), float("nan")).double(), "not finite"),
-    ],
-)
-def test_statistics_that_do_not_fit_are_refused(
-    tmp_path: Path,
-    toy_pipeline: Path,
-    own_encoder: bool,
-    sums: torch.Tensor,
-    message: str,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    own = encoder_fingerprint(StableDiffusionPipeline.from_pretrained(toy_pipeline, safety_checker=None))
-    path = statistics(tmp_path / "domain.safetensors", own if own_encoder else "0" * 64, sums)
-    text = exit_message([*config(tmp_path, toy_pipeline, "out"), "--model.domain", str(path)], capsys)
-    assert "model.domain" in text and message in text
-    assert not (tmp_path / "out").exists()
-
-
 def test_statistics_preserve_what_they_sum(tmp_path: Path, toy_pipeline: Path) -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(toy_pipeline, safety_checker=None)
     kept = encode_prompts(pipeline, ["a photo of a cat", "a house on a blue background"]).flatten(0, 1)
@@ -293,31 +156,3 @@ def test_statistics_preserve_what_they_sum(tmp_path: Path, toy_pipeline: Path) -
         edited = load_file(tmp_path / f"w{weight}" / "refined.safetensors")
         drift[weight] = sum(float(((edited[f"{n}.weight"] - w) @ kept.T).norm()) for n, w in original.items())
     assert drift["1000.0"] < 0.1 * drift["0.0"]
-
-
-def test_a_unet_without_cross_attention_is_refused(
-    tmp_path: Path, toy_pipeline: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shutil.copytree(toy_pipeline, tmp_path / "plain")
-    UNet2DConditionModel(
-        sample_size=8,
-        in_channels=4,
-        out_channels=4,
-        block_out_channels=(32, 64),
-        layers_per_block=1,
-        norm_num_groups=8,
-        cross_attention_dim=32,
-        down_block_types=("DownBlock2D", "DownBlock2D"),
-        mid_block_type=None,
-        up_block_types=("UpBlock2D", "UpBlock2D"),
-    ).save_pretrained(tmp_path / "plain" / "unet")
-    assert "no cross-attention" in exit_message(config(tmp_path, tmp_path / "plain", "out"), capsys)
-
-
-def test_an_output_below_a_file_is_refused(
-    tmp_path: Path, toy_pipeline: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "file").write_text("")
-    args = [*config(tmp_path, toy_pipeline, "out"), "--output_dir", str(tmp_path / "file" / "out")]
-    assert "output_dir" in exit_message(args, capsys)
-    assert not (tmp_path / "pictures").exists()

@@ -1,0 +1,63 @@
+"""What the tests of whole runs share: a configuration, pictures, statistics, checksums, messages."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from mace_pl.artifacts import write_tensors
+from mace_pl.cli import erase_main
+
+CONCEPTS = [
+    {"target": "ship", "anchor": "ground", "kind": "object"},
+    {"target": "painter", "anchor": "art", "kind": "style"},
+    {"target": "dog", "anchor": "sky", "kind": "object"},
+]
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    return {str(f): hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(folder.rglob("*")) if f.is_file()}
+
+
+def config(folder: Path, pipeline: Path, name: str, concepts: object = None, **data: object) -> list[str]:
+    path = folder / f"{name}.yaml"
+    content = {
+        "model": {"pretrained": str(pipeline), "lr": 0.01, "refine": {"identity": 1.0}, "fuse": {"identity": 1.0}},
+        "data": {
+            "concepts": CONCEPTS if concepts is None else concepts,
+            "pictures": str(folder / "pictures"),
+            "images_per_concept": 2,
+            "image_steps": 2,
+            "steps_per_concept": 3,
+            **data,
+        },
+        "trainer": {"accelerator": "cpu", "enable_progress_bar": False},
+        "output_dir": str(folder / name),
+    }
+    path.write_text(yaml.safe_dump(content))
+    return ["fit", "--config", str(path)]
+
+
+def exit_message(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as stop:
+        erase_main(args)
+    assert stop.value.code not in (0, None)
+    return str(stop.value.code) + capsys.readouterr().err
+
+
+def user_pictures(folder: Path, sizes: list[int], masks: list[tuple[int, int]]) -> dict[str, str]:
+    for kind in ("images", "masks"):
+        (folder / kind).mkdir(parents=True)
+    for i, size in enumerate(sizes):
+        Image.new("RGB", (size, size), "red").save(folder / "images" / f"{i}.png")
+    for i, (size, value) in enumerate(masks):
+        Image.new("L", (size, size), value).save(folder / "masks" / f"{i}.png")
+    return {"target": "ship", "anchor": "sky", "images": str(folder / "images"), "masks": str(folder / "masks")}
+
+
+def statistics(path: Path, encoder: str, sums: torch.Tensor) -> Path:
+    write_tensors(path, {"gram": sums}, "statistics", {"encoder": encoder, "tokens": 77})
+    return path
