@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -139,8 +138,3 @@ def claim_output(path: Path, overwrite: bool, setting: str = "output_dir") -> No
 def slug(name: str) -> str:
     """A file name for a concept: letters, digits, dots and dashes of ``name``, spaces as underscores."""
     return "".join(c if c.isalnum() or c in "-." else "_" for c in name.strip())
-
-
-def as_float64(tensor: Tensor) -> Tensor:
-    """The tensor in float64, the precision in which sums and solves are made."""
-    return tensor.to(torch.float64)

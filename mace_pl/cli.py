@@ -32,20 +32,10 @@ USAGE = """usage: erase.py COMMAND [options]   (erase.py COMMAND --help explains
 """
 
 
-class _SingleCommand(LightningCLI):
-    """A LightningCLI with one subcommand."""
-
-    command = "fit"
-
-    @staticmethod
-    def only(command: str) -> dict[str, set[str]]:
-        return {command: {"model", "train_dataloaders", "val_dataloaders", "dataloaders", "datamodule"}}
-
-
-class _FitCLI(_SingleCommand):
+class _FitCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        return _SingleCommand.only("fit")
+        return {"fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"}}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--output_dir", type=str, default="checkpoints/erased/run", help="folder of the edit")
@@ -71,16 +61,16 @@ class _FitCLI(_SingleCommand):
         self.trainer.callbacks.append(export)  # type: ignore[attr-defined]
 
 
-class _TestCLI(_SingleCommand):
+class _TestCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         return {"test": {"model", "dataloaders", "datamodule"}}
 
 
-class _CacheCLI(_SingleCommand):
+class _CacheCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        return _SingleCommand.only("cache")
+        return {"cache": {"model", "dataloaders", "datamodule"}}
 
 
 def _fit_args(args: list[str]) -> list[str]:

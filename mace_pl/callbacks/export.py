@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -130,8 +129,6 @@ class Export(Callback):
             table.add_row(c.target, c.anchor, c.kind, f"{losses[0]:.2f} → {losses[-1]:.2f}")
         console = Console()
         console.print(table)
-        console.print(f"Written to {relative_to_project(self.folder)}: {', '.join(json.loads(self.listing()))}")
-
-    def listing(self) -> str:
-        """The names in the output folder as JSON."""
-        return json.dumps(sorted(p.name for p in self.folder.iterdir()))
+        console.print(
+            f"Written to {relative_to_project(self.folder)}: {', '.join(sorted(p.name for p in self.folder.iterdir()))}"
+        )
