@@ -18,6 +18,8 @@ def erase(
     overwrite: bool = False,
     save_pipeline: bool = True,
     kept: list[str] | None = None,
+    classifier: str | None = None,
+    report_seeds: int = 1,
 ) -> Path:
     """Erase concepts; the arguments are those of ``python erase.py fit``, and so is the result.
 
@@ -29,7 +31,9 @@ def erase(
         seed_everything: the run's seed.
         overwrite: replace ``output_dir`` where it exists.
         save_pipeline: write the whole diffusers pipeline too.
-        kept: kept names shown in the before/after picture.
+        kept: names that stay, shown and scored in the report.
+        classifier: folder of the CLIPModel that scores the pictures before and after; no scores when None.
+        report_seeds: pictures per name, before and after.
 
     Returns:
         The folder that was written.
@@ -49,6 +53,8 @@ def erase(
             "overwrite": overwrite,
             "save_pipeline": save_pipeline,
             "kept": kept or [],
+            "classifier": classifier,
+            "report_seeds": report_seeds,
         }
     )
     return Path(output_dir)

@@ -10,9 +10,11 @@ from typing import Any
 
 import yaml
 from jsonargparse import auto_cli
+from lightning import Callback, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from mace_pl.callbacks.export import Export
+from mace_pl.callbacks.progress import StageProgress
 from mace_pl.data.captions import Captions
 from mace_pl.data.concepts import ConceptData
 from mace_pl.data.evaluation import EvaluationPrompts
@@ -41,7 +43,11 @@ class _FitCLI(LightningCLI):
         parser.add_argument("--output_dir", type=str, default="checkpoints/erased/run", help="folder of the edit")
         parser.add_argument("--overwrite", type=bool, default=False, help="replace output_dir where it exists")
         parser.add_argument("--save_pipeline", type=bool, default=True, help="write the whole diffusers pipeline too")
-        parser.add_argument("--kept", type=list[str], default=[], help="kept names shown in the before/after picture")
+        parser.add_argument(
+            "--kept", type=list[str], default=[], help="names that stay, shown and scored in the report"
+        )
+        parser.add_argument("--classifier", type=str | None, default=None, help="folder of a CLIPModel that scores")
+        parser.add_argument("--report_seeds", type=int, default=1, help="pictures per name in the report's scores")
         parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
         parser.set_defaults(
             {
@@ -52,11 +58,20 @@ class _FitCLI(LightningCLI):
             }
         )
 
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The Trainer, with a progress bar that names stage and concepts."""
+        trainer = super().instantiate_trainer(**kwargs)
+        bar = trainer.progress_bar_callback
+        if bar is not None:
+            callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+            callbacks[callbacks.index(bar)] = StageProgress(leave=True)
+        return trainer
+
     def before_fit(self) -> None:
         config = self.config["fit"]
         plain = yaml.safe_load(self._parser("fit").dump(config, skip_none=False))
         plain.pop("config", None)
-        names = ("output_dir", "overwrite", "save_pipeline", "kept")
+        names = ("output_dir", "overwrite", "save_pipeline", "kept", "classifier", "report_seeds")
         export = Export(**{name: config[name] for name in names}, config=plain)
         self.trainer.callbacks.append(export)  # type: ignore[attr-defined]
 

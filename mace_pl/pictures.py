@@ -75,7 +75,14 @@ class AttentionMaps:
 
 
 def draw_concept(
-    pipeline: Any, concept: Concept, count: int, steps: int, guidance: float, seed: int, with_masks: bool
+    pipeline: Any,
+    concept: Concept,
+    count: int,
+    steps: int,
+    guidance: float,
+    seed: int,
+    with_masks: bool,
+    progress: Callable[[int], None] | None = None,
 ) -> tuple[list[Image.Image], Tensor | None]:
     """``count`` seeded pictures of the concept, and masks [I, H, W] from attention where asked for."""
     template = PICTURE_TEMPLATE[concept.kind]
@@ -83,14 +90,14 @@ def draw_concept(
     generator = stream(seed, concept.target, "pictures")
     seeds = torch.randint(2**31, (count,), generator=generator).tolist()
     if not with_masks:
-        return draw(pipeline, prompts, seeds, steps, guidance, count), None
+        return draw(pipeline, prompts, seeds, steps, guidance, count, progress), None
     factor = pipeline.vae_scale_factor
     size = pipeline.unet.config.sample_size
     height, width = (size, size) if isinstance(size, int) else size
     positions = attended_positions(pipeline.tokenizer, template, concept.target)
     maps = AttentionMaps(positions, (height * factor, width * factor))
     with observed(pipeline.unet, maps.observe):
-        pictures = draw(pipeline, prompts, seeds, steps, guidance, count)
+        pictures = draw(pipeline, prompts, seeds, steps, guidance, count, progress)
     return pictures, torch.stack([mask_from_map(m) for m in maps.maps()])
 
 

@@ -3,11 +3,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
+from runs import checksums, config
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
+from mace_pl.artifacts import write_tensors
 from mace_pl.cli import erase_main
 from mace_pl.metrics import ClassCounts
-from mace_pl.scores import harmonic_mean
+from mace_pl.sampling import draw
+from mace_pl.scores import ClipClassifier, harmonic_mean
 
 
 def test_harmonic_mean_of_the_papers_numbers() -> None:
@@ -49,25 +53,64 @@ def command(pipeline: Path, clip: Path, output: Path) -> list[str]:
         *("--model.pretrained", str(pipeline), "--model.classifier", str(clip), "--model.output", str(output)),
         *("--model.steps", "2", "--data.seeds", "2", "--data.batch_size", "3", "--trainer.logger", "false"),
         *("--data.names", "[ship, dog, cat]", "--trainer.enable_progress_bar", "false"),
+        *("--data.synonyms", "{ship: [boat, raft], dog: [hound]}"),
     ]
 
 
 def test_the_original_alone_is_scored(toy_pipeline: Path, toy_clip: Path, tmp_path: Path) -> None:
-    erase_main([*command(toy_pipeline, toy_clip, tmp_path / "s.json"), "--model.targets", "[]"])
+    erase_main(command(toy_pipeline, toy_clip, tmp_path / "s.json"))
     written = json.loads((tmp_path / "s.json").read_text())
     assert set(written["scores"]) == {"original"}
     top1 = written["scores"]["original"]["top1"]
-    assert set(top1["by_word"]) == {"ship", "dog", "cat"}
-    assert top1["acc_s"] == pytest.approx(sum(top1["by_word"].values()) / 3)
+    assert set(top1["by_word"]) == {"ship", "dog", "cat", "boat", "raft", "hound"}
+    assert top1["acc_s"] == pytest.approx(sum(top1["by_word"][n] for n in ("ship", "dog", "cat")) / 3)
     assert "acc_e" not in top1 and "h" not in top1
+
+
+def test_runs_are_scored_beside_their_original(toy_pipeline: Path, toy_clip: Path, tmp_path: Path) -> None:
+    erase_main(config(tmp_path, toy_pipeline, "ships", [{"target": "ship", "anchor": "sky"}]))
+    erase_main(config(tmp_path, toy_pipeline, "dogs", [{"target": "dog", "anchor": "ground"}]))
+    before = checksums(toy_pipeline)
+    runs = f"[{tmp_path / 'ships'}, {tmp_path / 'dogs'}]"
+    templates = "['a photo of a {}', 'a drawing of a {}']"
+    more = ["--model.runs", runs, "--data.templates", templates]
+    erase_main([*command(toy_pipeline, toy_clip, tmp_path / "s.json"), *more])
+    assert checksums(toy_pipeline) == before
+    scores = json.loads((tmp_path / "s.json").read_text())["scores"]
+    after = scores["ships"]["after"]["top1"]
+    assert set(after["by_word"]) == {"ship", "dog", "cat", "boat", "raft"}  # a dog's synonym is not drawn for ships
+    assert after["acc_e"] == after["by_word"]["ship"]
+    assert after["acc_g"] == pytest.approx((after["by_word"]["boat"] + after["by_word"]["raft"]) / 2)
+    right = [1 - after["acc_e"], after["acc_s"], 1 - after["acc_g"]]
+    assert after["h"] == pytest.approx(harmonic_mean(right))
+    assert scores["dogs"]["before"]["top1"]["acc_e"] == scores["original"]["top1"]["by_word"]["dog"]
+    # counts by hand, over both templates, from the edited pipeline that was written
+    edited = StableDiffusionPipeline.from_pretrained(tmp_path / "ships" / "pipeline", safety_checker=None)
+    seen = 0
+    for template in ("a photo of a {}", "a drawing of a {}"):
+        drawn = draw(edited, [template.replace("{}", "cat")] * 2, [0, 1], steps=2, guidance=5.0)
+        judge = ClipClassifier(str(toy_clip), ["ship", "dog", "cat"], template)
+        seen += int((judge(drawn).argmax(-1) == 2).sum())
+    assert after["by_word"]["cat"] == seen / 4
+    table = (tmp_path / "s.md").read_text().splitlines()
+    assert len(table) == 5 and table[-1].startswith("| mean of 2 ")
+
+
+def other_model(folder: Path) -> Path:
+    weights = {"down_blocks.9.attn2.to_k.weight": torch.ones(2, 2)}
+    write_tensors(folder / "other" / "refined.safetensors", weights, "refined", {"concepts": []})
+    return folder / "other"
 
 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--model.targets", "[ship]"], "go together"),
-        (["--model.targets", "[]", "--data.synonyms", "{moon: [luna]}"], "not in data.names"),
-        (["--model.targets", "[]", "--data.seeds", "0"], "data.seeds=0"),
+        (["--model.runs", "[nowhere]"], "no refined.safetensors"),
+        (["--model.runs", "[a/run, b/run]"], "folder names that differ"),
+        (["--model.runs", "[OTHER]"], "another model"),
+        (["--data.synonyms", "{moon: [luna]}"], "not in data.names"),
+        (["--data.templates", "[a photo]"], "data.templates"),
+        (["--data.seeds", "0"], "data.seeds=0"),
     ],
 )
 def test_bad_settings_are_refused(
@@ -78,7 +121,8 @@ def test_bad_settings_are_refused(
     message: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    other = str(other_model(tmp_path))
     with pytest.raises(SystemExit) as stop:
-        erase_main([*command(toy_pipeline, toy_clip, tmp_path / "s.json"), *more])
+        erase_main([*command(toy_pipeline, toy_clip, tmp_path / "s.json"), *(m.replace("OTHER", other) for m in more)])
     assert message in str(stop.value.code) + capsys.readouterr().err
     assert not (tmp_path / "s.json").exists()

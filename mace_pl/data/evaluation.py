@@ -13,24 +13,26 @@ class _Rows(IterableDataset[dict[str, Any]]):
     """Batches of rows; each process takes every world-th, so that no row is drawn twice."""
 
     def __init__(self, rows: list[dict[str, Any]], batch_size: int) -> None:
-        self.batches = [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
+        same = [[row for row in rows if row["template"] == t] for t in dict.fromkeys(row["template"] for row in rows)]
+        self.batches = [part[i : i + batch_size] for part in same for i in range(0, len(part), batch_size)]
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for batch in self.batches:
-            yield {key: [row[key] for row in batch] for key in ("prompt", "seed", "word")}
+            lists = {key: [row[key] for row in batch] for key in ("prompt", "seed", "word")}
+            yield lists | {"template": batch[0]["template"]}
 
 
 class EvaluationPrompts(LightningDataModule):
-    """Every name and every synonym with every seed, in one template.
+    """Every name and every synonym with every seed, in every template.
 
     Args:
-        names: the classes; the targets among them.
-        synonyms: other words for the targets, by target; may be empty.
-        seeds: pictures per word, seeds 0 … seeds − 1.
-        template: the prompt.
+        names: the classes.
+        synonyms: other words for names, by name; drawn where a run erases the name.
+        seeds: pictures per word and template, seeds 0 … seeds − 1.
+        templates: the prompts, with ``{}`` for the word; a picture is judged by the classes in its own template.
         batch_size: pictures at once.
     """
 
@@ -39,7 +41,7 @@ class EvaluationPrompts(LightningDataModule):
         names: list[str],
         synonyms: dict[str, list[str]] | None = None,
         seeds: int = 40,
-        template: str = "a photo of a {}",
+        templates: list[str] | None = None,
         batch_size: int = 20,
     ) -> None:
         super().__init__()
@@ -47,24 +49,25 @@ class EvaluationPrompts(LightningDataModule):
             raise ValueError(f"data.names={names} must hold at least two different names.")
         if seeds < 1:
             raise ValueError(f"data.seeds={seeds} must be at least 1.")
-        if "{}" not in template:
-            raise ValueError(f"data.template={template!r} must contain {{}} where the name goes.")
+        templates = ["a photo of a {}"] if templates is None else templates
+        if not templates or any(t.count("{}") != 1 for t in templates):
+            raise ValueError(f"data.templates={templates} must be prompts that contain {{}} once, where the name goes.")
         self.names = names
         self.synonyms = synonyms or {}
         self.seeds = seeds
-        self.template = template
+        self.templates = templates
         self.batch_size = batch_size
-        #: every word that is drawn, with the class that it stands for
-        self.words = {n: n for n in names} | {s: t for t, words in self.synonyms.items() for s in words}
         for target in self.synonyms:
             if target not in names:
                 raise ValueError(f"data.synonyms names {target!r}, which is not in data.names={names}.")
 
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Batches {prompt, seed, word}, lists of equal length."""
+        """Batches {prompt, seed, word}, lists of equal length, and the index of the batch's template."""
+        words = self.names + [word for synonyms in self.synonyms.values() for word in synonyms]
         rows = [
-            {"prompt": self.template.replace("{}", word), "seed": seed, "word": word}
-            for word in self.words
+            {"prompt": template.replace("{}", word), "seed": seed, "word": word, "template": place}
+            for place, template in enumerate(self.templates)
+            for word in words
             for seed in range(self.seeds)
         ]
         trainer = self.trainer

@@ -85,6 +85,7 @@ class ContrastiveTraining(TrainingModule):
         self.augmented = augmented
         self.clip: Any = None
         self.tokenizer: Any = None
+        self.known: dict[str, Tensor] = {}
 
     def parts(self) -> Sequence[str]:
         """``clip`` alone where the text side stays as it is."""
@@ -157,6 +158,15 @@ class ContrastiveTraining(TrainingModule):
         return contrast + self.concept_weight * F.cross_entropy(logits, places)
 
     def encode_texts(self, texts: list[str]) -> Tensor:
+        """Unit vectors [N, D] of texts; a frozen encoder reads each text once."""
+        if not self.freeze_text:
+            return self.encode(texts)
+        new = [text for text in texts if text not in self.known]
+        if new:
+            self.known.update(zip(new, self.encode(new), strict=True))
+        return torch.stack([self.known[text] for text in texts])
+
+    def encode(self, texts: list[str]) -> Tensor:
         """Unit vectors [N, D]; padded to the longest text alone, which is exact for a causal encoder."""
         ids = self.tokenizer(
             texts, padding="longest", truncation=True, max_length=self.text_length, return_tensors="pt"

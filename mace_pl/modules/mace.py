@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from mace_pl.losses import importance_density, masked_attention_norm
 from mace_pl.paths import resolve
 from mace_pl.pictures import draw_concept, prepare_concept
 from mace_pl.pipelines import load_pipeline, picture_size, unet_fingerprint
+from mace_pl.progress import drawing
 from mace_pl.statistics_file import read_statistics
 from mace_pl.text import encode_prompts, encoder_fingerprint
 
@@ -99,6 +101,7 @@ class Mace(LightningModule):
         self.edit: Edit | None = None
         self.factors: dict[str, Factors] = {}
         self.losses: dict[str, list[float]] = {}
+        self.current: list[str] = []  # the concepts of this step, for the progress bar
 
     # --- prepare -------------------------------------------------------------------------------------------------
 
@@ -107,28 +110,33 @@ class Mace(LightningModule):
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         self.check_prompts(data)
         unet = unet_fingerprint(self.unet)
-        for concept in data.concepts:
-            if concept.images is not None:
-                continue
-            settings = {
-                "target": concept.target,
-                "kind": concept.kind,
-                "count": data.images_per_concept,
-                "steps": data.image_steps,
-                "guidance": data.image_guidance,
-                "seed": self.seed,
-                "mask": data.mask if data.masked(concept) else "none",
-                "unet": unet,
-                "text_encoder": self.fingerprint,
-            }
-
-            def make(concept: Concept = concept) -> Any:
-                count, steps = data.images_per_concept, data.image_steps
-                return draw_concept(
-                    self.pipeline, concept, count, steps, data.image_guidance, self.seed, data.masked(concept)
+        drawn = [concept for concept in data.concepts if concept.images is None]
+        with drawing(self.trainer, "prepare", len(drawn) * data.images_per_concept) as progress:
+            for concept in drawn:
+                settings = {
+                    "target": concept.target,
+                    "kind": concept.kind,
+                    "count": data.images_per_concept,
+                    "steps": data.image_steps,
+                    "guidance": data.image_guidance,
+                    "seed": self.seed,
+                    "mask": data.mask if data.masked(concept) else "none",
+                    "unet": unet,
+                    "text_encoder": self.fingerprint,
+                }
+                make = partial(
+                    draw_concept,
+                    self.pipeline,
+                    concept,
+                    data.images_per_concept,
+                    data.image_steps,
+                    data.image_guidance,
+                    self.seed,
+                    data.masked(concept),
+                    progress,
                 )
-
-            prepare_concept(data.pictures / slug(concept.target), settings, make)
+                if not prepare_concept(data.pictures / slug(concept.target), settings, make):
+                    progress(data.images_per_concept)  # they were there
 
     def check_prompts(self, data: Any) -> None:
         """Find every target in its templates before anything is made.
@@ -219,6 +227,7 @@ class Mace(LightningModule):
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         """One step of each concept in the batch, with losses, clipping and optimizer state of its own."""
         concepts: list[int] = batch["concepts"]
+        self.current = [self.concepts[c].target for c in concepts]
         samples = [self.sample(c, batch["step"]) for c in concepts]
         x = {name: torch.stack([s[name] for s in samples]) for name in samples[0]}
 
@@ -234,10 +243,10 @@ class Mace(LightningModule):
         for c in concepts:
             torch.nn.utils.clip_grad_norm_(self.loras.parameters_of(c), self.gradient_clip)
         optimizer.step()
-        for c, loss in zip(concepts, losses.tolist(), strict=True):
-            self.losses.setdefault(self.concepts[c].target, []).append(loss)
+        for target, loss in zip(self.current, losses.tolist(), strict=True):
+            self.losses.setdefault(target, []).append(loss)
         self.log("loss", losses.detach().mean(), prog_bar=True, rank_zero_only=True, batch_size=len(concepts))
-        self.log("concept_step", float(batch["step"] + 1), prog_bar=True, rank_zero_only=True, batch_size=1)
+        self.log("step", float(batch["step"] + 1), prog_bar=True, rank_zero_only=True, batch_size=1)
 
     # --- fuse ----------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,142 @@
+"""What a run shows: the same seeds before and after, scores of both, losses, a summary."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from mace_pl.artifacts import write_json
+from mace_pl.concepts import PICTURE_TEMPLATE, Concept
+from mace_pl.progress import drawing
+from mace_pl.sampling import draw
+from mace_pl.scores import ClipClassifier
+
+matplotlib.use("Agg")
+
+MAX_COLUMNS = 10  # of the before/after picture
+
+
+class Report:
+    """Draws targets and kept names before and after, and scores both.
+
+    Args:
+        concepts: what is erased.
+        kept: names that stay.
+        classifier: folder of the CLIPModel that says which of the names a picture shows; no scores when None.
+        seeds: pictures per name; the first one is shown.
+    """
+
+    def __init__(self, concepts: Sequence[Concept], kept: Sequence[str], classifier: str | None, seeds: int) -> None:
+        self.concepts = list(concepts)
+        self.kept = [name for name in kept if name not in {c.target for c in concepts}]
+        self.names = [c.target for c in self.concepts] + self.kept
+        kinds = [c.kind for c in self.concepts] + ["object"] * len(self.kept)
+        self.prompts = [
+            PICTURE_TEMPLATE[kind].replace("{}", name) for kind, name in zip(kinds, self.names, strict=True)
+        ]
+        self.seeds = seeds
+        #: names that a classifier can tell apart: a style is not one more thing that is seen
+        self.classes = [name for kind, name in zip(kinds, self.names, strict=True) if kind == "object"]
+        self.judge = ClipClassifier(classifier, self.classes) if classifier and len(self.classes) > 1 else None
+        self.pictures: dict[str, list[Image.Image]] = {}
+        self.accuracy: dict[str, dict[str, float]] = {}
+
+    def look(self, when: str, module: Any, trainer: Any) -> None:
+        """Draw every name with every seed by the model as it is now, and score what is seen."""
+        data = trainer.datamodule
+        named = zip(self.names, self.prompts, strict=True)
+        rows = [(name, prompt, k) for name, prompt in named for k in range(self.seeds)]
+        with drawing(trainer, f"pictures {when}", len(rows)) as progress:
+            drawn = draw(
+                module.pipeline,
+                [prompt for _, prompt, _ in rows],
+                [module.seed + k for _, _, k in rows],
+                data.image_steps,
+                data.image_guidance,
+                progress=progress,
+            )
+        self.pictures[when] = drawn[:: self.seeds]
+        if self.judge is None:
+            return
+        seen = self.judge(drawn).argmax(-1).tolist()
+        right: dict[str, list[bool]] = {name: [] for name in self.classes}
+        for (name, _, _), index in zip(rows, seen, strict=True):
+            if name in right:
+                right[name].append(self.classes[index] == name)
+        self.accuracy[when] = {name: sum(hits) / len(hits) for name, hits in right.items()}
+
+    def mean(self, when: str, names: Sequence[str]) -> float | None:
+        """Mean accuracy over the names that are classes."""
+        found = [self.accuracy[when][n] for n in names if n in self.accuracy.get(when, {})]
+        return sum(found) / len(found) if found else None
+
+    def rows(self, losses: Mapping[str, Sequence[float]]) -> list[list[str]]:
+        """Cells of the closing table: one row per target, then the kept names in one."""
+        rows = []
+        for c in self.concepts:
+            values = losses[c.target]
+            change = f"{values[0]:.2f} → {values[-1]:.2f}"
+            rows.append([c.target, c.anchor, c.kind, change, self.change([c.target])])
+        if self.kept:
+            rows.append([f"kept ({len(self.kept)})", "", "", "", self.change(self.kept)])
+        return rows
+
+    def change(self, names: Sequence[str]) -> str:
+        """How often the names were seen in their pictures, before and after."""
+        before, after = self.mean("before", names), self.mean("after", names)
+        return "–" if before is None or after is None else f"{before:.0%} → {after:.0%}"
+
+    def write(self, folder: Path, losses: Mapping[str, Sequence[float]]) -> None:
+        """Before/after picture, loss curves, metrics and a summary."""
+        folder.mkdir()
+        self.write_pictures(folder / "before_after.png")
+        write_losses(folder / "losses.png", losses)
+        steps = {t: {"first_loss": v[0], "last_loss": v[-1], "steps": len(v)} for t, v in losses.items()}
+        groups = {"targets": [c.target for c in self.concepts], "kept": self.kept}
+        means = {when: {g: self.mean(when, names) for g, names in groups.items()} for when in self.accuracy}
+        content = {"losses": steps, "prompts": self.prompts, "seeds": self.seeds}
+        write_json(folder / "metrics.json", content | {"accuracy": self.accuracy, "mean_accuracy": means})
+        lines = ["# Erased concepts", "", f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
+        lines += [f"| {' | '.join(row)} |" for row in self.rows(losses)]
+        (folder / "summary.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    def write_pictures(self, path: Path) -> None:
+        """Original row above edited row, one column per name."""
+        top, bottom = (self.pictures[when][:MAX_COLUMNS] for when in ("before", "after"))
+        width, height = top[0].size
+        sheet = Image.new("RGB", (width * len(top), 2 * height))
+        for i, pair in enumerate(zip(top, bottom, strict=True)):
+            for row, picture in enumerate(pair):
+                sheet.paste(picture, (i * width, row * height))
+        sheet.save(path)
+
+    def show(self, losses: Mapping[str, Sequence[float]], console: Console) -> None:
+        """The closing table."""
+        table = Table(title="Erased")
+        for column in COLUMNS:
+            table.add_column(column)
+        for row in self.rows(losses):
+            table.add_row(*row)
+        console.print(table)
+
+
+COLUMNS = ("target", "anchor", "kind", "loss, first → last", "seen, before → after")
+
+
+def write_losses(path: Path, losses: Mapping[str, Sequence[float]]) -> None:
+    """The loss of each concept over its steps."""
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4))
+    for target, values in losses.items():
+        axes.plot(values, label=target)
+    axes.set(xlabel="step", ylabel="attention loss")
+    axes.legend(fontsize="small")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
