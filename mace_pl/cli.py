@@ -15,6 +15,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 from mace_pl.callbacks.export import Export
 from mace_pl.callbacks.progress import StageProgress
+from mace_pl.callbacks.resume import Resume
 from mace_pl.data.captions import Captions
 from mace_pl.data.concepts import ConceptData
 from mace_pl.data.evaluation import EvaluationPrompts
@@ -48,6 +49,9 @@ class _FitCLI(LightningCLI):
         )
         parser.add_argument("--classifier", type=str | None, default=None, help="folder of a CLIPModel that scores")
         parser.add_argument("--report_seeds", type=int, default=1, help="pictures per name in the report's scores")
+        parser.add_argument(
+            "--keep_every_n_steps", type=int, default=50, help="how often a concept in training is kept on disk"
+        )
         parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
         parser.set_defaults(
             {
@@ -73,7 +77,8 @@ class _FitCLI(LightningCLI):
         plain.pop("config", None)
         names = ("output_dir", "overwrite", "save_pipeline", "kept", "classifier", "report_seeds")
         export = Export(**{name: config[name] for name in names}, config=plain)
-        self.trainer.callbacks.append(export)  # type: ignore[attr-defined]
+        resume = Resume(config["output_dir"], config["keep_every_n_steps"])
+        self.trainer.callbacks += [export, resume]  # type: ignore[attr-defined]
 
 
 class _TestCLI(LightningCLI):
