@@ -12,8 +12,10 @@ from runs import config, exit_message
 from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from mace_pl.attention import key_value_names
 from mace_pl.cli import erase_main
 from mace_pl.edit import set_weights
+from mace_pl.export.lora import to_kohya
 
 
 def text_config(like: Any, **changed: object) -> CLIPTextConfig:
@@ -32,7 +34,7 @@ def four_blocks(**settings: object) -> UNet2DConditionModel:
     )
 
 
-def xl_blocks(pooled: int, width: int) -> UNet2DConditionModel:
+def xl_blocks(pooled: int, width: int, **settings: object) -> UNet2DConditionModel:
     """The structure of SDXL at toy width."""
     return UNet2DConditionModel(
         sample_size=8,
@@ -47,6 +49,7 @@ def xl_blocks(pooled: int, width: int) -> UNet2DConditionModel:
         addition_embed_type="text_time",
         addition_time_embed_dim=8,
         projection_class_embeddings_input_dim=6 * 8 + pooled,
+        **settings,
     )
 
 
@@ -172,6 +175,15 @@ def test_kohya_names_of_sdxl_are_the_original_ones_and_load(made: Any, tmp_path:
     set_weights(pipeline.unet, truncated(run, base, 3)[0])
     torch.testing.assert_close(found, noise_of(pipeline.unet), rtol=0, atol=2e-5)
     assert (found - before).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("distilled", [None, 8])
+def test_a_distilled_sdxl_keeps_the_block_names_of_diffusers(distilled: int | None) -> None:
+    unet = xl_blocks(40, 80, time_cond_proj_dim=distilled)
+    factors = {name: (torch.zeros(1, 80), torch.zeros(8, 1)) for name in key_value_names(unet)}
+    names = to_kohya(factors, unet, sdxl=True)
+    assert len(names) == 3 * len(factors)
+    assert any(name.startswith("lora_unet_down_blocks_1_attentions_0_") for name in names) == (distilled is not None)
 
 
 def test_a_unet_without_a_place_in_the_layout_is_refused_before_training(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mace_pl.artifacts import write_tensors
 from mace_pl.edit import Edit, Factors
-from mace_pl.export.single_file import UNET_PREFIX, unet_names
+from mace_pl.export.single_file import UNET_PREFIX, has_original_names, unet_names
 from mace_pl.lora import to_peft
 
 KIND = "edit_lora"
@@ -71,10 +71,11 @@ def to_kohya(factors: Factors, unet: Any, sdxl: bool) -> dict[str, Tensor]:
     """``lora_unet_<layer>.lora_down.weight``, ``.lora_up.weight``, ``.alpha``, as A1111, Forge and ComfyUI read them.
 
     The names come from kohya's sd-scripts, which trains SD 1.x and 2.x under diffusers' block names and SDXL under the
-    original ones (``input_blocks_4_1_…``). The alpha is the rank, so that the scale is one.
+    original ones (``input_blocks_4_1_…``); a distilled UNet that has none keeps diffusers'. The alpha is the rank, so
+    that the scale is one.
     """
     layers = {name: name for name in factors}
-    if sdxl:
+    if sdxl and has_original_names(unet):
         found = {own[0]: name for name, own in unet_names(unet).items()}
         end = ".weight"
         layers = {n: found[n + end].removeprefix(UNET_PREFIX).removesuffix(end) for n in factors}

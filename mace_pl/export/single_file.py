@@ -78,6 +78,15 @@ def unet_names(unet: Any) -> Names:
     return _backwards("unet", unet, _unet_candidates(unet), _unet_convert(unet))
 
 
+def has_original_names(unet: Any) -> bool:
+    """Whether the layout can hold the UNet."""
+    try:
+        unet_names(unet)
+    except ValueError:
+        return False
+    return True
+
+
 def own_tensors(module: Any) -> Tensors:
     """A part's parameters; text encoders without the ``text_model.`` that only some versions of transformers have."""
     return _without_wrapper(module.state_dict())
