@@ -19,6 +19,7 @@ from mace_pl.callbacks.resume import Resume
 from mace_pl.data.captions import Captions
 from mace_pl.data.concepts import ConceptData
 from mace_pl.data.evaluation import EvaluationPrompts
+from mace_pl.export.run import export_run
 from mace_pl.fusing import fuse_run
 from mace_pl.modules.mace import Mace
 from mace_pl.modules.scores import ErasureScores
@@ -32,6 +33,7 @@ USAGE = """usage: erase.py COMMAND [options]   (erase.py COMMAND --help explains
   cache   sum the statistics of captions that an edit preserves
   test    score an edited model beside its original
   fuse    fuse a finished run again, without some concepts or with other weights, without training
+  export  write a finished run in another format: pipeline, refined, edit, lora or single_file
 """
 
 
@@ -44,6 +46,9 @@ class _FitCLI(LightningCLI):
         parser.add_argument("--output_dir", type=str, default="checkpoints/erased/run", help="folder of the edit")
         parser.add_argument("--overwrite", type=bool, default=False, help="replace output_dir where it exists")
         parser.add_argument("--save_pipeline", type=bool, default=True, help="write the whole diffusers pipeline too")
+        parser.add_argument(
+            "--export", type=list[str], default=["pipeline"], help="formats: pipeline, lora, single_file"
+        )
         parser.add_argument(
             "--kept", type=list[str], default=[], help="names that stay, shown and scored in the report"
         )
@@ -75,7 +80,7 @@ class _FitCLI(LightningCLI):
         config = self.config["fit"]
         plain = yaml.safe_load(self._parser("fit").dump(config, skip_none=False))
         plain.pop("config", None)
-        names = ("output_dir", "overwrite", "save_pipeline", "kept", "classifier", "report_seeds")
+        names = ("output_dir", "overwrite", "save_pipeline", "export", "kept", "classifier", "report_seeds")
         export = Export(**{name: config[name] for name in names}, config=plain)
         resume = Resume(config["output_dir"], config["keep_every_n_steps"])
         self.trainer.callbacks += [export, resume]  # type: ignore[attr-defined]
@@ -146,6 +151,8 @@ def _run(command: str, rest: list[str]) -> None:
         _lightning(_TestCLI, ErasureScores, EvaluationPrompts, ["test", *rest])
     elif command == "fuse":
         print(f"Written to {auto_cli(fuse_run, args=_fuse_args(rest), as_positional=False)}")
+    elif command == "export":
+        print(f"Written to {auto_cli(export_run, args=rest, as_positional=False)}")
     else:
         raise ValueError(f"there is no such command. {USAGE}")
 
