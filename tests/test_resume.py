@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import config
+from runs import CONCEPTS, config
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -97,12 +97,14 @@ def test_everything_finished_only_fuses(toy_pipeline: Path, tmp_path: Path, monk
     assert all(torch.equal(whole[key], late[key]) for key in whole)
 
 
-def test_a_process_without_a_concept_takes_part(toy_pipeline: Path, tmp_path: Path) -> None:
-    concept = [{"target": "ship", "anchor": "ground", "kind": "object"}]
-    erase_main(config(tmp_path, toy_pipeline, "one", concept))
+@pytest.mark.parametrize("count", [1, 3], ids=["one process has no concept", "one process has more groups"])
+def test_processes_with_unequal_work_take_part(toy_pipeline: Path, tmp_path: Path, count: int) -> None:
+    concepts = CONCEPTS[:count]
+    erase_main(config(tmp_path, toy_pipeline, "one", concepts))
     more = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
-    command = [sys.executable, str(SCRIPT), *config(tmp_path, toy_pipeline, "two", concept), *more]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    args = config(tmp_path, toy_pipeline, "two", concepts, concepts_per_batch=1)
+    command = [sys.executable, str(SCRIPT), *args, *more]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-3000:]
     one, two = (load_file(tmp_path / name / "refined.safetensors") for name in ("one", "two"))
     for name in one:

@@ -42,18 +42,20 @@ class Resume(Callback):
         self.keys: dict[int, str] = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take over what an interrupted run has left of this process's concepts."""
+        """Take over what an interrupted run has left."""
         module: Any = pl_module
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        self.keys = {concept: module.training_key(concept) for concept in data.own_concepts()}
+        self.keys = {concept: module.training_key(concept) for concept in range(len(module.concepts))}
+        own = set(data.own_concepts())
         places = {key: concept for concept, key in self.keys.items()}
         for path in sorted(self.folder.glob("[!.]*.safetensors")):
             tensors, meta = read_tensors(path, KIND, "output_dir")
             for key, left in meta["concepts"].items():
                 concept = places.get(key)
                 if concept is not None and data.done.get(concept, 0) < left["steps"] <= data.steps_per_concept:
-                    self.restore(module, trainer.optimizers[0], concept, key, tensors, left)
-                    data.done[concept] = left["steps"]
+                    data.done[concept] = left["steps"]  # of all processes: their schedules have one length
+                    if concept in own:
+                        self.restore(module, trainer.optimizers[0], concept, key, tensors, left)
         if data.done and trainer.is_global_zero:
             found = ", ".join(f"{module.concepts[c].target} ({steps} steps)" for c, steps in data.done.items())
             Console().print(f"Going on with what {self.folder} holds: {found}", highlight=False)

@@ -75,15 +75,10 @@ def load_masks(folder: Path, pictures: Path, setting: str) -> Tensor:
 
 
 class _Schedule(IterableDataset[dict[str, Any]]):
-    """Groups of concepts, each for its steps; an iterable, so that no sampler deals its steps out over processes."""
+    """Batches of a process; an iterable, so that no sampler deals them out over processes."""
 
-    def __init__(self, groups: list[list[int]], steps: int, done: dict[int, int]) -> None:
-        self.batches: list[dict[str, Any]] = [
-            {"concepts": left, "step": step}
-            for group in groups
-            for step in range(steps)
-            if (left := [concept for concept in group if done.get(concept, 0) <= step])
-        ] or [{"concepts": [], "step": 0}]  # a process with nothing to train still takes part in the fusion
+    def __init__(self, batches: list[dict[str, Any]]) -> None:
+        self.batches = batches
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -183,12 +178,31 @@ class ConceptData(LightningDataModule):
 
     def own_concepts(self) -> Sequence[int]:
         """Indices of the concepts that this process trains."""
-        trainer = self.trainer
-        rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
+        rank, world = self.place()
         return range(rank, len(self.concepts), world)
 
+    def place(self) -> tuple[int, int]:
+        """This process's rank, and how many there are."""
+        trainer = self.trainer
+        return (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
+
+    def schedule(self, concepts: Sequence[int]) -> list[dict[str, Any]]:
+        """Batches {concepts: indices, step}: a group of concepts for all its steps that are left, then the next."""
+        size = self.concepts_per_batch
+        return [
+            {"concepts": left, "step": step}
+            for start in range(0, len(concepts), size)
+            for step in range(self.steps_per_concept)
+            if (left := [c for c in concepts[start : start + size] if self.done.get(c, 0) <= step])
+        ]
+
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Batches {concepts: indices, step}: a group of concepts for all its steps, then the next."""
-        own = list(self.own_concepts())
-        groups = [own[i : i + self.concepts_per_batch] for i in range(0, len(own), self.concepts_per_batch)]
-        return DataLoader(_Schedule(groups, self.steps_per_concept, self.done), batch_size=None)
+        """This process's schedule, as long as the longest one: Lightning's processes go from batch to batch together.
+
+        A batch without concepts trains nothing; there is at least one, or the run would end before the fusion.
+        """
+        rank, world = self.place()
+        schedules = [self.schedule(range(other, len(self.concepts), world)) for other in range(world)]
+        own, longest = schedules[rank], max(1, *(len(batches) for batches in schedules))
+        empty = [{"concepts": [], "step": 0}] * (longest - len(own))
+        return DataLoader(_Schedule([*own, *empty]), batch_size=None)
