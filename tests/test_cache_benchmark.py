@@ -23,7 +23,7 @@ def test_it_prints_speeds_ratios_and_peaks() -> None:
         "--count",
         "24",
         "--rounds",
-        "2",
+        "1",
         "--batch_sizes",
         "[4]",
         "--threads",

@@ -12,6 +12,7 @@ import ctypes
 import io
 import itertools
 import json
+import logging
 import multiprocessing
 import statistics
 import tempfile
@@ -21,7 +22,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
+import transformers
 from diffusers import PNDMScheduler, StableDiffusionPipeline
 from jsonargparse import auto_cli
 from lightning.pytorch.utilities import disable_possible_user_warnings
@@ -37,7 +40,7 @@ from mace_pl.text import encode_prompts
 from mace_pl.trainer import MaceTrainer
 
 OUTPUTS = [320] * 10 + [640] * 10 + [1280] * 12  # rows of the keys and values of SD 1.4's cross-attentions
-TRIED = 128  # captions on which batch sizes are compared
+TRIED = 64  # captions on which batch sizes are compared
 
 
 def save_pipeline(folder: Path, captions: Sequence[str], width: int, layers: int) -> None:
@@ -161,6 +164,10 @@ def quiet() -> None:
     """Leave only what this program prints."""
     disable_possible_user_warnings()
     warnings.filterwarnings("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    for library in (diffusers.utils.logging, transformers.utils.logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
 
 
 def benchmark(
@@ -203,8 +210,10 @@ def benchmark(
             for name in [*forms][turn % 3 :] + [*forms][: turn % 3]:
                 speeds[name].append(contest.speed(forms[name], chosen, best))
         gram, _ = load_statistics(folder / "prior.safetensors", "prior")
-        with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-            arguments = (distinct[: 4 * best], best, torch.get_num_threads())
+        fresh = multiprocessing.get_context("forkserver")
+        fresh.set_forkserver_preload(["mace_pl.modules.statistics"])  # imported once for both
+        with fresh.Pool(1, maxtasksperchild=1) as pool:
+            arguments = (distinct[: 2 * best], best, torch.get_num_threads())
             memory = {n: pool.apply(peak, (folder, width, n, *arguments)) for n in ("cache", "by_the_book")}
     return report(speeds, memory, best, len(distinct), gram)
 
