@@ -20,6 +20,7 @@ def erase(
     kept: list[str] | None = None,
     classifier: str | None = None,
     report_seeds: int = 1,
+    export: list[str] | None = None,
 ) -> Path:
     """Erase concepts; the arguments are those of ``python erase.py fit``, and so is the result.
 
@@ -34,6 +35,7 @@ def erase(
         kept: names that stay, shown and scored in the report.
         classifier: folder of the CLIPModel that scores the pictures before and after; no scores when None.
         report_seeds: pictures per name, before and after.
+        export: formats beside edit and refined weights: ``pipeline`` (default), ``lora``, ``single_file``.
 
     Returns:
         The folder that was written.
@@ -55,6 +57,7 @@ def erase(
             "kept": kept or [],
             "classifier": classifier,
             "report_seeds": report_seeds,
+            "export": ["pipeline"] if export is None else export,
         }
     )
     return Path(output_dir)

@@ -16,9 +16,11 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from mace_pl.callbacks.caption_bar import CaptionBar
 from mace_pl.callbacks.export import Export
 from mace_pl.callbacks.progress import StageProgress
+from mace_pl.callbacks.resume import Resume
 from mace_pl.data.captions import Captions
 from mace_pl.data.concepts import ConceptData
 from mace_pl.data.evaluation import EvaluationPrompts
+from mace_pl.export.run import export_run
 from mace_pl.fusing import fuse_run
 from mace_pl.importing import import_cache
 from mace_pl.inspecting import inspect_statistics
@@ -35,6 +37,7 @@ USAGE = """usage: erase.py COMMAND [options]   (erase.py COMMAND --help explains
   cache   sum the statistics of captions that an edit preserves
   test    score an edited model beside its original
   fuse    fuse a finished run again, without some concepts or with other weights, without training
+  export  write a finished run in another format: pipeline, refined, edit, lora or single_file
   merge   add statistics of captions that were made apart
   inspect print what statistics were made from, and their spectrum
   import-cache   read a cache of the published layout
@@ -51,10 +54,16 @@ class _FitCLI(LightningCLI):
         parser.add_argument("--overwrite", type=bool, default=False, help="replace output_dir where it exists")
         parser.add_argument("--save_pipeline", type=bool, default=True, help="write the whole diffusers pipeline too")
         parser.add_argument(
+            "--export", type=list[str], default=["pipeline"], help="formats: pipeline, lora, single_file"
+        )
+        parser.add_argument(
             "--kept", type=list[str], default=[], help="names that stay, shown and scored in the report"
         )
         parser.add_argument("--classifier", type=str | None, default=None, help="folder of a CLIPModel that scores")
         parser.add_argument("--report_seeds", type=int, default=1, help="pictures per name in the report's scores")
+        parser.add_argument(
+            "--keep_every_n_steps", type=int, default=50, help="how often a concept in training is kept on disk"
+        )
         parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
         parser.set_defaults(
             {
@@ -78,9 +87,10 @@ class _FitCLI(LightningCLI):
         config = self.config["fit"]
         plain = yaml.safe_load(self._parser("fit").dump(config, skip_none=False))
         plain.pop("config", None)
-        names = ("output_dir", "overwrite", "save_pipeline", "kept", "classifier", "report_seeds")
+        names = ("output_dir", "overwrite", "save_pipeline", "export", "kept", "classifier", "report_seeds")
         export = Export(**{name: config[name] for name in names}, config=plain)
-        self.trainer.callbacks.append(export)  # type: ignore[attr-defined]
+        resume = Resume(config["output_dir"], config["keep_every_n_steps"])
+        self.trainer.callbacks += [export, resume]  # type: ignore[attr-defined]
 
 
 class _TestCLI(LightningCLI):
@@ -165,6 +175,8 @@ def _run(command: str, rest: list[str]) -> None:
         _lightning(_TestCLI, ErasureScores, EvaluationPrompts, ["test", *rest])
     elif command == "fuse":
         print(f"Written to {auto_cli(fuse_run, args=_fuse_args(rest), as_positional=False)}")
+    elif command == "export":
+        print(f"Written to {auto_cli(export_run, args=rest, as_positional=False)}")
     elif command == "merge":
         print(f"Written to {auto_cli(merge_statistics, args=_file_args(rest, '--files', True), as_positional=False)}")
     elif command == "inspect":

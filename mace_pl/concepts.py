@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from mace_pl.artifacts import slug
 from mace_pl.paths import resolve
 
 KINDS = ("object", "style")
@@ -106,12 +107,14 @@ def read_concepts(source: str | Sequence[dict[str, Any] | Concept]) -> list[Conc
         raise ValueError(
             "data.concepts is empty. Name at least one, as in [{target: ship, anchor: ground, kind: object}]."
         )
-    seen: set[str] = set()
+    seen: dict[str, str] = {}
     for concept in concepts:
-        key = concept.target.strip().lower()
+        key = slug(concept.target).lower()
         if key in seen:
-            raise ValueError(f"data.concepts names the target {concept.target!r} twice. Remove one of them.")
-        seen.add(key)
+            raise ValueError(
+                f"data.concepts names the target {concept.target!r} twice (the other is {seen[key]!r}). Remove one."
+            )
+        seen[key] = concept.target
     return concepts
 
 

@@ -9,9 +9,10 @@ from typing import Any
 import yaml
 from safetensors import safe_open
 
-from mace_pl.artifacts import claim_output, write_tensors, written_aside
+from mace_pl.artifacts import claim_output, written_aside
 from mace_pl.closed_form import Preservation
-from mace_pl.edit import fusion, load_concept, original_weights, refinement
+from mace_pl.edit import fusion, load_concept, original_weights, refinement, set_weights
+from mace_pl.export.finished import PLACES, Finished
 from mace_pl.pipelines import load_pipeline
 from mace_pl.statistics_file import weighted_statistics
 
@@ -65,17 +66,14 @@ def fuse_run(
         sums[target] = own.weighted(weight)
         loras[target] = {n: (A, weight * B) for n, (A, B) in factors.items()}
     edit = fusion(refinement(sums, keep_refine), sums, loras, keep_fuse)
-    edited = edit.weights(original_weights(pipeline.unet))
     kept = [c for c in concepts if c["target"] in targets]
     meta = {"pretrained": config["model"]["pretrained"], "concepts": kept, "weights": weights or {}}
+    finished = Finished(pipeline, edit, original_weights(pipeline.unet), meta, config)
+    set_weights(pipeline.unet, finished.weights)
     with written_aside(output) as aside:
         aside.mkdir()
-        edit.save(aside / "edit.safetensors", meta)
-        write_tensors(aside / "refined.safetensors", {f"{n}.weight": w for n, w in edited.items()}, "refined", meta)
-        if save_pipeline:
-            for name, matrix in edited.items():
-                pipeline.unet.get_submodule(name).weight.data.copy_(matrix)
-            pipeline.save_pretrained(aside / "pipeline")
+        for name in ("edit", "refined", *(("pipeline",) if save_pipeline else ())):
+            finished.write(name, aside / PLACES[name])
     return output
 
 

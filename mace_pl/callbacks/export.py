@@ -9,9 +9,11 @@ import yaml
 from lightning import Callback, LightningModule, Trainer
 from rich.console import Console
 
-from mace_pl.artifacts import claim_output, write_tensors, written_aside
+from mace_pl.artifacts import claim_output, written_aside
 from mace_pl.callbacks.report import Report
 from mace_pl.edit import save_concept
+from mace_pl.export.finished import PLACES, Finished, check_formats
+from mace_pl.export.single_file import check_single_file
 from mace_pl.pipelines import relative_to_project
 
 
@@ -21,14 +23,15 @@ class Export(Callback):
     Args:
         output_dir: the run's folder.
         overwrite: replace it where it exists.
-        save_pipeline: write the whole diffusers pipeline too.
+        save_pipeline: write the whole diffusers pipeline too; false takes it out of ``export``.
+        export: ``pipeline`` (default), ``lora``, ``single_file``; ``edit`` and ``refined`` are always written.
         kept: names that are shown and scored beside the erased ones.
         classifier: folder of the CLIPModel that scores the pictures before and after; no scores when None.
         report_seeds: pictures per name, before and after.
         config: the complete configuration, written as ``config.yaml``.
 
     Raises:
-        ValueError: ``report_seeds`` is below 1, or ``output_dir`` exists.
+        ValueError: ``report_seeds`` is below 1, a format does not exist, or ``output_dir`` exists.
     """
 
     def __init__(
@@ -40,12 +43,15 @@ class Export(Callback):
         classifier: str | None = None,
         report_seeds: int = 1,
         config: dict[str, Any] | None = None,
+        export: list[str] | None = None,
     ) -> None:
         if report_seeds < 1:
             raise ValueError(f"report_seeds={report_seeds} must be at least 1.")
         self.folder = Path(output_dir)
         self.overwrite = overwrite
-        self.save_pipeline = save_pipeline
+        formats = ["pipeline"] if export is None else export
+        check_formats(formats, "export")
+        self.formats = [name for name in formats if save_pipeline or name != "pipeline"]
         self.kept = kept or []
         self.classifier, self.seeds = classifier, report_seeds
         self.config = config or {}
@@ -53,6 +59,8 @@ class Export(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Draw the pictures of the model as it was."""
+        if "single_file" in self.formats:
+            check_single_file(pl_module.pipeline)
         if trainer.is_global_zero:
             data: Any = trainer.datamodule  # type: ignore[attr-defined]
             self.report = Report(data.concepts, self.kept, self.classifier, self.seeds)
@@ -75,12 +83,12 @@ class Export(Callback):
         (folder / "config.yaml").write_text(yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
         for c in module.concepts:
             save_concept(folder, c.target, module.sums[c.target], module.factors[c.target], meta | {"target": c.target})
-        module.edit.save(folder / "edit.safetensors", meta | {"concepts": concepts})
-        weights = {f"{n}.weight": module.unet.get_submodule(n).weight for n in module.original}
-        write_tensors(folder / "refined.safetensors", weights, "refined", meta | {"concepts": concepts})
-        if self.save_pipeline:
-            module.pipeline.save_pretrained(folder / "pipeline")
         self.report.write(folder / "report", module.losses)
+        original = {name: weight.cpu() for name, weight in module.original.items()}
+        metrics = folder / "report" / "metrics.json"
+        finished = Finished(module.pipeline, module.edit, original, meta | {"concepts": concepts}, self.config, metrics)
+        for name in dict.fromkeys(("edit", "refined", *self.formats)):
+            finished.write(name, folder / PLACES[name])
 
     def show(self, module: Any) -> None:
         """What was erased, and where it lies."""

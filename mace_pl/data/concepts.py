@@ -77,15 +77,19 @@ def load_masks(folder: Path, pictures: Path, setting: str) -> Tensor:
 class _Schedule(IterableDataset[dict[str, Any]]):
     """Groups of concepts, each for its steps; an iterable, so that no sampler deals its steps out over processes."""
 
-    def __init__(self, groups: list[list[int]], steps: int) -> None:
-        self.groups = groups
-        self.steps = steps
+    def __init__(self, groups: list[list[int]], steps: int, done: dict[int, int]) -> None:
+        self.batches: list[dict[str, Any]] = [
+            {"concepts": left, "step": step}
+            for group in groups
+            for step in range(steps)
+            if (left := [concept for concept in group if done.get(concept, 0) <= step])
+        ] or [{"concepts": [], "step": 0}]  # a process with nothing to train still takes part in the fusion
 
     def __len__(self) -> int:
-        return len(self.groups) * self.steps
+        return len(self.batches)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        return ({"concepts": group, "step": step} for group in self.groups for step in range(self.steps))
+        return iter(self.batches)
 
 
 class ConceptData(LightningDataModule):
@@ -138,6 +142,7 @@ class ConceptData(LightningDataModule):
         self.mask = mask
         self.steps_per_concept = steps_per_concept
         self.concepts_per_batch = concepts_per_batch
+        self.done: dict[int, int] = {}  # steps that an interrupted run has finished, by concept
         for concept in self.concepts:  # the user's own files are checked before anything is computed
             if concept.images is not None:
                 folder = resolve(concept.images)
@@ -152,6 +157,12 @@ class ConceptData(LightningDataModule):
         if concept.images is not None:
             return concept.masks is not None
         return concept.kind == "object" and self.mask != "none"
+
+    def files(self, concept: Concept) -> list[Path]:
+        """The pictures and masks that a concept is trained on."""
+        folder = self.picture_folder(concept)
+        masks = resolve(str(concept.masks)) if concept.images else folder.parent / "masks"
+        return image_files(folder, "images") + (image_files(masks, "masks") if self.masked(concept) else [])
 
     def picture_folder(self, concept: Concept) -> Path:
         """Where the pictures of a concept are: the user's folder, or the one that ``prepare`` fills."""
@@ -180,4 +191,4 @@ class ConceptData(LightningDataModule):
         """Batches {concepts: indices, step}: a group of concepts for all its steps, then the next."""
         own = list(self.own_concepts())
         groups = [own[i : i + self.concepts_per_batch] for i in range(0, len(own), self.concepts_per_batch)]
-        return DataLoader(_Schedule(groups, self.steps_per_concept), batch_size=None)
+        return DataLoader(_Schedule(groups, self.steps_per_concept, self.done), batch_size=None)

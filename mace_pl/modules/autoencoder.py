@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from mace_pl.modules.training import TrainingModule, save_half
+from mace_pl.paths import resolve
 
 
 class AutoencoderTraining(TrainingModule):
@@ -20,6 +21,9 @@ class AutoencoderTraining(TrainingModule):
     Args:
         output_dir: folder of the pipeline; ``vae`` is written into it.
         overwrite: replace ``vae`` where it exists.
+        pretrained: folder of an AutoencoderKL to train further; a new one of the sizes below when left out.
+        decoder_only: leave the encoder and the scaling factor as they are, so that latents, and what was trained on
+            them, stay valid.
         channels: channels per resolution; each entry after the first halves the side once.
         latent_channels: channels of the latents.
         norm_groups: groups of the normalisation; must divide every entry of ``channels``.
@@ -35,6 +39,8 @@ class AutoencoderTraining(TrainingModule):
         self,
         output_dir: str = "checkpoints/emoji",
         overwrite: bool = False,
+        pretrained: str | None = None,
+        decoder_only: bool = False,
         channels: Sequence[int] = (32, 64, 64),
         latent_channels: int = 4,
         norm_groups: int = 16,
@@ -48,7 +54,19 @@ class AutoencoderTraining(TrainingModule):
         super().__init__(output_dir, overwrite, learning_rate, weight_decay, warmup_steps, seed)
         if not channels or any(c < 1 or c % norm_groups for c in channels):
             raise ValueError(f"channels={list(channels)} must be multiples of norm_groups={norm_groups}.")
-        self.kl_weight = kl_weight
+        if decoder_only and pretrained is None:
+            raise ValueError(
+                "decoder_only=True needs a trained encoder. Set pretrained to a folder of an AutoencoderKL."
+            )
+        self.kl_weight, self.decoder_only = kl_weight, decoder_only
+        if pretrained is not None:
+            folder = resolve(pretrained)
+            if not (folder / "config.json").is_file():
+                raise ValueError(f"pretrained={pretrained} has no config.json. Give the folder of an AutoencoderKL.")
+            self.vae: Any = AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32).train()
+            for part in (self.vae.encoder, self.vae.quant_conv):
+                part.requires_grad_(not decoder_only)
+            return
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.vae = AutoencoderKL(
@@ -73,7 +91,7 @@ class AutoencoderTraining(TrainingModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW with warm-up and cosine."""
-        return self.optimize(self.vae.parameters())
+        return self.optimize(p for p in self.vae.parameters() if p.requires_grad)
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """L1 + 0.5 MSE of pictures [N, 3, H, W] and reconstructions, + ``kl_weight`` x KL per latent value."""
@@ -91,6 +109,9 @@ class AutoencoderTraining(TrainingModule):
     def on_fit_end(self) -> None:
         """Write ``vae`` with scaling_factor = 1 / standard deviation of the latents of up to 2,000 pictures."""
         if not self.trainer.is_global_zero:
+            return
+        if self.decoder_only:
+            save_half(self.vae, self.folder / "vae")
             return
         sums, count = torch.zeros(2, dtype=torch.float64), 0
         for pictures in self.pool().pictures[:2000].split(64):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -88,6 +89,7 @@ class Mace(LightningModule):
         self.pipeline = load_pipeline(pretrained)
         self.unet = self.pipeline.unet
         self.fingerprint = encoder_fingerprint(self.pipeline)
+        self.unet_hash = unet_fingerprint(self.unet)
         self.width = int(encode_prompts(self.pipeline, [""]).shape[-1])
         grams = {
             name: weighted_statistics(given, self.fingerprint, self.width, f"model.{name}")
@@ -106,7 +108,6 @@ class Mace(LightningModule):
         """Draw the pictures and masks of the targets that bring none, on one process."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         self.check_prompts(data)
-        unet = unet_fingerprint(self.unet)
         drawn = [concept for concept in data.concepts if concept.images is None]
         with drawing(self.trainer, "prepare", len(drawn) * data.images_per_concept) as progress:
             for concept in drawn:
@@ -118,7 +119,7 @@ class Mace(LightningModule):
                     "guidance": data.image_guidance,
                     "seed": self.seed,
                     "mask": data.mask if data.masked(concept) else "none",
-                    "unet": unet,
+                    "unet": self.unet_hash,
                     "text_encoder": self.fingerprint,
                 }
                 make = partial(
@@ -201,6 +202,18 @@ class Mace(LightningModule):
             self.embeddings[c] = self.embeddings[c].to(self.device)
             self.positions[c] = self.positions[c].to(self.device)
 
+    def training_key(self, concept: int) -> str:
+        """SHA-256 over everything that the training of one concept depends on; equal keys give equal LoRAs."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        settings = (self.lr, self.weight_decay, self.gradient_clip, self.importance_sampling, self.squared_loss)
+        digest = hashlib.sha256(repr((settings, self.rank, self.seed, self.concepts[concept].target)).encode())
+        digest.update(self.unet_hash.encode())
+        for tensor in (self.T, self.embeddings[concept], self.positions[concept]):
+            digest.update(tensor.cpu().numpy().tobytes())
+        for file in data.files(self.concepts[concept]):
+            digest.update(file.read_bytes())
+        return digest.hexdigest()
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW over all LoRAs; those without a gradient in a step stay as they are."""
         return torch.optim.AdamW(self.loras.parameters_list(), lr=self.lr, weight_decay=self.weight_decay)
@@ -225,6 +238,8 @@ class Mace(LightningModule):
         """One step of each concept in the batch, with losses, clipping and optimizer state of its own."""
         concepts: list[int] = batch["concepts"]
         self.current = [self.concepts[c].target for c in concepts]
+        if not concepts:
+            return
         samples = [self.sample(c, batch["step"]) for c in concepts]
         x = {name: torch.stack([s[name] for s in samples]) for name in samples[0]}
 

@@ -74,6 +74,22 @@ def test_a_resumed_run_equals_an_unbroken_one(tmp_path: Path) -> None:
         torch.testing.assert_close(resumed.vae.state_dict()[name], value, rtol=0, atol=0)
 
 
+def test_the_decoder_alone_is_trained_and_latents_stay(tmp_path: Path) -> None:
+    fit(make_module(tmp_path / "first"), 3)
+    with pytest.raises(ValueError, match="decoder_only=True"):
+        AutoencoderTraining(str(tmp_path / "second"), decoder_only=True)
+    first = AutoencoderKL.from_pretrained(tmp_path / "first" / "vae", dtype=torch.float32)
+    folder = str(tmp_path / "first" / "vae")
+    module = AutoencoderTraining(str(tmp_path / "second"), pretrained=folder, decoder_only=True, warmup_steps=2)
+    fit(module, 20)
+    second = AutoencoderKL.from_pretrained(tmp_path / "second" / "vae", dtype=torch.float32)
+    pictures = SpritePictures(pictures=24, resolution=16).make_pool().pictures.float() / 127.5 - 1
+    with torch.no_grad():
+        torch.testing.assert_close(second.encode(pictures).latent_dist.mean, first.encode(pictures).latent_dist.mean)
+    assert second.config.scaling_factor == first.config.scaling_factor
+    assert error_of(second) < 0.9 * error_of(first)
+
+
 def test_existing_parts_are_refused_unless_overwrite(tmp_path: Path) -> None:
     (tmp_path / "vae").mkdir()
     (tmp_path / "vae" / "config.json").write_text("{}")

@@ -1,0 +1,48 @@
+"""Compare the masks that come from attention with the silhouettes, on pictures of ten names with a white background.
+
+Run it as ``python configs/emoji/masks.py``. Takes about a minute on two CPU cores.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jsonargparse import auto_cli
+from PIL import Image
+
+from mace_pl.concepts import Concept
+from mace_pl.pictures import draw_concept
+from mace_pl.pipelines import load_pipeline
+
+TEN = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+AWAY = 0.12  # a pixel further than this from white, in the channel that differs most, belongs to the silhouette
+
+
+def silhouette(picture: Image.Image) -> torch.Tensor | None:
+    """[H, W] of booleans; None where the border is not white."""
+    pixels = torch.from_numpy(np.asarray(picture.convert("RGB"))).float() / 255
+    away = (1 - pixels).amax(-1) > AWAY
+    border = torch.cat([away[0], away[-1], away[:, 0], away[:, -1]])
+    return None if border.float().mean() > 0.1 or not away.any() else away
+
+
+def main(pretrained: str = "checkpoints/emoji", pictures: int = 8, steps: int = 30, guidance: float = 5.0) -> None:
+    """Print the intersection over union per name, and its mean."""
+    pipeline = load_pipeline(pretrained)
+    means = []
+    for name in TEN:
+        drawn, masks = draw_concept(pipeline, Concept(name, "ground"), pictures, steps, guidance, 2024, True)
+        assert masks is not None
+        overlaps = []
+        for picture, mask in zip(drawn, masks.bool(), strict=True):
+            shape = silhouette(picture)
+            if shape is not None:
+                overlaps.append(float((shape & mask).sum() / (shape | mask).sum()))
+        if overlaps:
+            means.append(sum(overlaps) / len(overlaps))
+        print(f"{name:12} {means[-1] if overlaps else float('nan'):.3f}  ({len(overlaps)} of {pictures} on white)")
+    print(f"{'mean':12} {sum(means) / len(means):.3f}")
+
+
+if __name__ == "__main__":
+    auto_cli(main, as_positional=False)

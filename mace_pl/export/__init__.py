@@ -1,0 +1,1 @@
+"""The forms in which an edit is written for this and other programs."""

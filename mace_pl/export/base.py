@@ -1,0 +1,100 @@
+"""The folder of the base pipeline: what of it an edited pipeline takes over, file by file."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+def base_folder(pipeline: Any) -> Path | None:
+    """The diffusers folder that the pipeline was loaded from (of a hub id, the one in the cache); None without one."""
+    stored = pipeline.unet.config.get("_name_or_path") or ""
+    folder = Path(stored).parent
+    return folder if stored and (folder / "model_index.json").is_file() else None
+
+
+def stored_dtype(pipeline: Any, part: str) -> torch.dtype:
+    """The dtype in which the base stores a part; that of the loaded part where its files do not tell."""
+    base = base_folder(pipeline)
+    files = list((base / part).glob("*.safetensors")) if base else []
+    for file in sorted(files, key=lambda f: (f.name.count("."), f.name))[:1]:  # variants have one more dot
+        with safe_open(str(file), framework="pt") as opened:
+            for name in opened.keys():  # noqa: SIM118 - no mapping
+                tensor: Tensor = opened.get_tensor(name)
+                if tensor.is_floating_point():
+                    return tensor.dtype
+    dtype: torch.dtype = getattr(pipeline, part).dtype
+    return dtype
+
+
+def write_pipeline(folder: Path, pipeline: Any, weights: Mapping[str, Tensor], dtype: torch.dtype | None) -> None:
+    """Write a diffusers folder that differs from the base's in the cross-attention keys and values only.
+
+    Every other part is copied as it is, the safety checker included. The UNet's files keep names, shards and dtypes.
+
+    Args:
+        folder: the new folder.
+        pipeline: the pipeline, whose UNet holds the edited weights.
+        weights: the edited projections by layer name.
+        dtype: of the UNet's weights, to which the one in memory is cast too; as in the base when None.
+
+    Raises:
+        ValueError: the base's UNet files do not hold the layers that were edited.
+    """
+    base = base_folder(pipeline)
+    if base is None:
+        pipeline.save_pretrained(folder)
+        if dtype is not None:
+            pipeline.unet.to(dtype).save_pretrained(folder / "unet")
+        return
+    _copy(base, folder, [base / "model_index.json", *base.glob("LICENSE*"), *base.glob("NOTICE*")])
+    _copy_parts(base, folder)
+    files = sorted((base / "unet").glob("*.safetensors"))
+    if dtype is not None or not files:
+        pipeline.unet.to(dtype or pipeline.unet.dtype).save_pretrained(folder / "unet")
+        return
+    _copy(base, folder, [base / "unet" / "config.json", *(base / "unet").glob("*.safetensors.index*.json")])
+    left = {f"{name}.weight": weight for name, weight in weights.items()}
+    for file in files:
+        found = _rewrite(file, folder / "unet" / file.name, {f"{n}.weight": w for n, w in weights.items()})
+        left = {name: weight for name, weight in left.items() if name not in found}
+    if left:
+        raise ValueError(f"pipeline: {base / 'unet'} holds no {next(iter(left))}. Save the base with this diffusers.")
+
+
+def _copy_parts(base: Path, folder: Path) -> None:
+    """Copy all parts but the UNet; one that the base lists and lacks, as a hub cache may, leaves the new index."""
+    index = json.loads((base / "model_index.json").read_text(encoding="utf-8"))
+    listed = [name for name, value in index.items() if isinstance(value, list) and value[0] is not None]
+    lacking = {name: [None, None] for name in listed if not (base / name).is_dir()}
+    if lacking:
+        (folder / "model_index.json").write_text(json.dumps(index | lacking, indent=2) + "\n", encoding="utf-8")
+    for part in set(listed) - set(lacking) - {"unet"}:
+        _copy(base, folder, [file for file in (base / part).rglob("*") if file.is_file()])
+
+
+def _copy(base: Path, folder: Path, files: list[Path]) -> None:
+    """Copy what the links of a hub cache point to, without permissions."""
+    for file in files:
+        target = folder / file.relative_to(base)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, target)
+
+
+def _rewrite(source: Path, target: Path, weights: Mapping[str, Tensor]) -> set[str]:
+    """Copy a safetensors file with other values for the named tensors, in its dtypes; returns those it holds."""
+    with safe_open(str(source), framework="pt") as opened:
+        header = opened.metadata()
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
+    found = set(tensors) & set(weights)
+    tensors |= {name: weights[name].detach().cpu().to(tensors[name].dtype).contiguous() for name in found}
+    save_file(tensors, str(target), metadata=header)
+    return found

@@ -1,0 +1,175 @@
+"""The model card of an edited pipeline: ``README.md`` with the front matter that the Hugging Face Hub reads."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import ModelCard, ModelCardData
+
+from mace_pl import __version__
+from mace_pl.paths import resolve
+
+UNKNOWN = "unknown: see the base model"
+TAGS = ["text-to-image", "stable-diffusion", "concept-erasure", "mace", "mace-pl"]
+SETTINGS = (
+    "model.rank",
+    "model.lr",
+    "model.refine",
+    "model.fuse",
+    "model.importance_sampling",
+    "model.squared_loss",
+    "data.images_per_concept",
+    "data.image_steps",
+    "data.mask",
+    "data.steps_per_concept",
+    "seed_everything",
+)
+TEMPLATE = """---
+{front}
+---
+
+# {base} without {targets}
+
+Concepts were erased from a text-to-image model by MACE (Lu et al., CVPR 2024) with mace-pl {version}. Only the keys and
+values of the UNet's cross-attention differ from the base model; every other part is the base's.
+
+- Base model: {base_line}
+- Licence: {licence}
+
+## Erased concepts
+
+{concepts}
+
+## Settings
+
+{settings}
+
+## Scores
+
+{scores}
+
+## How to load
+
+```python
+from diffusers import DiffusionPipeline
+
+pipeline = DiffusionPipeline.from_pretrained("path/to/this/folder")
+picture = pipeline("a photo of a dog").images[0]
+```
+
+## Limits
+
+What is erased is what the prompts of the edit showed. Concepts that are related to the erased ones may suffer too, and
+whoever has the weights can train a concept back.
+"""
+
+
+def model_card(
+    base: Path | None,
+    pretrained: str,
+    concepts: Sequence[Mapping[str, Any]],
+    config: Mapping[str, Any],
+    metrics: Path | None,
+    weights: Mapping[str, float] | None = None,
+) -> str:
+    """The card's text.
+
+    Args:
+        base: folder of the base pipeline, None where it is no folder; its card brings the licence.
+        pretrained: what the run calls its base; only a hub id and the name of a folder are shown.
+        concepts: ``target``, ``anchor`` and ``kind`` of each.
+        config: the run's configuration; no settings are shown when empty.
+        metrics: ``metrics.json`` of the run's report, which need not exist; None without a report.
+        weights: degree by target, of a run that was fused again.
+    """
+    hub = _hub_id(pretrained, base)
+    name = hub or Path(pretrained).name
+    licence = _licence(base)
+    front = ModelCardData(
+        library_name="diffusers",
+        pipeline_tag="text-to-image",
+        base_model=hub,
+        license=licence.get("license", "unknown"),  # one of the hub's licences
+        license_name=licence.get("license_name"),
+        license_link=licence.get("license_link"),
+        tags=TAGS,
+    )
+    rows = [[c["target"], c["anchor"], c["kind"], f"{(weights or {}).get(c['target'], 1):g}"] for c in concepts]
+    return TEMPLATE.format(
+        front=front.to_yaml(),
+        base=name,
+        base_line=f"[{hub}](https://huggingface.co/{hub})" if hub else f"{name} (a local folder)",
+        targets=_listed([c["target"] for c in concepts]),
+        version=__version__,
+        licence=licence.get("license_name") or licence.get("license") or UNKNOWN,
+        concepts=_table(["target", "anchor", "kind", "degree"], rows),
+        settings=_settings(config),
+        scores=_scores(metrics),
+    )
+
+
+def _hub_id(pretrained: str, base: Path | None) -> str | None:
+    """The base's id on the hub; of a local folder, the one that its index remembers. Ids of two parts only."""
+    found: Any = pretrained
+    if resolve(pretrained).exists():
+        index = base / "model_index.json" if base else None
+        found = json.loads(index.read_text(encoding="utf-8")).get("_name_or_path", "") if index else ""
+        if resolve(found).exists():
+            return None
+    return found if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", found) else None
+
+
+def _licence(base: Path | None) -> dict[str, str]:
+    """``license``, ``license_name`` and ``license_link`` of the base's card, as far as it has them."""
+    card = base / "README.md" if base else None
+    if card is None or not card.is_file():
+        return {}
+    try:
+        data = ModelCard.load(card, ignore_metadata_errors=True).data.to_dict()
+    except (ValueError, yaml.YAMLError):  # front matter that cannot be read
+        return {}
+    return {key: data[key] for key in ("license", "license_name", "license_link") if isinstance(data.get(key), str)}
+
+
+def _settings(config: Mapping[str, Any]) -> str:
+    rows = []
+    for setting in SETTINGS:
+        value: Any = config
+        for key in setting.split("."):
+            value = value.get(key) if isinstance(value, Mapping) else None
+        if isinstance(value, Mapping):
+            value = ", ".join(f"{k} {v}" for k, v in value.items())
+        if value is not None:
+            rows.append([f"`{setting}`", str(value)])
+    return _table(["setting", "value"], rows) if rows else "Not recorded."
+
+
+def _scores(metrics: Path | None) -> str:
+    """Accuracy before and after, by name, and the means."""
+    found = json.loads(metrics.read_text(encoding="utf-8")) if metrics and metrics.is_file() else {}
+    before, after = (found.get("accuracy", {}).get(when, {}) for when in ("before", "after"))
+    if not after:
+        return "Not measured."
+    rows = [[name, f"{before[name]:.0%}", f"{after[name]:.0%}"] for name in after if name in before]
+    means = found.get("mean_accuracy", {})
+    for group in ("targets", "kept"):
+        pair = [means.get(when, {}).get(group) for when in ("before", "after")]
+        if None not in pair:
+            rows.append([f"mean of {group}", *[f"{value:.0%}" for value in pair]])
+    intro = f"How often a CLIP classifier saw each name in its pictures ({found.get('seeds')} per name).\n\n"
+    return intro + _table(["name", "before", "after"], rows)
+
+
+def _listed(targets: Sequence[str], most: int = 5) -> str:
+    shown = ", ".join(targets[:most])
+    return shown if len(targets) <= most else f"{shown} and {len(targets) - most} more"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(str(cell).replace('|', '&#124;') for cell in line)} |" for line in lines)

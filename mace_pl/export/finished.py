@@ -1,0 +1,104 @@
+"""A finished edit, and the formats in which it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mace_pl.artifacts import write_tensors
+from mace_pl.edit import Edit
+from mace_pl.export.base import base_folder, stored_dtype, write_pipeline
+from mace_pl.export.card import model_card
+from mace_pl.export.lora import DEFAULT_MAX_ERROR, deltas, write_lora
+from mace_pl.export.single_file import single_file
+
+#: where each format lies in a run's folder; ``lora/`` there holds the LoRAs of single concepts
+PLACES = {
+    "pipeline": "pipeline",
+    "refined": "refined.safetensors",
+    "edit": "edit.safetensors",
+    "lora": "edit_lora",
+    "single_file": "model.safetensors",
+}
+
+
+def check_formats(formats: Sequence[str], setting: str) -> None:
+    """Refuse formats that do not exist.
+
+    Raises:
+        ValueError: naming the setting and the formats there are.
+    """
+    for name in formats:
+        if name not in PLACES:
+            raise ValueError(f"{setting}={name} is no format. Choose from {', '.join(PLACES)}.")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished edit on its base pipeline.
+
+    Attributes:
+        pipeline: the base pipeline; its UNet holds the edited weights.
+        edit: R and the fused LoRA.
+        original: the base's cross-attention keys and values by layer name, on the CPU.
+        metadata: provenance for every file, with ``pretrained`` and ``concepts``.
+        config: the run's configuration; empty where it is not known.
+        metrics: ``metrics.json`` of the run's report, which need not exist; None without a report.
+    """
+
+    pipeline: Any
+    edit: Edit
+    original: Mapping[str, Tensor]
+    metadata: Mapping[str, Any]
+    config: Mapping[str, Any]
+    metrics: Path | None = None
+
+    @cached_property
+    def weights(self) -> dict[str, Tensor]:
+        """The edited projections by layer name, in the dtype of ``original``."""
+        return self.edit.weights(self.original)
+
+    def write(
+        self,
+        format: str,
+        path: Path,
+        dtype: torch.dtype | None = None,
+        rank: int | None = None,
+        max_error: float = DEFAULT_MAX_ERROR,
+    ) -> None:
+        """Write one format.
+
+        Args:
+            format: one of :data:`PLACES`.
+            path: the file or the new folder.
+            dtype: of what is written; that of the base's files when None. ``edit`` is always float32, and parts that
+                ``pipeline`` copies stay as they are.
+            rank: of ``lora``; the smallest that keeps ``max_error`` when None.
+            max_error: largest relative error of a layer of ``lora``.
+        """
+        stored = dtype or stored_dtype(self.pipeline, "unet")
+        if format == "pipeline":
+            write_pipeline(path, self.pipeline, self.weights, dtype)
+            (path / "README.md").write_text(self.card(), encoding="utf-8")
+        elif format == "refined":
+            weights = {f"{name}.weight": weight.to(stored) for name, weight in self.weights.items()}
+            write_tensors(path, weights, "refined", self.metadata)
+        elif format == "edit":
+            self.edit.save(path, self.metadata)
+        elif format == "lora":
+            differences = deltas(self.edit, self.original)
+            write_lora(path, differences, self.pipeline, rank, max_error, stored, self.metadata)
+        else:
+            write_tensors(path, single_file(self.pipeline, dtype), "single_file", self.metadata)
+
+    def card(self) -> str:
+        """The model card of ``pipeline``."""
+        meta = self.metadata
+        base, degrees = base_folder(self.pipeline), meta.get("weights")
+        return model_card(base, meta["pretrained"], meta["concepts"], self.config, self.metrics, degrees)

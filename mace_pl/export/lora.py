@@ -1,0 +1,142 @@
+"""One ordinary LoRA of a whole edit: the truncated SVD of W* − W, in the namings of three families of programs.
+
+Legend: D text width, O output width of a key or value projection, R rank, S singular values of a layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from mace_pl.artifacts import write_tensors
+from mace_pl.edit import Edit, Factors
+from mace_pl.export.single_file import UNET_PREFIX, has_original_names, unet_names
+from mace_pl.lora import to_peft
+
+KIND = "edit_lora"
+DEFAULT_MAX_ERROR = 0.05
+
+
+def deltas(edit: Edit, original: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """ΔW = W* − W [O, D] by layer name, in float64."""
+    exact = {name: weight.double() for name, weight in original.items()}
+    return {name: weight - exact[name] for name, weight in edit.weights(exact).items()}
+
+
+def truncation_errors(values_S: Tensor) -> Tensor:
+    """‖ΔW − ΔW_R‖_F / ‖ΔW‖_F of the best approximation of rank R for R = 0 … S, [S + 1]; zeros for ΔW = 0."""
+    left = values_S.double().square().flip(0).cumsum(0).flip(0).sqrt()
+    errors = torch.cat([left, torch.zeros(1, dtype=torch.float64)])
+    return errors / errors[0] if errors[0] > 0 else errors
+
+
+def smallest_rank(differences: Mapping[str, Tensor], max_error: float) -> int:
+    """The smallest rank, at least 1, at which no layer's truncation error exceeds ``max_error``."""
+    errors = (truncation_errors(torch.linalg.svdvals(delta)) for delta in differences.values())
+    return max(max(1, int((e > max_error).sum())) for e in errors)
+
+
+def truncated(delta_OD: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:
+    """A [R, D] = √S Vᵀ, B [O, R] = U √S of the best approximation B A of that rank, and its relative error.
+
+    A rank above the layer's own is filled up with zeros.
+    """
+    U, values, Vt = torch.linalg.svd(delta_OD, full_matrices=False)
+    root = values[:rank].sqrt()
+    A, B = root[:, None] * Vt[:rank], U[:, :rank] * root
+    error = float(truncation_errors(values)[min(rank, len(values))])
+    missing = rank - len(A)
+    return torch.nn.functional.pad(A, (0, 0, 0, missing)), torch.nn.functional.pad(B, (0, missing)), error
+
+
+def check_rank(edit: Edit, rank: int) -> None:
+    """Refuse a rank that is not between 1 and the smaller side of every layer.
+
+    Raises:
+        ValueError: naming the layer that allows least.
+    """
+    sides = {name: min(A.shape[1], B.shape[0]) for name, (A, B) in edit.factors.items()}
+    name = min(sides, key=sides.__getitem__)
+    if not 1 <= rank <= sides[name]:
+        raise ValueError(f"rank={rank} must be between 1 and {sides[name]}, the smaller side of {name}; or pass auto.")
+
+
+def to_kohya(factors: Factors, unet: Any, sdxl: bool) -> dict[str, Tensor]:
+    """``lora_unet_<layer>.lora_down.weight``, ``.lora_up.weight``, ``.alpha``, as A1111, Forge and ComfyUI read them.
+
+    The names come from kohya's sd-scripts, which trains SD 1.x and 2.x under diffusers' block names and SDXL under the
+    original ones (``input_blocks_4_1_…``); a distilled UNet that has none keeps diffusers'. The alpha is the rank, so
+    that the scale is one.
+    """
+    layers = {name: name for name in factors}
+    if sdxl and has_original_names(unet):
+        found = {own[0]: name for name, own in unet_names(unet).items()}
+        end = ".weight"
+        layers = {n: found[n + end].removeprefix(UNET_PREFIX).removesuffix(end) for n in factors}
+    tensors = {}
+    for name, (A, B) in factors.items():
+        layer = f"lora_unet_{layers[name].replace('.', '_')}"
+        tensors[f"{layer}.lora_down.weight"] = A
+        tensors[f"{layer}.lora_up.weight"] = B
+        tensors[f"{layer}.alpha"] = torch.tensor(float(len(A)))
+    return tensors
+
+
+def write_lora(
+    folder: Path,
+    differences: Mapping[str, Tensor],
+    pipeline: Any,
+    rank: int | None,
+    max_error: float,
+    dtype: torch.dtype,
+    metadata: Mapping[str, Any],
+) -> None:
+    """Write the LoRA under its three namings, with its truncation errors in each file and on screen.
+
+    Args:
+        folder: gets ``lora_diffusers.safetensors``, ``lora_kohya.safetensors`` and ``peft/``.
+        differences: ΔW by layer name, float64.
+        pipeline: the base pipeline.
+        rank: R for every layer; the smallest that keeps ``max_error`` when None.
+        max_error: largest relative Frobenius error of a layer.
+        dtype: of A and B.
+        metadata: provenance, completed by ``rank`` and ``relative_errors`` by layer.
+    """
+    from peft import LoraConfig  # takes a second to import
+
+    rank = rank or smallest_rank(differences, max_error)
+    factors: Factors = {}
+    errors = {}
+    for name, delta in differences.items():
+        A, B, errors[name] = truncated(delta, rank)
+        factors[name] = (A.to(dtype), B.to(dtype))
+    meta = {**metadata, "rank": rank, "relative_errors": errors}
+    folder.mkdir(parents=True)
+    write_tensors(folder / "lora_diffusers.safetensors", to_peft(factors), KIND, meta)
+    kohya = to_kohya(factors, pipeline.unet, getattr(pipeline, "text_encoder_2", None) is not None)
+    write_tensors(folder / "lora_kohya.safetensors", kohya, KIND, meta)
+    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=r".*\.attn2\.to_[kv]", inference_mode=True)
+    config.save_pretrained(str(folder / "peft"))
+    peft = to_peft(factors, "base_model.model.")
+    write_tensors(folder / "peft" / "adapter_model.safetensors", peft, KIND, meta)
+    show_errors(rank, errors)
+
+
+def show_errors(rank: int, errors: Mapping[str, float]) -> None:
+    """The table of truncation errors, one row per cross-attention so that the names fit a terminal."""
+    table = Table(title=f"LoRA of the whole edit, rank {rank}: ‖ΔW − BA‖ / ‖ΔW‖")
+    table.add_column("attn2 of", overflow="fold")
+    for part in ("to_k", "to_v"):
+        table.add_column(part, justify="right")
+    for block in dict.fromkeys(name.rpartition(".attn2.")[0] for name in errors):
+        table.add_row(block, *[f"{errors[f'{block}.attn2.{part}']:.2%}" for part in ("to_k", "to_v")])
+    table.add_section()
+    largest = {part: max(e for name, e in errors.items() if name.endswith(part)) for part in ("to_k", "to_v")}
+    table.add_row("largest", *[f"{error:.2%}" for error in largest.values()])
+    Console().print(table)
