@@ -125,7 +125,8 @@ def claim_output(path: Path, overwrite: bool, setting: str = "output_dir") -> No
         ValueError: it exists, or it cannot be created.
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())) and not overwrite:
-        raise ValueError(f"{setting}: {path} exists. Choose another --{setting}, or pass --overwrite true.")
+        flag = setting.replace(setting.rpartition(".")[2], "overwrite")  # beside the setting
+        raise ValueError(f"{setting}: {path} exists. Choose another --{setting}, or pass --{flag} true.")
     writable = path
     while not writable.exists():
         writable = writable.parent

@@ -13,6 +13,7 @@ from jsonargparse import auto_cli
 from lightning import Callback, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
+from mace_pl.callbacks.caption_bar import CaptionBar
 from mace_pl.callbacks.export import Export
 from mace_pl.callbacks.progress import StageProgress
 from mace_pl.callbacks.resume import Resume
@@ -21,6 +22,9 @@ from mace_pl.data.concepts import ConceptData
 from mace_pl.data.evaluation import EvaluationPrompts
 from mace_pl.export.run import export_run
 from mace_pl.fusing import fuse_run
+from mace_pl.importing import import_cache
+from mace_pl.inspecting import inspect_statistics
+from mace_pl.merging import merge_statistics
 from mace_pl.modules.mace import Mace
 from mace_pl.modules.scores import ErasureScores
 from mace_pl.modules.statistics import PromptStatistics
@@ -34,6 +38,9 @@ USAGE = """usage: erase.py COMMAND [options]   (erase.py COMMAND --help explains
   test    score an edited model beside its original
   fuse    fuse a finished run again, without some concepts or with other weights, without training
   export  write a finished run in another format: pipeline, refined, edit, lora or single_file
+  merge   add statistics of captions that were made apart
+  inspect print what statistics were made from, and their spectrum
+  import-cache   read a cache of the published layout
 """
 
 
@@ -97,6 +104,15 @@ class _CacheCLI(LightningCLI):
     def subcommands() -> dict[str, set[str]]:
         return {"cache": {"model", "dataloaders", "datamodule"}}
 
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The Trainer, with a progress bar that counts captions."""
+        trainer = super().instantiate_trainer(**kwargs)
+        bar = trainer.progress_bar_callback
+        if bar is not None:
+            callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+            callbacks[callbacks.index(bar)] = CaptionBar()
+        return trainer
+
 
 def _fit_args(args: list[str]) -> list[str]:
     """Name the output after the last configuration, unless the command names it."""
@@ -122,6 +138,14 @@ def _fuse_args(args: list[str]) -> list[str]:
                 raise ValueError(f"weights={value} must be target=degree pairs, as in ship=0.5,dog=1.")
             found[i + 1] = json.dumps({name.strip(): float(degree) for name, degree in pairs})
     return found
+
+
+def _file_args(args: list[str], option: str, many: bool = False) -> list[str]:
+    """The first word, or with ``many`` all words before the first option, as the value of ``option``."""
+    end = next((i for i, word in enumerate(args) if word.startswith("-")), len(args)) if many else 1
+    if not args or args[0].startswith("-"):
+        return args
+    return [option, json.dumps(args[:end]) if many else args[0], *args[end:]]
 
 
 def erase_main(args: list[str] | None = None) -> None:
@@ -153,6 +177,12 @@ def _run(command: str, rest: list[str]) -> None:
         print(f"Written to {auto_cli(fuse_run, args=_fuse_args(rest), as_positional=False)}")
     elif command == "export":
         print(f"Written to {auto_cli(export_run, args=rest, as_positional=False)}")
+    elif command == "merge":
+        print(f"Written to {auto_cli(merge_statistics, args=_file_args(rest, '--files', True), as_positional=False)}")
+    elif command == "inspect":
+        auto_cli(inspect_statistics, args=_file_args(rest, "--file"), as_positional=False)
+    elif command == "import-cache":
+        print(f"Written to {auto_cli(import_cache, args=_file_args(rest, '--cache'), as_positional=False)}")
     else:
         raise ValueError(f"there is no such command. {USAGE}")
 

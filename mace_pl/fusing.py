@@ -13,9 +13,8 @@ from mace_pl.artifacts import claim_output, written_aside
 from mace_pl.closed_form import Preservation
 from mace_pl.edit import fusion, load_concept, original_weights, refinement, set_weights
 from mace_pl.export.finished import PLACES, Finished
-from mace_pl.paths import resolve
 from mace_pl.pipelines import load_pipeline
-from mace_pl.statistics_file import read_statistics
+from mace_pl.statistics_file import weighted_statistics
 
 
 def fuse_run(
@@ -94,8 +93,7 @@ def _preservation(config: dict[str, Any]) -> tuple[Preservation, Preservation, A
     pipeline = load_pipeline(model["pretrained"])
     fingerprint, width = encoder_fingerprint(pipeline), int(encode_prompts(pipeline, [""]).shape[-1])
     grams = {
-        name: read_statistics(resolve(model[name]), fingerprint, width, f"model.{name}")[0] if model.get(name) else None
-        for name in ("prior", "domain")
+        name: weighted_statistics(model.get(name), fingerprint, width, f"model.{name}") for name in ("prior", "domain")
     }
     stages = [
         Preservation(w["identity"], grams["prior"], w["prior"], grams["domain"], w["domain"])

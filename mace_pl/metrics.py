@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+BLOCK = 192  # columns of the Gram matrix that are summed at once: small blocks save work, large ones multiply faster
+
 
 class GramMetric(Metric):
     """P = Σ e^p (e^p)ᵀ over captions and tokens, with the counts of both (method, identity 2).
@@ -35,12 +37,13 @@ class GramMetric(Metric):
         self.add_state("tokens", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("captions", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
-    def update(self, embeddings: Tensor, counts: Tensor | None = None) -> None:
+    def update(self, embeddings: Tensor, counts: Tensor | None = None, lengths: Tensor | None = None) -> None:
         """Add a batch of captions.
 
         Args:
             embeddings: [N, T, D], any floating dtype; cast to float64 here.
             counts: [N], how often each caption occurs; once each when left out.
+            lengths: [N], how many of its first tokens are summed; all when left out.
         """
         if embeddings.ndim != 3 or embeddings.shape[-1] != self.width:
             raise ValueError(f"embeddings of shape {tuple(embeddings.shape)} must be [N, T, {self.width}].")
@@ -50,15 +53,25 @@ class GramMetric(Metric):
         if counts.shape != (n,) or counts.is_floating_point():
             raise ValueError(f"counts of shape {tuple(counts.shape)} and {counts.dtype} must be [{n}] integers.")
         counts = counts.to(self.captions)
-        e_nd = embeddings.to(self.gram).reshape(n * t, d)
-        weights_n1 = counts.to(self.gram).repeat_interleave(t).unsqueeze(1)
-        self.gram += e_nd.T @ (weights_n1 * e_nd)
         self.captions += counts.sum()
-        self.tokens += counts.sum() * t
+        counts_k = counts.repeat_interleave(t)  # K = N·T tokens, fewer where lengths are given
+        e_kd = embeddings.reshape(n * t, d)
+        if lengths is not None:
+            inside = (torch.arange(t, device=counts.device) < lengths.to(counts.device).unsqueeze(1)).reshape(n * t)
+            e_kd, counts_k = e_kd[inside], counts_k[inside]
+        self.tokens += counts_k.sum()
+        e_kd = e_kd.to(self.gram)
+        weights_k1 = None if bool((counts == 1).all()) else counts_k.to(self.gram).unsqueeze(1)
+        # the matrix is symmetric: only blocks on and above its diagonal are summed, compute() mirrors them
+        for start in range(0, d, BLOCK):
+            end = min(start + BLOCK, d)
+            right = e_kd[:, start:end] if weights_k1 is None else weights_k1 * e_kd[:, start:end]
+            self.gram[:end, start:end] += e_kd[:, :end].T @ right
 
     def compute(self) -> dict[str, Tensor]:
-        """The sums: ``gram`` [D, D] float64, ``tokens`` and ``captions`` int64 scalars."""
-        return {"gram": self.gram, "tokens": self.tokens, "captions": self.captions}
+        """The sums: ``gram`` [D, D] float64, exactly symmetric; ``tokens`` and ``captions`` int64 scalars."""
+        gram = self.gram.triu()
+        return {"gram": gram + gram.triu(1).T, "tokens": self.tokens, "captions": self.captions}
 
     def set_dtype(self, dst_type: str | torch.dtype) -> GramMetric:
         """Keep float64: a narrower sum would lose the digits that the solves need."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,21 +20,65 @@ def text_parts(pipeline: Any) -> tuple[list[Any], list[Any]]:
 
 
 @torch.no_grad()
-def encode_prompts(pipeline: Any, prompts: Sequence[str], batch_size: int = 64) -> Tensor:
+def encode_prompts(pipeline: Any, prompts: Sequence[str], batch_size: int = 64, length: int | None = None) -> Tensor:
     """Embeddings of prompts, [N, T, D], padded to the tokenizer's ``model_max_length``, padding included.
 
     The pipeline's own ``encode_prompt`` makes them, so whichever layer (penultimate, two encoders side by side) the
     pipeline feeds to ``attn2`` is what the statistics see.
+
+    Args:
+        pipeline: tokenizers and text encoders.
+        prompts: N texts.
+        batch_size: prompts that are encoded at once.
+        length: T to pad to, and to cut at, in place of ``model_max_length``.
     """
     device = text_parts(pipeline)[1][0].device
     chunks = []
-    for start in range(0, len(prompts), batch_size):
-        batch = list(prompts[start : start + batch_size])
-        encoded = pipeline.encode_prompt(
-            batch, device=device, num_images_per_prompt=1, do_classifier_free_guidance=False
-        )
-        chunks.append(encoded[0])
+    with padded_to(pipeline, length):
+        for start in range(0, len(prompts), batch_size):
+            batch = list(prompts[start : start + batch_size])
+            encoded = pipeline.encode_prompt(
+                batch, device=device, num_images_per_prompt=1, do_classifier_free_guidance=False
+            )
+            chunks.append(encoded[0])
     return torch.cat(chunks)
+
+
+@contextmanager
+def padded_to(pipeline: Any, length: int | None) -> Iterator[None]:
+    """Within the context the pipeline pads prompts to ``length`` tokens; to its own length where that is None."""
+    tokenizers = text_parts(pipeline)[0]
+    before = [tokenizer.model_max_length for tokenizer in tokenizers]
+    for tokenizer in tokenizers:
+        tokenizer.model_max_length = length or tokenizer.model_max_length
+    try:
+        yield
+    finally:
+        for tokenizer, own in zip(tokenizers, before, strict=True):
+            tokenizer.model_max_length = own
+
+
+def token_counts(pipeline: Any, prompts: Sequence[str]) -> Tensor:
+    """[N] int64: the tokens of each prompt from its start token to its end token, cut at ``model_max_length``.
+
+    Raises:
+        ValueError: the pipeline's tokenizers do not agree.
+    """
+    counts = [
+        [len(ids) for ids in tokenizer(list(prompts), truncation=True, max_length=tokenizer.model_max_length).input_ids]
+        for tokenizer in text_parts(pipeline)[0]
+    ]
+    if any(own != counts[0] for own in counts):
+        raise ValueError("data.tokens=caption: the model's two tokenizers split captions differently. Use all.")
+    return torch.tensor(counts[0], dtype=torch.int64)
+
+
+def ignores_padding(pipeline: Any) -> bool:
+    """Whether embeddings of a prompt do not depend on the padding behind it, as with CLIP's causal encoders."""
+    prompt = ["a photo"]
+    length = int(token_counts(pipeline, prompt)[0])
+    whole, short = encode_prompts(pipeline, prompt)[:, :length], encode_prompts(pipeline, prompt, length=length)
+    return bool((whole - short).norm() <= 1e-4 * whole.norm())
 
 
 def encoder_fingerprint(pipeline: Any) -> str:

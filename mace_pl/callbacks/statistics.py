@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mace_pl.artifacts import claim_output, write_tensors
-from mace_pl.statistics_file import KIND
+from mace_pl.statistics_file import KIND, package_version
 
 
 class WriteStatistics(Callback):
@@ -32,28 +32,41 @@ class WriteStatistics(Callback):
         self.overwrite = overwrite
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        """Refuse an existing output before any caption is encoded."""
+        """Refuse an output that exists or cannot be written before any caption is encoded.
+
+        Raises:
+            ValueError: it exists, or a file cannot be made beside it.
+        """
         claim_output(self.output, self.overwrite, setting="model.output")
+        try:
+            self.output.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.output.parent):
+                pass
+        except OSError as error:
+            raise ValueError(
+                f"model.output: {self.output} cannot be written ({error.strerror}). Choose another --model.output."
+            ) from error
 
     def on_predict_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Write the file and print a summary; the sums were reduced on every rank before.
 
         Raises:
-            ValueError: captions were counted more than once.
+            ValueError: other captions were summed than there are.
         """
         data = getattr(trainer, "datamodule", None)
-        counts = getattr(data, "counts", {})
+        store = getattr(data, "store", None)
         captions = int(pl_module.statistics["captions"])
-        if counts and captions > sum(counts.values()):
+        if store is not None and captions != store.total:
             raise ValueError(
-                f"{captions} captions were summed where there are {sum(counts.values())}: the processes did not share "
-                f"them. Leave --trainer.use_distributed_sampler at true."
+                f"{captions} captions were summed where there are {store.total}. Leave --trainer.limit_predict_batches "
+                f"and --trainer.fast_dev_run out; --data.limit gives statistics of fewer captions."
             )
         metadata: dict[str, Any] = {
             "encoder": pl_module.fingerprint,
             "captions": captions,
-            "distinct_captions": len(counts),
+            "distinct_captions": 0 if store is None else len(store),
             "tokens": int(pl_module.statistics["tokens"]),
+            "token_choice": getattr(data, "tokens", "all"),
             "sources": getattr(data, "provenance", []),
             "precision": str(trainer.precision),
             "processes": trainer.world_size,
@@ -66,19 +79,11 @@ class WriteStatistics(Callback):
             print_summary(self.output, metadata, gram.shape[0], float(gram.trace()) / metadata["tokens"])
 
 
-def package_version() -> str:
-    """The installed version of this package, or ``unknown`` when it runs from a checkout that is not installed."""
-    try:
-        return version("mace-pl")
-    except PackageNotFoundError:
-        return "unknown"
-
-
 def print_summary(path: Path, metadata: dict[str, Any], width: int, trace: float) -> None:
     """Print what was summed and where it lies."""
     table = Table(title="Statistics of captions", show_header=False)
     table.add_row("captions", f"{metadata['captions']:,} ({metadata['distinct_captions']:,} distinct)")
-    table.add_row("tokens", f"{metadata['tokens']:,}")
+    table.add_row("tokens", f"{metadata['tokens']:,} ({metadata['token_choice']})")
     table.add_row("width", f"{width:,}")
     table.add_row("trace per token", f"{trace:.4g}")
     table.add_row("file", str(path))

@@ -1,100 +1,64 @@
-"""Captions whose statistics are kept: COCO annotation files, or names put into templates."""
+"""Captions whose statistics are kept: files of captions, or names put into templates."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections import Counter
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, TypedDict
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, TypedDict
 
 import torch
 from lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, IterableDataset
 
-from mace_pl.paths import resolve
-
-
-class CaptionItem(TypedDict):
-    """One distinct caption, how often it occurs, and its place in the order of first sight."""
-
-    caption: str
-    count: int
-    index: int
+from mace_pl.data.caption_store import CaptionStore
+from mace_pl.data.sources import CaptionSource
 
 
 class CaptionBatch(TypedDict):
-    """N distinct captions with ``count`` [N] and ``index`` [N], int64."""
+    """N distinct captions with ``count`` [N] and ``index`` [N] (place in the order of first sight), int64."""
 
     caption: list[str]
     count: Tensor
     index: Tensor
 
 
-class DistinctCaptions(Dataset[CaptionItem]):
-    """Each distinct caption once, in the order of first sight.
+class CaptionBatches(IterableDataset[CaptionBatch]):
+    """One process's share of the distinct captions in batches; a share of none is one batch of none.
+
+    Captions go to the processes in turn, so that each is on exactly one of them, whatever their numbers.
 
     Args:
-        counts: caption to number of occurrences.
+        store: the captions.
+        batch_size: captions of a batch.
+        by_length: short captions first.
+        rank: this process.
+        world_size: the number of processes.
+        done: captions of the share to leave out, because they were summed before.
     """
 
-    def __init__(self, counts: Counter[str]) -> None:
-        self.items = [
-            CaptionItem(caption=caption, count=count, index=index)
-            for index, (caption, count) in enumerate(counts.items())
-        ]
+    def __init__(
+        self, store: CaptionStore, batch_size: int, by_length: bool, rank: int, world_size: int, done: int = 0
+    ) -> None:
+        self.store, self.batch_size, self.by_length = store, batch_size, by_length
+        self.start, self.step = rank + done * world_size, world_size
 
     def __len__(self) -> int:
-        return len(self.items)
+        """Batches: at least one, since Lightning calls no hook of a process that has none."""
+        left = len(range(self.start, len(self.store), self.step))
+        return max(1, -(-left // self.batch_size))
 
-    def __getitem__(self, index: int) -> CaptionItem:
-        return self.items[index]
-
-
-def collate(items: Sequence[CaptionItem]) -> CaptionBatch:
-    """Items to one batch of captions, counts [N] and indices [N]."""
-    return CaptionBatch(
-        caption=[item["caption"] for item in items],
-        count=torch.tensor([item["count"] for item in items], dtype=torch.int64),
-        index=torch.tensor([item["index"] for item in items], dtype=torch.int64),
-    )
-
-
-def parse_coco(raw: bytes, name: str) -> list[str]:
-    """The captions of a COCO annotation file, in file order.
-
-    Args:
-        raw: the file's bytes.
-        name: the file's name, for error messages.
-
-    Raises:
-        ValueError: not UTF-8, not JSON, no list of annotations, or an annotation without caption text.
-    """
-    layout = 'Expected COCO\'s layout: {"annotations": [{"caption": "..."}, ...]}'
-    try:
-        content = json.loads(raw.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"sources: {name} is not UTF-8 ({error}). Save it as UTF-8 without a byte-order mark."
-        ) from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"sources: {name} is no JSON ({error}). {layout}.") from error
-    annotations = content.get("annotations") if isinstance(content, dict) else None
-    if not isinstance(annotations, list):
-        raise ValueError(f"sources: {name} has no list 'annotations'. {layout}.")
-    captions = []
-    for index, annotation in enumerate(annotations):
-        caption = annotation.get("caption") if isinstance(annotation, dict) else None
-        if not isinstance(caption, str):
-            raise ValueError(
-                f"sources: {name}, annotation {index} has no text 'caption'. {layout}; correct or drop it."
+    def __iter__(self) -> Iterator[CaptionBatch]:
+        """The batches in an order that is the same in every run."""
+        rows = self.store.rows(self.by_length, self.start, self.step)
+        for _ in range(len(self)):
+            chosen = list(itertools.islice(rows, self.batch_size))
+            yield CaptionBatch(
+                caption=[caption for caption, _, _ in chosen],
+                count=torch.tensor([count for _, count, _ in chosen], dtype=torch.int64),
+                index=torch.tensor([index for _, _, index in chosen], dtype=torch.int64),
             )
-        if not caption.strip():
-            raise ValueError(f"sources: {name}, annotation {index} has an empty caption. Fill it in or drop it.")
-        captions.append(caption)
-    return captions
 
 
 def fill_templates(names: Sequence[str], templates: Sequence[str]) -> list[str]:
@@ -117,14 +81,23 @@ def fill_templates(names: Sequence[str], templates: Sequence[str]) -> list[str]:
 class Captions(LightningDataModule):
     """Captions for statistics; equal captions are encoded once and counted.
 
+    Files are read as streams and counted on disk, so memory does not grow with their number.
+
     Args:
-        sources: COCO annotation files (``{"annotations": [{"caption": ...}, ...]}``), relative to the working folder
-            or to the project.
+        sources: files of captions, relative to the working folder or to the project: COCO annotations (.json), a
+            caption a line (.txt), or a column of .csv, .jsonl or .parquet, each with .gz behind it or not;
+            annotations.zip:NAME is a file in a zip, annotations.zip alone the only captions file in it.
         names: names of a domain to preserve; each is put into each template.
         templates: prompts with ``{}`` where the name goes; used with ``names``.
         batch_size: distinct captions that are encoded at once, per process.
         limit: use only the first so many captions, repetitions included; all when left out.
+        column: the column of .csv, .jsonl and .parquet.
+        member: the file to read in every zip of ``sources`` that names none.
+        tokens: what is summed of each caption: ``all`` tokens, padding included, as published, or those of the
+            ``caption`` from its start to its end token, which is several times cheaper.
     """
+
+    store: CaptionStore  # of setup; a database cannot be handed to the processes that a strategy starts
 
     def __init__(
         self,
@@ -133,6 +106,9 @@ class Captions(LightningDataModule):
         templates: list[str] | None = None,
         batch_size: int = 64,
         limit: int | None = None,
+        column: str = "caption",
+        member: str | None = None,
+        tokens: Literal["all", "caption"] = "all",
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -143,57 +119,52 @@ class Captions(LightningDataModule):
             raise ValueError("sources and names are both empty: there is no caption. Give at least one of them.")
         if templates and not names:
             raise ValueError(f"templates={templates} needs names to put into them. Give names, or drop templates.")
+        if tokens not in ("all", "caption"):
+            raise ValueError(f"tokens={tokens!r} must be 'all' or 'caption'.")
         self.sources = sources or []
         self.names = names or []
         self.templates = templates or []
         self.batch_size = batch_size
         self.limit = limit
-        self.counts: Counter[str] = Counter()
+        self.column = column
+        self.member = member
+        self.tokens = tokens
+        self.done = 0  # captions of this process's share that an earlier run has summed
         self.provenance: list[dict[str, Any]] = []
 
     def setup(self, stage: str) -> None:
-        """Read and count the captions; ``provenance`` then lists each source with its SHA-256."""
-        captions: list[str] = []
-        self.provenance = []
-        for source in self.sources:
-            raw = read_source(source)
-            found = parse_coco(raw, source)
-            captions += found
-            self._record(source, raw, len(found))
+        """Count the captions; ``provenance`` then lists each source that was used, with its SHA-256.
+
+        Raises:
+            ValueError: a file that cannot be read or used; see :class:`mace_pl.data.sources.CaptionSource`.
+        """
+        self.store, self.provenance, self.done = CaptionStore(), [], 0
+        for name in self.sources:
+            source = CaptionSource(name, self.column, self.member)
+            found = self._add(source.captions())
+            self._record(name, source.sha256, found, {"column": self.column} if source.has_column else {})
         if self.names:
-            found = fill_templates(self.names, self.templates)
-            captions += found
-            self._record("names and templates", "\n".join(found).encode(), len(found))
-        if not captions:
-            raise ValueError(f"sources={self.sources} hold no caption at all. Give files with annotations.")
-        self.counts = Counter(captions[: self.limit])
-        world_size = self.trainer.world_size if self.trainer else 1
-        if len(self.counts) < world_size:
-            raise ValueError(
-                f"{len(self.counts)} distinct captions cannot be shared by {world_size} processes. Give more captions, "
-                f"or use fewer --trainer.devices."
-            )
+            prompts = fill_templates(self.names, self.templates)
+            sha256 = hashlib.sha256("\n".join(prompts).encode()).hexdigest()
+            self._record("names and templates", sha256, self._add(iter(prompts)), {})
+        if not self.store.total:
+            raise ValueError(f"sources={self.sources} hold no caption at all. Give files with captions.")
 
-    def predict_dataloader(self) -> DataLoader[CaptionItem]:
-        """Batches of distinct captions with their counts: see :class:`CaptionBatch`."""
-        return DataLoader(DistinctCaptions(self.counts), batch_size=self.batch_size, collate_fn=collate)
+    def predict_dataloader(self) -> DataLoader[CaptionBatch]:
+        """This process's batches of distinct captions with their counts: see :class:`CaptionBatch`."""
+        rank, size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        batches = CaptionBatches(self.store, self.batch_size, self.tokens == "caption", rank, size, self.done)
+        return DataLoader(batches, batch_size=None)
 
-    def _record(self, source: str, raw: bytes, captions: int) -> None:
-        self.provenance.append(
-            {"source": source, "sha256": hashlib.sha256(raw).hexdigest(), "captions": captions, "limit": self.limit}
-        )
+    def _add(self, captions: Iterator[str]) -> int:
+        left = None if self.limit is None else self.limit - self.store.total
+        found = self.store.add(itertools.islice(captions, left))
+        close = getattr(captions, "close", None)
+        if close:
+            close()  # the rest of the file is hashed
+        return found
 
-
-def read_source(source: str) -> bytes:
-    """The bytes of a caption file.
-
-    Raises:
-        ValueError: it is missing, a folder, or not readable.
-    """
-    path: Path = resolve(source)
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ValueError(
-            f"sources: {source} cannot be read ({error.strerror}; looked at {path}). Give a COCO annotation file."
-        ) from error
+    def _record(self, source: str, sha256: str, captions: int, more: dict[str, Any]) -> None:
+        if captions or self.limit is None or self.store.total < self.limit:
+            record = {"source": source, "sha256": sha256, "captions": captions, "limit": self.limit}
+            self.provenance.append(record | more)

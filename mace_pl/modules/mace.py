@@ -19,11 +19,10 @@ from mace_pl.concepts import Concept, aligned_positions, attended_positions
 from mace_pl.edit import ConceptSums, Edit, Factors, fusion, original_weights, refinement, set_weights
 from mace_pl.lora import ConceptLoRAs, stream
 from mace_pl.losses import importance_density, masked_attention_norm
-from mace_pl.paths import resolve
 from mace_pl.pictures import draw_concept, prepare_concept
 from mace_pl.pipelines import load_pipeline, picture_size, unet_fingerprint
 from mace_pl.progress import drawing
-from mace_pl.statistics_file import read_statistics
+from mace_pl.statistics_file import weighted_statistics
 from mace_pl.text import encode_prompts, encoder_fingerprint
 
 
@@ -47,8 +46,8 @@ class Mace(LightningModule):
 
     Args:
         pretrained: folder or hub id of a StableDiffusionPipeline; never changed.
-        prior: file of prior statistics (``erase.py cache``), or none.
-        domain: file of domain statistics, or none.
+        prior: file of prior statistics (``erase.py cache``), or files with their weights, or none.
+        domain: file of domain statistics, or files with their weights, or none.
         rank: rank of each concept's LoRA (paper: 1).
         refine: λ_I, λ_p, λ_d of stage 1.
         fuse: λ_I, μ_p, μ_d of stage 3.
@@ -65,8 +64,8 @@ class Mace(LightningModule):
     def __init__(
         self,
         pretrained: str,
-        prior: str | None = None,
-        domain: str | None = None,
+        prior: str | dict[str, float] | None = None,
+        domain: str | dict[str, float] | None = None,
         rank: int = 1,
         refine: StageWeights = StageWeights(identity=1e3),  # noqa: B008 - read only; jsonargparse shows its fields
         fuse: StageWeights = StageWeights(identity=1e3),  # noqa: B008
@@ -93,10 +92,8 @@ class Mace(LightningModule):
         self.unet_hash = unet_fingerprint(self.unet)
         self.width = int(encode_prompts(self.pipeline, [""]).shape[-1])
         grams = {
-            name: None
-            if path is None
-            else read_statistics(resolve(path), self.fingerprint, self.width, f"model.{name}")[0]
-            for name, path in (("prior", prior), ("domain", domain))
+            name: weighted_statistics(given, self.fingerprint, self.width, f"model.{name}")
+            for name, given in (("prior", prior), ("domain", domain))
         }
         self.keep_refine = Preservation(refine.identity, grams["prior"], refine.prior, grams["domain"], refine.domain)
         self.keep_fuse = Preservation(fuse.identity, grams["prior"], fuse.prior, grams["domain"], fuse.domain)

@@ -12,10 +12,11 @@ from diffusers import DiffusionPipeline
 from lightning import Callback, LightningModule
 from torch import Tensor, nn
 
+from mace_pl.callbacks.partial_sums import PartialSums
 from mace_pl.callbacks.statistics import WriteStatistics
 from mace_pl.metrics import GramMetric
 from mace_pl.paths import resolve
-from mace_pl.text import encode_prompts, encoder_fingerprint, text_parts
+from mace_pl.text import encode_prompts, encoder_fingerprint, ignores_padding, text_parts, token_counts
 
 
 def load_text_parts(pretrained: str) -> Any:
@@ -58,32 +59,54 @@ class PromptStatistics(LightningModule):
         pretrained: folder of a Stable Diffusion pipeline; only its tokenizers and text encoders are loaded.
         output: the ``.safetensors`` file to write.
         overwrite: replace ``output`` where it exists.
+        save_every: distinct captions that a process sums between two partial files. A run that was cut off goes on from
+            them when the same command is given again, and ends with the same numbers.
     """
 
-    def __init__(self, pretrained: str, output: str, overwrite: bool = False) -> None:
+    def __init__(self, pretrained: str, output: str, overwrite: bool = False, save_every: int = 10_000) -> None:
         super().__init__()
+        if save_every < 1:
+            raise ValueError(f"save_every={save_every} must be at least 1.")
         self.output = output
         self.overwrite = overwrite
+        self.save_every = save_every
         self.pipeline = load_text_parts(pretrained)
         self.encoders = nn.ModuleList(text_parts(self.pipeline)[1])
         self.fingerprint = encoder_fingerprint(self.pipeline)  # before the trainer's precision casts the weights
         self.width = encode_prompts(self.pipeline, [""]).shape[-1]
         self.metric = GramMetric(self.width)
+        self.restored: dict[str, Tensor] = {}  # states of an earlier run that was cut off
         self.statistics: dict[str, Tensor] = {}
+        self.only_captions = self.shortens = False
 
     def configure_callbacks(self) -> list[Callback]:
-        """The callback that writes ``output``."""
-        return [WriteStatistics(Path(self.output), self.overwrite)]
+        """The callbacks that write ``output`` and, until it is there, partial files."""
+        output = Path(self.output)
+        return [WriteStatistics(output, self.overwrite), PartialSums(output, self.save_every)]
+
+    def setup(self, stage: str) -> None:
+        """See which tokens are summed, and whether padding has to be encoded for them."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.only_captions = getattr(data, "tokens", "all") == "caption"
+        self.shortens = self.only_captions and ignores_padding(self.pipeline)
 
     def on_predict_start(self) -> None:
-        """Start from zero: the same module may run twice."""
+        """Start from zero, or from where an earlier run was cut off: the same module may run twice."""
         self.metric.reset()
+        for name, value in self.restored.items():
+            getattr(self.metric, name).copy_(value)
 
     def predict_step(self, batch: Mapping[str, Any], batch_idx: int) -> int:
         """Encode N captions and add them to the sums; the number of them is returned."""
-        embeddings = encode_prompts(self.pipeline, batch["caption"], batch_size=len(batch["caption"]))
-        self.metric.update(embeddings, batch["count"])
-        return len(embeddings)
+        captions: list[str] = batch["caption"]
+        if not captions:  # more processes than captions
+            self.metric.update(torch.empty(0, 1, self.width), batch["count"])
+            return 0
+        lengths = token_counts(self.pipeline, captions) if self.only_captions else None
+        longest = int(lengths.max()) if lengths is not None and self.shortens else None
+        embeddings = encode_prompts(self.pipeline, captions, batch_size=len(captions), length=longest)
+        self.metric.update(embeddings, batch["count"], lengths)
+        return len(captions)
 
     def on_predict_epoch_end(self) -> None:
         """Add up the sums of all processes, on each of them.

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mace_pl.data.captions import Captions
+from mace_pl.data.caption_store import CaptionStore
+from mace_pl.data.captions import CaptionBatches, Captions
 from mace_pl.data.make_captions import make_captions
 
 
@@ -28,6 +29,41 @@ def test_equal_captions_are_counted_in_first_seen_order(tmp_path: Path) -> None:
     assert [b["index"].tolist() for b in batches] == [[0, 1], [2]]
 
 
+def counted(data: Captions) -> dict[str, int]:
+    return {caption: count for caption, count, _ in data.store.rows(by_length=False, start=0, step=1)}
+
+
+@pytest.mark.parametrize("distinct", [1, 7, 1001])
+@pytest.mark.parametrize("by_length", [False, True])
+def test_every_caption_is_in_exactly_one_share(distinct: int, by_length: bool) -> None:
+    store = CaptionStore()
+    store.add(f"{'a ' * (i * 7 % 5)}ship {i}" for i in range(distinct))
+    for processes in (1, 2, 3, 5):
+        for done in (0, 1, 4):
+            seen: list[int] = []
+            for rank in range(processes):
+                batches = CaptionBatches(store, 4, by_length, rank, processes)
+                whole = [index for batch in batches for index in batch["index"].tolist()]
+                assert len(list(batches)) == len(batches) >= 1  # a process without captions has an empty batch
+                rest = CaptionBatches(store, 4, by_length, rank, processes, done)
+                assert [i for batch in rest for i in batch["index"].tolist()] == whole[done:]
+                seen += whole
+            assert sorted(seen) == list(range(distinct))
+
+
+def test_short_captions_come_first_where_only_they_are_summed(tmp_path: Path) -> None:
+    source = coco(tmp_path / "a.json", ["a dog, a cat and a ship", "art", "a ship"])
+    data = Captions(sources=[source], tokens="caption", batch_size=2)
+    data.setup("predict")
+    assert [b["caption"] for b in data.predict_dataloader()] == [["art", "a ship"], ["a dog, a cat and a ship"]]
+
+
+def test_captions_that_differ_in_a_letter_or_a_blank_stay_apart(tmp_path: Path) -> None:
+    data = Captions(sources=[coco(tmp_path / "a.json", ["Ship", "ship", "ship ", "ship", "a\u0000b", "a"])])
+    data.setup("predict")
+    assert counted(data) == {"Ship": 1, "ship": 2, "ship ": 1, "a\u0000b": 1, "a": 1}
+
+
 def test_each_source_is_recorded_with_its_hash(tmp_path: Path) -> None:
     source = coco(tmp_path / "a.json", ["a ship", "a dog"])
     data = Captions(sources=[source], names=["cat"], templates=["a {}", "{}"])
@@ -42,13 +78,22 @@ def test_each_source_is_recorded_with_its_hash(tmp_path: Path) -> None:
 def test_names_times_templates() -> None:
     data = Captions(names=["elf", "guard"], templates=["a photo of {}", "{} smiling"])
     data.setup("predict")
-    assert list(data.counts) == ["a photo of elf", "elf smiling", "a photo of guard", "guard smiling"]
+    assert list(counted(data)) == ["a photo of elf", "elf smiling", "a photo of guard", "guard smiling"]
 
 
 def test_limit_takes_the_first_captions(tmp_path: Path) -> None:
     data = Captions(sources=[coco(tmp_path / "a.json", ["x", "y", "x", "z"])], limit=3)
     data.setup("predict")
-    assert data.counts == {"x": 2, "y": 1}
+    assert counted(data) == {"x": 2, "y": 1}
+    assert [(p["captions"], p["limit"]) for p in data.provenance] == [(3, 3)]
+
+
+def test_a_limit_hashes_the_whole_file_and_records_only_what_was_used(tmp_path: Path) -> None:
+    first, second = coco(tmp_path / "a.json", ["x", "y", "z"]), coco(tmp_path / "b.json", ["v"])
+    data = Captions(sources=[first, second], limit=2)
+    data.setup("predict")
+    assert [p["source"] for p in data.provenance] == [first]
+    assert data.provenance[0]["sha256"] == hashlib.sha256(Path(first).read_bytes()).hexdigest()
 
 
 @pytest.mark.parametrize(
@@ -102,6 +147,8 @@ def test_bad_arguments_are_refused() -> None:
         Captions(sources=["a.json"], batch_size=0)
     with pytest.raises(ValueError, match="limit=0"):
         Captions(sources=["a.json"], limit=0)
+    with pytest.raises(ValueError, match="tokens='some'"):
+        Captions(sources=["a.json"], tokens="some")  # type: ignore[arg-type]
 
 
 def test_made_captions_are_seeded_and_even() -> None:
@@ -119,4 +166,4 @@ def test_made_captions_are_seeded_and_even() -> None:
 def test_shipped_captions_are_readable() -> None:
     data = Captions(sources=["mace_pl/data/emoji/captions.json"])
     data.setup("predict")
-    assert sum(data.counts.values()) == 3000
+    assert data.store.total == 3000

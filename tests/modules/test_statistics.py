@@ -125,7 +125,7 @@ def test_existing_output_is_refused_before_the_work(toy_pipeline: Path, source: 
     output = tmp_path / "prior.safetensors"
     output.write_bytes(b"kept")
     trainer = MaceTrainer(accelerator="cpu", devices=1, logger=False, enable_progress_bar=False)
-    with pytest.raises(ValueError, match="--overwrite"):
+    with pytest.raises(ValueError, match="--model.overwrite true"):
         trainer.cache(PromptStatistics(str(toy_pipeline), str(output)), datamodule=Captions(sources=[source]))
     assert output.read_bytes() == b"kept"
 

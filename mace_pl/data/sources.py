@@ -1,0 +1,221 @@
+"""Captions out of files as a stream: COCO annotations, text, CSV, JSON lines and Parquet, packed or not.
+
+What a file is follows from its name: ``.json`` is a COCO annotation file, ``.txt`` has a caption in each line,
+``.csv``, ``.jsonl`` and ``.parquet`` have it in a column; ``.gz`` may follow each of them.
+``annotations.zip:captions.json`` is a file in a zip.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import gzip
+import hashlib
+import io
+import json
+import shutil
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, TextIO
+
+from mace_pl.data.json_stream import elements_of
+from mace_pl.paths import resolve
+
+UNREADABLE = (OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError, RuntimeError)
+LAYOUT = 'Expected COCO\'s layout: {"annotations": [{"caption": "..."}, ...]}'
+
+
+class HashedReader(io.RawIOBase):
+    """Bytes that are hashed as they are read.
+
+    Args:
+        stream: where they come from.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+        self.digest = hashlib.sha256()
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill ``buffer`` and hash what it got."""
+        data: bytes = self.stream.read(len(buffer))
+        self.digest.update(data)
+        buffer[: len(data)] = data
+        return len(data)
+
+    def finish(self) -> str:
+        """The SHA-256 of everything, read or not."""
+        while data := self.stream.read(1 << 20):
+            self.digest.update(data)
+        return self.digest.hexdigest()
+
+
+class CaptionSource:
+    """One file of captions.
+
+    Args:
+        source: its path, relative to the working folder or to the project; ``archive.zip:name`` for a file in a zip.
+        column: the column of CSV, JSON lines and Parquet.
+        member: the file in a zip that ``source`` itself does not name.
+    """
+
+    def __init__(self, source: str, column: str = "caption", member: str | None = None) -> None:
+        archive, named, inside = source.partition(".zip:")
+        self.source = source
+        self.path: Path = resolve(f"{archive}.zip" if named else source)
+        self.member = inside if named else member
+        self.column = column
+        self.sha256 = ""  # of the content, unpacked; known when all of it was read
+        self.has_column = False
+
+    def captions(self) -> Iterator[str]:
+        """The captions in file order; ``sha256`` is known when they end or the generator is closed.
+
+        Raises:
+            ValueError: a file that cannot be read, is not what its name says, or has an empty caption.
+        """
+        try:
+            with self._opened() as (stream, ending):
+                reader = HashedReader(stream)
+                read = self._reader(ending)
+                try:
+                    yield from self._checked(read(reader))
+                except GeneratorExit:  # enough captions: the rest is only hashed
+                    self.sha256 = reader.finish()
+                    raise
+                self.sha256 = reader.finish()
+        except UnicodeDecodeError as error:
+            raise self._error(f"is not UTF-8 ({error}). Save it as UTF-8.") from error
+        except UNREADABLE as error:
+            said = getattr(error, "strerror", None) or error
+            raise self._error(f"cannot be read ({said}; looked at {self.path}). Give a file of captions.") from error
+
+    def _checked(self, found: Iterator[tuple[str, Any]]) -> Iterator[str]:
+        for place, caption in found:
+            if not isinstance(caption, str):
+                raise self._error(f"{place} has no text {self.column!r}. Correct it or drop it.")
+            if not caption.strip():
+                raise self._error(f"{place} has an empty caption. Fill it in or drop it.")
+            try:
+                caption.encode()
+            except UnicodeEncodeError as error:
+                raise self._error(f"{place} has a caption that is no Unicode text ({error}). Correct it.") from error
+            yield caption
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[tuple[BinaryIO, str]]:
+        """The unpacked bytes of the file and the ending that says what they are."""
+        with contextlib.ExitStack() as stack:
+            stream: Any = stack.enter_context(self.path.open("rb"))
+            name = self.path.name
+            if name.endswith(".zip"):
+                archive = stack.enter_context(zipfile.ZipFile(stream))
+                name = self._find_member(archive.namelist())
+                stream = stack.enter_context(archive.open(name))
+            if name.endswith(".gz"):
+                stream = stack.enter_context(gzip.open(stream))
+                name = name.removesuffix(".gz")
+            yield stream, PurePosixPath(name).suffix
+
+    def _find_member(self, names: list[str]) -> str:
+        """The file in a zip that is meant, by its name with or without folders, or as the only one with captions."""
+        files = [name for name in names if not name.endswith("/")]
+        if self.member:
+            found = [name for name in files if self.member in (name, PurePosixPath(name).name)]
+        else:
+            found = [n for n in files if PurePosixPath(n).name.startswith("captions")] or files
+        if len(found) == 1:
+            return found[0]
+        missing = f"holds no {self.member}" if self.member else f"holds {len(found)} files of captions"
+        shown = ", ".join(files[:10]) or "nothing"
+        raise self._error(f"{missing}; it has {shown}. Name one, as in archive.zip:captions_val2014.json.")
+
+    def _reader(self, ending: str) -> Callable[[HashedReader], Iterator[tuple[str, Any]]]:
+        readers = {
+            ".json": self._coco,
+            ".txt": self._lines,
+            ".csv": self._csv,
+            ".jsonl": self._json_lines,
+            ".parquet": self._parquet,
+        }
+        if ending not in readers:
+            raise self._error(f"ends with {ending!r}. Give one of {', '.join(readers)}, .gz behind it or not.")
+        self.has_column = ending in (".csv", ".jsonl", ".parquet")
+        return readers[ending]
+
+    def _coco(self, raw: HashedReader) -> Iterator[tuple[str, Any]]:
+        try:
+            for index, annotation in enumerate(elements_of(text(raw), "annotations")):
+                caption = annotation.get("caption") if isinstance(annotation, dict) else None
+                if not isinstance(caption, str):
+                    raise self._error(f"annotation {index} has no text 'caption'. {LAYOUT}; correct or drop it.")
+                yield f"annotation {index}", caption
+        except json.JSONDecodeError as error:
+            raise self._error(f"is no JSON ({error}). {LAYOUT}.") from error
+        except KeyError as error:
+            raise self._error(f"has no list 'annotations'. {LAYOUT}.") from error
+
+    def _lines(self, raw: HashedReader) -> Iterator[tuple[str, Any]]:
+        for number, line in enumerate(text(raw), 1):
+            yield f"line {number}", line.rstrip("\r\n")
+
+    def _csv(self, raw: HashedReader) -> Iterator[tuple[str, Any]]:
+        try:
+            rows = csv.DictReader(text(raw, newline=""), strict=True)
+            self._need_column(list(rows.fieldnames or []))
+            for row in rows:
+                yield f"line {rows.line_num}", row[self.column]
+        except csv.Error as error:
+            raise self._error(f"is no CSV ({error}). Correct it.") from error
+
+    def _json_lines(self, raw: HashedReader) -> Iterator[tuple[str, Any]]:
+        for number, line in enumerate(text(raw), 1):
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise self._error(f"line {number} is no JSON ({error}). Correct it.") from error
+            if not isinstance(row, dict):
+                raise self._error(f"line {number} is no JSON object. Expected {{{self.column!r}: ...}}.")
+            yield f"line {number}", row.get(self.column)
+
+    def _parquet(self, raw: HashedReader) -> Iterator[tuple[str, Any]]:
+        try:
+            from pyarrow import ArrowException
+            from pyarrow.parquet import ParquetFile
+        except ImportError as error:
+            raise self._error(
+                'needs the package pyarrow to be read. Run pip install "mace-pl[parquet]", or give another format.'
+            ) from error
+        with tempfile.TemporaryFile() as copy:  # Parquet is read from its end, which a packed stream cannot
+            shutil.copyfileobj(raw, copy, 1 << 20)
+            try:
+                table = ParquetFile(copy)
+                self._need_column(table.schema_arrow.names)
+                row = 0
+                for batch in table.iter_batches(batch_size=1024, columns=[self.column]):
+                    for caption in batch.column(0).to_pylist():
+                        yield f"row {row}", caption
+                        row += 1
+            except ArrowException as error:
+                raise self._error(f"is no readable Parquet file ({error}). Make it again.") from error
+
+    def _need_column(self, columns: list[str]) -> None:
+        if self.column not in columns:
+            shown = ", ".join(columns) or "none"
+            raise self._error(f"has no column {self.column!r}, its columns are {shown}. Name one with --data.column.")
+
+    def _error(self, what: str) -> ValueError:
+        return ValueError(f"sources: {self.source}: {what}")
+
+
+def text(raw: HashedReader, newline: str | None = None) -> TextIO:
+    """``raw`` as UTF-8 text; a byte-order mark is no part of it."""
+    stream = io.TextIOWrapper(io.BufferedReader(raw, 1 << 16), encoding="utf-8-sig", newline=newline)
+    return stream
