@@ -14,6 +14,7 @@ import yaml
 from mace_pl.cli import erase_main
 
 TEN = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+ANCHORS = {"truck": "clock"}  # others have the config's; a house is a box as a truck is, and trucks stayed trucks
 RUNS = Path("checkpoints/erased")
 
 
@@ -34,9 +35,10 @@ def main() -> None:
     """All runs and tables."""
     ship = "configs/emoji/erase_ship.yaml"
     concept = yaml.safe_load(Path(ship).read_text(encoding="utf-8"))["data"]["concepts"][0]
-    single = [
-        fit(ship, RUNS / f"only_{name}", "--data.concepts", json.dumps([concept | {"target": name}])) for name in TEN
-    ]
+    single = []
+    for name in TEN:
+        own = concept | {"target": name, "anchor": ANCHORS.get(name, concept["anchor"])}
+        single.append(fit(ship, RUNS / f"only_{name}", "--data.concepts", json.dumps([own])))
     animals = fit("configs/emoji/erase_animals.yaml", RUNS / "erase_animals")
     characters = fit("configs/emoji/erase_characters.yaml", RUNS / "erase_characters")
     style = fit("configs/emoji/erase_style.yaml", RUNS / "erase_style")
