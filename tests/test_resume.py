@@ -35,6 +35,11 @@ def kept(work: Path) -> dict[str, int]:
     return steps
 
 
+def same_threads() -> dict[str, str]:
+    """Sums split over another number of threads differ in the last bit: the killed run gets this process's."""
+    return os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+
+
 @pytest.mark.parametrize("first", ["ship", "dog"], ids=["in the first group", "in the last group"])
 def test_a_killed_run_ends_as_an_unbroken_one(
     toy_pipeline: Path, tmp_path: Path, first: str, capsys: pytest.CaptureFixture[str]
@@ -42,8 +47,7 @@ def test_a_killed_run_ends_as_an_unbroken_one(
     erase_main(command(tmp_path, toy_pipeline, "whole"))
     args = command(tmp_path, toy_pipeline, "killed")
     work = tmp_path / ".killed.training"
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([sys.executable, str(SCRIPT), *args], env=environment, start_new_session=True)
+    process = subprocess.Popen([sys.executable, str(SCRIPT), *args], env=same_threads(), start_new_session=True)
     try:
         while not (work / f"{first}.safetensors").is_file():
             assert process.poll() is None, "the run ended before it could be killed"
@@ -67,7 +71,8 @@ def test_what_was_kept_is_not_used_with_other_settings(toy_pipeline: Path, tmp_p
     erase_main(command(tmp_path, toy_pipeline, "whole"))
     erase_main([*command(tmp_path, toy_pipeline, "changed"), "--model.lr", "0.02"])
     fresh = load_file(tmp_path / "changed" / "refined.safetensors")
-    process = subprocess.Popen([sys.executable, str(SCRIPT), *command(tmp_path, toy_pipeline, "again")])
+    args = [sys.executable, str(SCRIPT), *command(tmp_path, toy_pipeline, "again")]
+    process = subprocess.Popen(args, env=same_threads())
     while not list((tmp_path / ".again.training").glob("[!.]*.safetensors")):
         assert process.poll() is None
         time.sleep(0.002)
