@@ -28,6 +28,7 @@ lint: $(READY)
 train: $(READY)
 	$(BIN)/python train.py fit --config configs/train/emoji_vae.yaml
 	$(BIN)/python train.py fit --config configs/train/emoji_clip.yaml
+	$(BIN)/python train.py fit --config configs/train/emoji_scorer.yaml --model.overwrite true
 	$(BIN)/python train.py fit --config configs/train/emoji_unet.yaml
 
 # torch first, so that the build that was asked for satisfies the package's own requirement

@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import AutoencoderKL
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from mace_pl.artifacts import written_aside
-from mace_pl.modules.augment import augment
+from mace_pl.modules.augment import augment, sometimes
 from mace_pl.modules.tokenizer import save_tokenizer, train_tokenizer
 from mace_pl.modules.training import TrainingModule, save_text
 from mace_pl.paths import resolve
+from mace_pl.progress import drawing
 
 MAX_LOG_SCALE = 4.6  # CLIP clips the temperature at 100
 
@@ -42,6 +44,8 @@ class ContrastiveTraining(TrainingModule):
         text_length: tokens that captions are cut to while training; the encoder itself takes 77.
         concept_weight: weight of naming the concept.
         augmented: share of the batches that are augmented; without it the scores of drawn pictures are brittle.
+        autoencoder: folder of an AutoencoderKL that half of the pictures go through before they are augmented, since
+            the pictures that will be scored come out of one.
         learning_rate: highest learning rate of AdamW.
         weight_decay: of AdamW.
         warmup_steps: steps of linear warm-up.
@@ -63,6 +67,7 @@ class ContrastiveTraining(TrainingModule):
         text_length: int = 32,
         concept_weight: float = 0.5,
         augmented: float = 0.9,
+        autoencoder: str | None = None,
         learning_rate: float = 1e-3,
         weight_decay: float = 0.05,
         warmup_steps: int = 50,
@@ -83,6 +88,8 @@ class ContrastiveTraining(TrainingModule):
         self.text_length = text_length
         self.concept_weight = concept_weight
         self.augmented = augmented
+        self.autoencoder = autoencoder
+        self.decoded: Tensor | None = None
         self.clip: Any = None
         self.tokenizer: Any = None
         self.known: dict[str, Tensor] = {}
@@ -95,9 +102,11 @@ class ContrastiveTraining(TrainingModule):
         """Read model and tokenizer, or make them: the tokenizer of the data's captions.
 
         Raises:
-            ValueError: ``pretrained`` holds no CLIPModel.
+            ValueError: ``pretrained`` holds no CLIPModel, or ``autoencoder`` no AutoencoderKL.
         """
         super().setup(stage)
+        if self.autoencoder is not None and not (resolve(self.autoencoder) / "config.json").is_file():
+            raise ValueError(f"autoencoder={self.autoencoder} has no config.json. Give the folder of an AutoencoderKL.")
         if self.clip is not None:
             return
         if self.pretrained is None:
@@ -141,6 +150,9 @@ class ContrastiveTraining(TrainingModule):
         """Contrast N pictures [N, 3, H, W] with their captions and with the names of what they show."""
         generator = self.generator()
         pictures = batch["pixel_values"]
+        if self.decoded is not None:
+            decoded = self.decoded[batch["index"].cpu()].to(pictures) / 127.5 - 1
+            pictures = sometimes(decoded, pictures, 0.5, generator)
         if float(torch.rand(1, generator=generator)) < self.augmented:
             pictures = augment(pictures, generator)
         seen = self.clip.vision_model(pixel_values=pictures).pooler_output
@@ -156,6 +168,22 @@ class ContrastiveTraining(TrainingModule):
         places = places.to(self.device)
         self.log("train/accuracy", (logits.argmax(dim=-1) == places).float().mean(), prog_bar=True)
         return contrast + self.concept_weight * F.cross_entropy(logits, places)
+
+    @torch.no_grad()
+    def on_fit_start(self) -> None:
+        """Encode and decode every picture once."""
+        if self.autoencoder is None:
+            return
+        vae: Any = AutoencoderKL.from_pretrained(resolve(self.autoencoder), torch_dtype=torch.float32)
+        vae = vae.to(self.device).eval()
+        pictures = self.pool().pictures
+        parts = []
+        with drawing(self.trainer, "through the autoencoder", len(pictures)) as advance:
+            for part in pictures.split(64):
+                seen = vae.decode(vae.encode(part.to(self.device).float() / 127.5 - 1).latent_dist.mode()).sample
+                parts.append(((seen.clamp(-1, 1) + 1) * 127.5).round().to("cpu", torch.uint8))
+                advance(len(part))
+        self.decoded = torch.cat(parts)
 
     def encode_texts(self, texts: list[str]) -> Tensor:
         """Unit vectors [N, D] of texts; a frozen encoder reads each text once."""

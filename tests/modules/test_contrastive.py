@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import AutoencoderKL
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from safetensors import safe_open
@@ -110,6 +111,30 @@ def test_frozen_text_stays_and_only_clip_is_written(tmp_path: Path) -> None:
     second = CLIPModel.from_pretrained(tmp_path / "second" / "clip", dtype=torch.float32).state_dict()
     changed = {name for name in first if not torch.equal(first[name], second[name])}
     assert changed and not [name for name in changed if name.startswith("text")]
+
+
+def test_half_of_the_pictures_go_through_the_autoencoder(tmp_path: Path) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        vae = AutoencoderKL(block_out_channels=[8], norm_num_groups=4, layers_per_block=1, sample_size=16)
+    vae.save_pretrained(tmp_path / "vae")
+    fit(make_module(tmp_path / "first"), 1)
+    modules = []
+    for autoencoder in (None, str(tmp_path / "vae")):
+        folder = tmp_path / f"out{len(modules)}"
+        modules.append(ContrastiveTraining(str(folder), pretrained=str(tmp_path / "first" / "clip"), freeze_text=True))
+        modules[-1].autoencoder = autoencoder
+        fit(modules[-1], 2)
+    plain, softened = modules
+    assert plain.decoded is None and softened.decoded is not None
+    pictures = make_pool().pictures
+    with torch.no_grad():
+        seen = vae.decode(vae.encode(pictures.float() / 127.5 - 1).latent_dist.mode()).sample.clamp(-1, 1)
+    torch.testing.assert_close(softened.decoded.float() / 127.5 - 1, seen, rtol=0, atol=1 / 127)
+    name = "vision_model.post_layernorm.weight"
+    assert not torch.equal(plain.clip.state_dict()[name], softened.clip.state_dict()[name])
+    with pytest.raises(ValueError, match=r"autoencoder=.*has no config\.json"):
+        fit(ContrastiveTraining(str(tmp_path / "bad"), autoencoder=str(tmp_path / "nowhere")), 1)
 
 
 def test_loss_without_repetitions_is_clips() -> None:
