@@ -37,6 +37,15 @@ def warp(images: Tensor, generator: torch.Generator) -> Tensor:
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
+def bend(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Smooth displacements of a twentieth of the side or so, as in what a small diffusion model draws."""
+    shifts = torch.randn(len(images), 2, 5, 5, generator=generator).to(images) * 0.1
+    shifts = F.interpolate(shifts, size=images.shape[-2:], mode="bicubic", align_corners=False).permute(0, 2, 3, 1)
+    straight = torch.eye(2, 3, device=images.device, dtype=images.dtype).expand(len(images), 2, 3)
+    grid = F.affine_grid(straight, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid + shifts, padding_mode="border", align_corners=False)
+
+
 def blur(images: Tensor, sigma: float) -> Tensor:
     """Gaussian blur with a kernel of 7 x 7."""
     offsets = torch.arange(-3, 4, device=images.device, dtype=images.dtype)
@@ -63,6 +72,7 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     """Pictures [N, 3, H, W] in [-1, 1], each changed by its own random choice of everything above."""
     images = sometimes(images.flip(-1), images, 0.5, generator)
     images = sometimes(warp(images, generator), images, 0.7, generator)
+    images = sometimes(bend(images, generator), images, 0.5, generator)
     sigma = float(uniform(images[:1], 0.5, 2.0, generator))
     images = sometimes(blur(images, sigma), images, 0.35, generator)
     images = sometimes(soften(images, 2), images, 0.3, generator)

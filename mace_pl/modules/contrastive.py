@@ -15,13 +15,14 @@ from torch.nn import functional as F  # noqa: N812
 from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from mace_pl.artifacts import written_aside
-from mace_pl.modules.augment import augment, sometimes
+from mace_pl.modules.augment import augment, sometimes, uniform
 from mace_pl.modules.tokenizer import save_tokenizer, train_tokenizer
 from mace_pl.modules.training import TrainingModule, save_text
 from mace_pl.paths import resolve
 from mace_pl.progress import drawing
 
 MAX_LOG_SCALE = 4.6  # CLIP clips the temperature at 100
+LATENT_NOISE = 0.4  # most noise on the latents that are decoded, relative to the latents' own deviation
 
 
 class ContrastiveTraining(TrainingModule):
@@ -171,16 +172,19 @@ class ContrastiveTraining(TrainingModule):
 
     @torch.no_grad()
     def on_fit_start(self) -> None:
-        """Encode and decode every picture once."""
+        """Encode and decode every picture once, with some noise on the latents: a diffusion model's are not perfect."""
         if self.autoencoder is None:
             return
         vae: Any = AutoencoderKL.from_pretrained(resolve(self.autoencoder), torch_dtype=torch.float32)
         vae = vae.to(self.device).eval()
-        pictures = self.pool().pictures
+        pictures, generator = self.pool().pictures, torch.Generator().manual_seed(self.seed)
         parts = []
         with drawing(self.trainer, "through the autoencoder", len(pictures)) as advance:
             for part in pictures.split(64):
-                seen = vae.decode(vae.encode(part.to(self.device).float() / 127.5 - 1).latent_dist.mode()).sample
+                latents = vae.encode(part.to(self.device).float() / 127.5 - 1).latent_dist.mode()
+                noise = torch.randn(latents.shape, generator=generator).to(latents) / vae.config.scaling_factor
+                noise = noise * uniform(latents, 0.0, LATENT_NOISE, generator)
+                seen = vae.decode(latents + noise).sample
                 parts.append(((seen.clamp(-1, 1) + 1) * 127.5).round().to("cpu", torch.uint8))
                 advance(len(part))
         self.decoded = torch.cat(parts)

@@ -116,7 +116,9 @@ def test_frozen_text_stays_and_only_clip_is_written(tmp_path: Path) -> None:
 def test_half_of_the_pictures_go_through_the_autoencoder(tmp_path: Path) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        vae = AutoencoderKL(block_out_channels=[8], norm_num_groups=4, layers_per_block=1, sample_size=16)
+        vae = AutoencoderKL(
+            block_out_channels=[8], norm_num_groups=4, layers_per_block=1, sample_size=16, scaling_factor=2.0
+        )
     vae.save_pretrained(tmp_path / "vae")
     fit(make_module(tmp_path / "first"), 1)
     modules = []
@@ -130,7 +132,8 @@ def test_half_of_the_pictures_go_through_the_autoencoder(tmp_path: Path) -> None
     pictures = make_pool().pictures
     with torch.no_grad():
         seen = vae.decode(vae.encode(pictures.float() / 127.5 - 1).latent_dist.mode()).sample.clamp(-1, 1)
-    torch.testing.assert_close(softened.decoded.float() / 127.5 - 1, seen, rtol=0, atol=1 / 127)
+    pairs = torch.stack([softened.decoded.float().flatten(), seen.flatten()])
+    assert softened.decoded.shape == pictures.shape and 0.7 < float(torch.corrcoef(pairs)[0, 1]) < 0.999  # some noise
     name = "vision_model.post_layernorm.weight"
     assert not torch.equal(plain.clip.state_dict()[name], softened.clip.state_dict()[name])
     with pytest.raises(ValueError, match=r"autoencoder=.*has no config\.json"):
