@@ -30,6 +30,7 @@ def written_aside(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield aside
+        open_to_umask(aside)
         if path.is_dir() and not path.is_symlink():
             old = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
             path.rename(old)
@@ -49,6 +50,15 @@ def written_aside(path: Path) -> Iterator[Path]:
         else:
             with contextlib.suppress(OSError):
                 aside.unlink(missing_ok=True)
+
+
+def open_to_umask(path: Path) -> None:
+    """Give files that only their owner may read, as safetensors writes them, the permissions of any other new file."""
+    umask = os.umask(0)
+    os.umask(umask)
+    for file in (path, *path.rglob("*")):
+        if file.is_file() and not file.is_symlink() and not file.stat().st_mode & 0o077:
+            file.chmod(0o666 & ~umask)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -18,11 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mace_pl import __version__
 from mace_pl.artifacts import claim_output, write_tensors
 from mace_pl.edit import original_weights
 from mace_pl.paths import resolve
 from mace_pl.pipelines import load_pipeline, unet_fingerprint
-from mace_pl.statistics_file import KIND, package_version
+from mace_pl.statistics_file import KIND
 from mace_pl.text import encode_prompts, encoder_fingerprint
 
 KEY = re.compile(r"(\d+)_for_mat([12])")
@@ -87,7 +88,7 @@ def provenance(path: Path, pipeline: Any, precision: str, found: dict[str, Any])
         "processes": 1,
         "imported": {"layout": "for_mat1/for_mat2", "unet": unet_fingerprint(pipeline.unet), **found},
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "version": package_version(),
+        "version": __version__,
     }
 
 

@@ -9,9 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
+from mace_pl import __version__
 from mace_pl.artifacts import claim_output, write_tensors
 from mace_pl.paths import resolve
-from mace_pl.statistics_file import KIND, load_statistics, package_version
+from mace_pl.statistics_file import KIND, load_statistics
 
 ALIKE = {"encoder": "text encoder", "token_choice": "choice of tokens"}  # what files that are added must share
 
@@ -57,7 +58,7 @@ def merge_statistics(
     assert total is not None
     merged |= {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "version": package_version(),
+        "version": __version__,
         "merged": [{"file": Path(file).name, "weight": weight} for file, weight in zip(files, weights, strict=True)],
     }
     write_tensors(path, {"gram": total}, KIND, without_header(merged))

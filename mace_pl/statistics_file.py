@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -99,11 +98,3 @@ def weighted_statistics(
         gram = weight * read_statistics(resolve(path), fingerprint, width, setting)[0]
         total = gram if total is None else total + gram
     return total
-
-
-def package_version() -> str:
-    """The installed version of this package, or ``unknown`` when it runs from a checkout that is not installed."""
-    try:
-        return version("mace-pl")
-    except PackageNotFoundError:
-        return "unknown"

@@ -45,6 +45,12 @@ def pictures(pipeline: StableDiffusionPipeline) -> torch.Tensor:
     return torch.from_numpy(np.stack([np.asarray(p) for p in drawn])).int()
 
 
+def test_files_have_the_permissions_of_any_new_file(run: Path) -> None:
+    (run.parent / "plain").write_text("")
+    expected = (run.parent / "plain").stat().st_mode
+    assert {file.stat().st_mode for file in run.rglob("*") if file.is_file()} == {expected}
+
+
 def test_three_forms_of_the_edit_draw_the_same_pictures(run: Path, toy_pipeline: Path) -> None:
     whole = StableDiffusionPipeline.from_pretrained(run / "pipeline", safety_checker=None)
     refined = StableDiffusionPipeline.from_pretrained(toy_pipeline, safety_checker=None)

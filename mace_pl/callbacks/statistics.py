@@ -11,8 +11,9 @@ from lightning import Callback, Trainer
 from rich.console import Console
 from rich.table import Table
 
+from mace_pl import __version__
 from mace_pl.artifacts import claim_output, write_tensors
-from mace_pl.statistics_file import KIND, package_version
+from mace_pl.statistics_file import KIND
 
 
 class WriteStatistics(Callback):
@@ -71,7 +72,7 @@ class WriteStatistics(Callback):
             "precision": str(trainer.precision),
             "processes": trainer.world_size,
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "version": package_version(),
+            "version": __version__,
         }
         if trainer.is_global_zero:
             gram = pl_module.statistics["gram"]
