@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
+from diffusers.models.attention import FeedForward
+from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 def cross_attentions(unet: nn.Module) -> dict[str, Any]:
@@ -56,14 +59,14 @@ class ObservedAttention:
         """Plain attention from its equation; the result is what the fused kernel gives."""
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         n, q, _ = hidden_states.shape
-        query = attn.to_q(hidden_states).view(n, q, attn.heads, -1).transpose(1, 2)
+        query = attn.to_q(hidden_states).view(n, q, attn.heads, -1).transpose(1, 2) * attn.scale
         key = attn.to_k(context).view(n, context.shape[1], attn.heads, -1).transpose(1, 2)
-        value = attn.to_v(context).view(n, context.shape[1], attn.heads, -1).transpose(1, 2)
-        scores = (query @ key.transpose(-1, -2)).float() * attn.scale
+        scores = (query @ key.transpose(-1, -2)).float()
         if attention_mask is not None:
             scores = scores + attention_mask.view(n, -1, *attention_mask.shape[-2:])
         probabilities = scores.softmax(-1)
-        self.observe(self.name, probabilities)
+        self.observe(self.name, probabilities)  # may end the forward pass: values come after it
+        value = attn.to_v(context).view(n, context.shape[1], attn.heads, -1).transpose(1, 2)
         out = (probabilities.to(value.dtype) @ value).transpose(1, 2).reshape(n, q, -1)
         result: Tensor = attn.to_out[1](attn.to_out[0](out)) / attn.rescale_output_factor
         return result
@@ -89,6 +92,7 @@ def attention_losses(
     text: Tensor,
     layer_loss: Callable[[Tensor], Tensor],
     extra: Any = None,
+    checkpointing: bool = False,
 ) -> Tensor:
     """Σ over ``attn2`` layers of ``layer_loss(probabilities)``, [N]; the UNet stops at its last ``attn2``.
 
@@ -101,6 +105,7 @@ def attention_losses(
         text: embeddings [N, T, D].
         layer_loss: probabilities [N, H, Q, T] to [N].
         extra: ``added_cond_kwargs`` of UNets that want them (SDXL).
+        checkpointing: keep only what the blocks hand to each other and run each again during the backward pass.
     """
     left = len(cross_attentions(unet))
     total = torch.zeros(len(latents), device=latents.device)
@@ -112,6 +117,44 @@ def attention_losses(
         if left == 0:
             raise LastCrossAttention
 
-    with observed(unet, observe), suppress(LastCrossAttention):
-        unet(latents, timesteps, encoder_hidden_states=text, added_cond_kwargs=extra)
+    def again() -> tuple[Any, Any]:
+        """Contexts of a block's first and second run; the second forms its probabilities too and counts nothing."""
+        return nullcontext(), observed(unet, lambda name, probabilities: layer_loss(probabilities))
+
+    def block(module: nn.Module, *args: Any) -> Any:
+        if left == 1:  # its backward pass comes first, and the forward pass ends inside it
+            return module(*args)
+        return checkpoint(module, *args, use_reentrant=False, context_fn=again)
+
+    if checkpointing:
+        unet.enable_gradient_checkpointing(block)
+    try:
+        with observed(unet, observe), suppress(LastCrossAttention):
+            unet(latents, timesteps, encoder_hidden_states=text, added_cond_kwargs=extra)
+    finally:
+        unet.disable_gradient_checkpointing()
     return total
+
+
+def compiled_parts(unet: nn.Module) -> list[nn.Module]:
+    """The residual blocks, self-attentions and feed-forwards: what ``torch.compile`` takes.
+
+    Cross-attentions stay as they are, since the forward pass ends inside the last of them.
+    """
+    parts = (ResnetBlock2D, FeedForward)
+    return [m for name, m in unet.named_modules() if isinstance(m, parts) or name.split(".")[-1] == "attn1"]
+
+
+@contextmanager
+def compiled(unet: nn.Module) -> Iterator[None]:
+    """Within the context the :func:`compiled_parts` of the UNet run compiled."""
+    parts = compiled_parts(unet)
+    # blocks of one class share one cache, with an entry for each of their shapes
+    with torch._dynamo.config.patch(recompile_limit=max(64, len(parts))):
+        for part in parts:
+            part.forward = torch.compile(part.forward)  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            for part in parts:
+                del part.forward

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,7 +14,7 @@ from lightning import LightningModule
 from torch import Tensor
 
 from mace_pl.artifacts import slug
-from mace_pl.attention import attention_losses
+from mace_pl.attention import attention_losses, compiled
 from mace_pl.closed_form import Preservation, gram
 from mace_pl.concepts import Concept, aligned_positions, attended_positions
 from mace_pl.edit import ConceptSums, Edit, Factors, fusion, original_weights, refinement, set_weights
@@ -58,6 +59,8 @@ class Mace(LightningModule):
         squared_loss: square the attention norm (the paper's equation) or not (the published experiments).
         attend_padding: the loss looks at the end token and the padding too.
         align_all_tokens: stage 1 maps all tokens position by position, not only the co-existing ones.
+        gradient_checkpointing: run each block of the UNet again in the backward pass; less memory, more time.
+        compile: compile the UNet's blocks with ``torch.compile`` (wants a C++ compiler on CPU, Triton on GPU).
         seed: seeds pictures, LoRAs, noise and timesteps; the command links it to ``seed_everything``.
     """
 
@@ -76,6 +79,8 @@ class Mace(LightningModule):
         squared_loss: bool = False,
         attend_padding: bool = True,
         align_all_tokens: bool = False,
+        gradient_checkpointing: bool = False,
+        compile: bool = False,
         seed: int = 2024,
     ) -> None:
         super().__init__()
@@ -86,6 +91,7 @@ class Mace(LightningModule):
         self.lr, self.weight_decay, self.gradient_clip = lr, weight_decay, gradient_clip
         self.importance_sampling, self.squared_loss = importance_sampling, squared_loss
         self.attend_padding, self.align_all_tokens = attend_padding, align_all_tokens
+        self.gradient_checkpointing, self.compile_blocks = gradient_checkpointing, compile
         self.pipeline = load_pipeline(pretrained)
         self.unet = self.pipeline.unet
         self.fingerprint = encoder_fingerprint(self.pipeline)
@@ -101,6 +107,7 @@ class Mace(LightningModule):
         self.factors: dict[str, Factors] = {}
         self.losses: dict[str, list[float]] = {}
         self.current: list[str] = []  # the concepts of this step, for the progress bar
+        self.stage = ExitStack()  # what is switched on while stage 2 runs
 
     # --- prepare -------------------------------------------------------------------------------------------------
 
@@ -190,6 +197,8 @@ class Mace(LightningModule):
     def on_fit_start(self) -> None:
         """Encode this process's pictures once; latents and masks stay on the device."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if self.compile_blocks:
+            self.stage.enter_context(compiled(self.unet))
         self.pipeline.vae.to(self.device)
         self.latents: dict[int, Tensor] = {}
         self.masks: dict[int, Tensor] = {}
@@ -205,7 +214,8 @@ class Mace(LightningModule):
     def training_key(self, concept: int) -> str:
         """SHA-256 over everything that the training of one concept depends on; equal keys give equal LoRAs."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        settings = (self.lr, self.weight_decay, self.gradient_clip, self.importance_sampling, self.squared_loss)
+        optimizer = (self.lr, self.weight_decay, self.gradient_clip, self.trainer.precision)
+        settings = (*optimizer, self.importance_sampling, self.squared_loss)
         digest = hashlib.sha256(repr((settings, self.rank, self.seed, self.concepts[concept].target)).encode())
         digest.update(self.unet_hash.encode())
         for tensor in (self.T, self.embeddings[concept], self.positions[concept]):
@@ -236,7 +246,7 @@ class Mace(LightningModule):
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         """One step of each concept in the batch, with losses, clipping and optimizer state of its own."""
-        concepts: list[int] = batch["concepts"]
+        self.stepped = concepts = list(batch["concepts"])
         self.current = [self.concepts[c].target for c in concepts]
         if not concepts:
             return
@@ -247,23 +257,30 @@ class Mace(LightningModule):
             return masked_attention_norm(probabilities, x["mask"], x["positions"], self.squared_loss)
 
         self.loras.activate(concepts)
-        losses = attention_losses(self.unet, x["latents"], x["t"], x["text"], layer_loss)
-        self.loras.activate(None)
+        losses = attention_losses(
+            self.unet, x["latents"], x["t"], x["text"], layer_loss, checkpointing=self.gradient_checkpointing
+        )
         optimizer: Any = self.optimizers()
         optimizer.zero_grad(set_to_none=True)
-        losses.sum().backward()  # no gradient crosses processes: each trains concepts of its own
-        for c in concepts:
-            torch.nn.utils.clip_grad_norm_(self.loras.parameters_of(c), self.gradient_clip)
+        # the loss scale of 16-mixed alone: no gradient crosses processes, each trains concepts of its own
+        self.trainer.precision_plugin.pre_backward(losses.sum(), self).backward()
+        self.loras.activate(None)
         optimizer.step()
         for target, loss in zip(self.current, losses.tolist(), strict=True):
             self.losses.setdefault(target, []).append(loss)
         self.log("loss", losses.detach().mean(), prog_bar=True, rank_zero_only=True, batch_size=len(concepts))
         self.log("step", float(batch["step"] + 1), prog_bar=True, rank_zero_only=True, batch_size=1)
 
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Clip each concept's gradient on its own, once a loss scale has been taken out of it."""
+        for c in self.stepped:
+            torch.nn.utils.clip_grad_norm_(self.loras.parameters_of(c), self.gradient_clip)
+
     # --- fuse ----------------------------------------------------------------------------------------------------
 
     def on_train_end(self) -> None:
         """Gather the LoRAs of all processes and solve stage 3; the UNet then holds the edited weights."""
+        self.stage.close()
         own = {self.concepts[c].target: self.loras.factors(c) for c in self.latents}
         self.loras.remove(self.unet)
         for factors, losses in self.gather((own, self.losses)):
