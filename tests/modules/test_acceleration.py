@@ -1,37 +1,22 @@
-"""Checkpointing, mixed precision and compilation change what a run costs, not what it learns."""
+"""Checkpointing, mixed precision and compilation change what a run costs, not what it learns.
+
+Losses and changes of the weights are compared with a plain float32 run of the same six steps.
+"""
 
 from __future__ import annotations
 
-import shutil
-import sys
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
-from runs import CONCEPTS
+from lightning.pytorch.plugins import MixedPrecision
+from runs import CONCEPTS, train
 from torch import Tensor
 
-from mace_pl.data.concepts import ConceptData
-from mace_pl.modules.mace import Mace, StageWeights
-from mace_pl.trainer import MaceTrainer
+from mace_pl.modules.mace import Mace
 
-STEPS = 6
-
-
-def train(folder: Path, pipeline: Path, trainer: dict[str, object] | None = None, **model: object) -> Mace:
-    """A run of all stages; its module keeps losses, LoRAs and the edited UNet."""
-    settings = {"identity": 1.0}
-    module = Mace(
-        str(pipeline), lr=0.01, refine=StageWeights(**settings), fuse=StageWeights(**settings), **model
-    )
-    data = ConceptData(
-        CONCEPTS, pictures=str(folder), images_per_concept=2, image_steps=2, steps_per_concept=STEPS
-    )
-    quiet = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
-    MaceTrainer(**quiet | {"max_epochs": 1} | (trainer or {})).fit(module, datamodule=data)
-    return module
+DATA = {"steps_per_concept": 6}
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +26,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def plain(toy_pipeline: Path, pictures: Path) -> Mace:
-    return train(pictures, toy_pipeline)
+    return train(toy_pipeline, pictures, data=DATA)
 
 
 def losses(module: Mace) -> Tensor:
@@ -64,12 +49,46 @@ def relative(found: Tensor, expected: Tensor) -> float:
 
 
 def test_the_plain_run_learns(plain: Mace) -> None:
-    first, last = losses(plain)[:, 0], losses(plain)[:, -1]
-    assert relative(last, first) > 0.01  # far above the tolerances below
-    assert learnt(plain).norm() > 0.05
+    assert relative(losses(plain)[:, -1], losses(plain)[:, 0]) > 0.01  # far above the tolerances of the losses
+    assert learnt(plain).norm() > 0.5
 
 
 def test_checkpointing_gives_the_same_weights(plain: Mace, pictures: Path, toy_pipeline: Path) -> None:
-    module = train(pictures, toy_pipeline, gradient_checkpointing=True)
+    module = train(toy_pipeline, pictures, data=DATA, gradient_checkpointing=True)
     torch.testing.assert_close(losses(module), losses(plain), rtol=1e-6, atol=0)
     torch.testing.assert_close(change(module), change(plain), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_bfloat16_stays_within_three_per_cent(
+    plain: Mace, pictures: Path, toy_pipeline: Path, checkpointing: bool
+) -> None:
+    trainer = {"precision": "bf16-mixed"}
+    module = train(toy_pipeline, pictures, data=DATA, trainer=trainer, gradient_checkpointing=checkpointing)
+    assert 0 < relative(losses(module), losses(plain)) < 1e-3  # equal losses would mean float32
+    assert relative(learnt(module), learnt(plain)) < 0.03
+    assert relative(change(module), change(plain)) < 0.03
+
+
+def test_float16_takes_the_loss_scale_out_before_it_clips(plain: Mace, pictures: Path, toy_pipeline: Path) -> None:
+    """The Trainer has no float16 on CPU, so its plugin is made here; a scale of 1024 does not overflow."""
+    plugin = MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu", init_scale=2.0**10))
+    module = train(toy_pipeline, pictures, data=DATA, trainer={"plugins": plugin})
+    assert 0 < relative(losses(module), losses(plain)) < 1e-3
+    assert relative(learnt(module), learnt(plain)) < 0.03
+    assert relative(change(module), change(plain)) < 0.03
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_captured_blocks_give_the_same_weights(
+    plain: Mace, pictures: Path, toy_pipeline: Path, checkpointing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks are captured and differentiated as for any backend; generating code for each takes minutes on CPU."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    torch._dynamo.utils.counters.clear()
+    module = train(toy_pipeline, pictures, data=DATA, compile=True, gradient_checkpointing=checkpointing)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 5
+    assert not torch._dynamo.utils.counters["graph_break"]
+    torch.testing.assert_close(losses(module), losses(plain), rtol=1e-6, atol=0)
+    torch.testing.assert_close(change(module), change(plain), rtol=0, atol=1e-6)
+    assert all("forward" not in vars(part) for part in module.unet.modules())  # reports are drawn without it
