@@ -117,9 +117,12 @@ def attention_losses(
         if left == 0:
             raise LastCrossAttention
 
+    def form_again(name: str, probabilities: Tensor) -> None:
+        layer_loss(probabilities)
+
     def again() -> tuple[Any, Any]:
         """Contexts of a block's first and second run; the second forms its probabilities too and counts nothing."""
-        return nullcontext(), observed(unet, lambda name, probabilities: layer_loss(probabilities))
+        return nullcontext(), observed(unet, form_again)
 
     def block(module: nn.Module, *args: Any) -> Any:
         if left == 1:  # its backward pass comes first, and the forward pass ends inside it
@@ -152,7 +155,7 @@ def compiled(unet: nn.Module) -> Iterator[None]:
     # blocks of one class share one cache, with an entry for each of their shapes
     with torch._dynamo.config.patch(recompile_limit=max(64, len(parts))):
         for part in parts:
-            part.forward = torch.compile(part.forward)  # type: ignore[method-assign]
+            part.forward = torch.compile(part.forward)
         try:
             yield
         finally:

@@ -68,6 +68,7 @@ def factored(normal_DD: Tensor, keep: Preservation, stage: str) -> Tensor:
         ValueError: ``normal`` is singular; names the preservation terms that are zero and what to raise.
     """
     scale = float(normal_DD.diagonal().mean())
+    factor: Tensor
     factor, info = torch.linalg.cholesky_ex(normal_DD)
     pivots = factor.diagonal()
     # a factor whose smallest pivot is rounding noise solves nothing: eps·D is the usual numerical-rank bound

@@ -6,6 +6,7 @@ import shutil
 import weakref
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -100,10 +101,12 @@ def test_nothing_after_the_last_cross_attention_is_computed(trained: Trained) ->
 
 def test_nothing_but_loras_in_front_of_a_loss_is_differentiated(trained: Trained) -> None:
     inputs: dict[str, bool] = {}
+
+    def note(module: nn.Module, args: tuple[Any, ...], name: str) -> None:
+        inputs.setdefault(name, any(isinstance(x, Tensor) and x.requires_grad for x in args))
+
     for name, module in trained.unet.named_modules():
-        module.register_forward_pre_hook(
-            lambda module, args, name=name: inputs.setdefault(name, any(x.requires_grad for x in args if x is not None))
-        )
+        module.register_forward_pre_hook(partial(note, name=name))
     gradients = trained.gradients()
     assert not any(p.grad is not None for p in trained.unet.parameters() if not p.requires_grad)
     first, last = (f"{name}.attentions.0.transformer_blocks.0" for name in ("down_blocks.0", "up_blocks.1"))
