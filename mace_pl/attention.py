@@ -85,6 +85,33 @@ def observed(unet: Any, observe: Callable[[str, Tensor], None]) -> Iterator[None
             module.set_processor(before[name])
 
 
+@contextmanager
+def checkpointed(unet: Any, layer_loss: Callable[[Tensor], Tensor], last: Callable[[], bool]) -> Iterator[None]:
+    """Within the context blocks keep only what they are given; the backward pass runs each of them again.
+
+    Args:
+        unet: the UNet2DConditionModel.
+        layer_loss: what is formed from a layer's probabilities, in the second run too.
+        last: whether only the last ``attn2`` is left. Its block is not kept for a second run: its backward pass comes
+            first, and the forward pass ends inside it.
+    """
+
+    def form_again(name: str, probabilities: Tensor) -> None:
+        layer_loss(probabilities)
+
+    def runs() -> tuple[Any, Any]:
+        return nullcontext(), observed(unet, form_again)
+
+    def block(module: nn.Module, *args: Any) -> Any:
+        return module(*args) if last() else checkpoint(module, *args, use_reentrant=False, context_fn=runs)
+
+    unet.enable_gradient_checkpointing(block)
+    try:
+        yield
+    finally:
+        unet.disable_gradient_checkpointing()
+
+
 def attention_losses(
     unet: Any,
     latents: Tensor,
@@ -117,25 +144,9 @@ def attention_losses(
         if left == 0:
             raise LastCrossAttention
 
-    def form_again(name: str, probabilities: Tensor) -> None:
-        layer_loss(probabilities)
-
-    def again() -> tuple[Any, Any]:
-        """Contexts of a block's first and second run; the second forms its probabilities too and counts nothing."""
-        return nullcontext(), observed(unet, form_again)
-
-    def block(module: nn.Module, *args: Any) -> Any:
-        if left == 1:  # its backward pass comes first, and the forward pass ends inside it
-            return module(*args)
-        return checkpoint(module, *args, use_reentrant=False, context_fn=again)
-
-    if checkpointing:
-        unet.enable_gradient_checkpointing(block)
-    try:
-        with observed(unet, observe), suppress(LastCrossAttention):
-            unet(latents, timesteps, encoder_hidden_states=text, added_cond_kwargs=extra)
-    finally:
-        unet.disable_gradient_checkpointing()
+    saving = checkpointed(unet, layer_loss, lambda: left == 1) if checkpointing else nullcontext()
+    with saving, observed(unet, observe), suppress(LastCrossAttention):
+        unet(latents, timesteps, encoder_hidden_states=text, added_cond_kwargs=extra)
     return total
 
 

@@ -48,8 +48,8 @@ def load_pictures(folder: Path, setting: str) -> list[Image.Image]:
     return [_open(path, "RGB", setting) for path in image_files(folder, setting)]
 
 
-def load_masks(folder: Path, pictures: Path, setting: str) -> Tensor:
-    """Masks [I, 1, H, W] of zeros and ones for the pictures of a folder, matched by name.
+def load_masks(folder: Path, pictures: Path, setting: str) -> list[Tensor]:
+    """Masks [1, H, W] of zeros and ones for the pictures of a folder, matched by name; each of its picture's size.
 
     Raises:
         ValueError: another number or other names than the pictures, another size, or an empty mask.
@@ -71,7 +71,7 @@ def load_masks(folder: Path, pictures: Path, setting: str) -> Tensor:
                 f"{setting}: {file} is empty (no pixel above 127). Mark the target white, or use masks: none."
             )
         masks.append(inside[None])
-    return torch.stack(masks)
+    return masks
 
 
 class _Schedule(IterableDataset[dict[str, Any]]):
@@ -178,7 +178,8 @@ class ConceptData(LightningDataModule):
             return pixels, torch.ones(len(pixels), 1, height, width)
         own = resolve(str(concept.masks)) if concept.images else folder.parent / "masks"
         masks = load_masks(own, folder, f"masks of {concept.target!r}")
-        return pixels, torch.nn.functional.interpolate(masks, size=size, mode="nearest")
+        resized = [torch.nn.functional.interpolate(mask[None], size=size, mode="nearest") for mask in masks]
+        return pixels, torch.cat(resized)
 
     def own_concepts(self) -> Sequence[int]:
         """Indices of the concepts that this process trains."""

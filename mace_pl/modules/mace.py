@@ -191,7 +191,7 @@ class Mace(LightningModule):
             chosen = side_by_side(free, live.peak, len(own))
             known = "unknown" if free is None else f"{free / 2**20:,.0f} MB"
             rank_zero_info(f"Concepts side by side: {chosen} (one takes {live.peak / 2**20:,.1f} MB, free: {known})")
-        return min(self.gather(chosen))  # the schedules of all processes have one length
+        return int(min(self.gather(chosen)))  # the schedules of all processes have one length
 
     def training_key(self, concept: int) -> str:
         """SHA-256 over everything that the training of one concept depends on; equal keys give equal LoRAs."""
