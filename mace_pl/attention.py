@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
+from diffusers.models.attention import FeedForward
+from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 def cross_attentions(unet: nn.Module) -> dict[str, Any]:
@@ -56,14 +59,14 @@ class ObservedAttention:
         """Plain attention from its equation; the result is what the fused kernel gives."""
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         n, q, _ = hidden_states.shape
-        query = attn.to_q(hidden_states).view(n, q, attn.heads, -1).transpose(1, 2)
+        query = attn.to_q(hidden_states).view(n, q, attn.heads, -1).transpose(1, 2) * attn.scale
         key = attn.to_k(context).view(n, context.shape[1], attn.heads, -1).transpose(1, 2)
-        value = attn.to_v(context).view(n, context.shape[1], attn.heads, -1).transpose(1, 2)
-        scores = (query @ key.transpose(-1, -2)).float() * attn.scale
+        scores = (query @ key.transpose(-1, -2)).float()
         if attention_mask is not None:
             scores = scores + attention_mask.view(n, -1, *attention_mask.shape[-2:])
         probabilities = scores.softmax(-1)
-        self.observe(self.name, probabilities)
+        self.observe(self.name, probabilities)  # may end the forward pass: values come after it
+        value = attn.to_v(context).view(n, context.shape[1], attn.heads, -1).transpose(1, 2)
         out = (probabilities.to(value.dtype) @ value).transpose(1, 2).reshape(n, q, -1)
         result: Tensor = attn.to_out[1](attn.to_out[0](out)) / attn.rescale_output_factor
         return result
@@ -82,6 +85,33 @@ def observed(unet: Any, observe: Callable[[str, Tensor], None]) -> Iterator[None
             module.set_processor(before[name])
 
 
+@contextmanager
+def checkpointed(unet: Any, layer_loss: Callable[[Tensor], Tensor], last: Callable[[], bool]) -> Iterator[None]:
+    """Within the context blocks keep only what they are given; the backward pass runs each of them again.
+
+    Args:
+        unet: the UNet2DConditionModel.
+        layer_loss: what is formed from a layer's probabilities, in the second run too.
+        last: whether only the last ``attn2`` is left. Its block is not kept for a second run: its backward pass comes
+            first, and the forward pass ends inside it.
+    """
+
+    def form_again(name: str, probabilities: Tensor) -> None:
+        layer_loss(probabilities)
+
+    def runs() -> tuple[Any, Any]:
+        return nullcontext(), observed(unet, form_again)
+
+    def block(module: nn.Module, *args: Any) -> Any:
+        return module(*args) if last() else checkpoint(module, *args, use_reentrant=False, context_fn=runs)
+
+    unet.enable_gradient_checkpointing(block)
+    try:
+        yield
+    finally:
+        unet.disable_gradient_checkpointing()
+
+
 def attention_losses(
     unet: Any,
     latents: Tensor,
@@ -89,6 +119,7 @@ def attention_losses(
     text: Tensor,
     layer_loss: Callable[[Tensor], Tensor],
     extra: Any = None,
+    checkpointing: bool = False,
 ) -> Tensor:
     """Σ over ``attn2`` layers of ``layer_loss(probabilities)``, [N]; the UNet stops at its last ``attn2``.
 
@@ -101,6 +132,7 @@ def attention_losses(
         text: embeddings [N, T, D].
         layer_loss: probabilities [N, H, Q, T] to [N].
         extra: ``added_cond_kwargs`` of UNets that want them (SDXL).
+        checkpointing: keep only what the blocks hand to each other and run each again during the backward pass.
     """
     left = len(cross_attentions(unet))
     total = torch.zeros(len(latents), device=latents.device)
@@ -112,6 +144,31 @@ def attention_losses(
         if left == 0:
             raise LastCrossAttention
 
-    with observed(unet, observe), suppress(LastCrossAttention):
+    saving = checkpointed(unet, layer_loss, lambda: left == 1) if checkpointing else nullcontext()
+    with saving, observed(unet, observe), suppress(LastCrossAttention):
         unet(latents, timesteps, encoder_hidden_states=text, added_cond_kwargs=extra)
     return total
+
+
+def compiled_parts(unet: nn.Module) -> list[nn.Module]:
+    """The residual blocks, self-attentions and feed-forwards: what ``torch.compile`` takes.
+
+    Cross-attentions stay as they are, since the forward pass ends inside the last of them.
+    """
+    parts = (ResnetBlock2D, FeedForward)
+    return [m for name, m in unet.named_modules() if isinstance(m, parts) or name.split(".")[-1] == "attn1"]
+
+
+@contextmanager
+def compiled(unet: nn.Module) -> Iterator[None]:
+    """Within the context the :func:`compiled_parts` of the UNet run compiled."""
+    parts = compiled_parts(unet)
+    # blocks of one class share one cache, with an entry for each of their shapes
+    with torch._dynamo.config.patch(recompile_limit=max(64, len(parts))):
+        for part in parts:
+            part.forward = torch.compile(part.forward)
+        try:
+            yield
+        finally:
+            for part in parts:
+                del part.forward

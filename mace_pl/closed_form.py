@@ -61,13 +61,14 @@ class Preservation:
         return f"zero: {', '.join(zero) or 'none'}; " + ", ".join(f"{k} = {v:g}" for k, v in terms.items())
 
 
-def solve_right(numerator_DD: Tensor, normal_DD: Tensor, keep: Preservation, stage: str) -> Tensor:
-    """X = numerator · normal⁻¹ for a symmetric positive definite ``normal``, by Cholesky in float64.
+def factored(normal_DD: Tensor, keep: Preservation, stage: str) -> Tensor:
+    """The lower Cholesky factor L [D, D] of a symmetric positive definite ``normal`` = L Lᵀ, in float64.
 
     Raises:
         ValueError: ``normal`` is singular; names the preservation terms that are zero and what to raise.
     """
     scale = float(normal_DD.diagonal().mean())
+    factor: Tensor
     factor, info = torch.linalg.cholesky_ex(normal_DD)
     pivots = factor.diagonal()
     # a factor whose smallest pivot is rounding noise solves nothing: eps·D is the usual numerical-rank bound
@@ -78,7 +79,12 @@ def solve_right(numerator_DD: Tensor, normal_DD: Tensor, keep: Preservation, sta
             f"dimensions and nothing fills the rest ({keep.describe()}). Raise --model.{stage}.identity above 0, or "
             f"give --model.prior or --model.domain statistics with a positive weight."
         )
-    return torch.cholesky_solve(numerator_DD.T, factor).T
+    return factor
+
+
+def solve_right(numerator_KD: Tensor, factor_DD: Tensor) -> Tensor:
+    """X [K, D] = numerator · (L Lᵀ)⁻¹ from the Cholesky factor L."""
+    return torch.cholesky_solve(numerator_KD.T, factor_DD).T
 
 
 def refine(F_DD: Tensor, G_DD: Tensor, keep: Preservation) -> Tensor:
@@ -100,7 +106,7 @@ def refine(F_DD: Tensor, G_DD: Tensor, keep: Preservation) -> Tensor:
     F, G = F_DD.double(), G_DD.double()
     S = keep.statistics(len(F)) + keep.identity * torch.eye(len(F), dtype=torch.float64)
     # (G + S)(F + S)⁻¹ = I + (G − F)(F + S)⁻¹: exact where target and anchor agree
-    return torch.eye(len(F), dtype=torch.float64) + solve_right(G - F, F + S, keep, "refine")
+    return torch.eye(len(F), dtype=torch.float64) + solve_right(G - F, factored(F + S, keep, "refine"))
 
 
 @dataclass(frozen=True)
@@ -109,11 +115,15 @@ class Fusion:
 
     Attributes:
         R: [D, D] in float64, shared by all layers.
-        projections: per concept, F_i M⁻¹ [D, D]: A*_{l,i} = A_{l,i} F_i M⁻¹.
+        factor: the Cholesky factor of M [D, D].
     """
 
     R: Tensor
-    projections: dict[str, Tensor]
+    factor: Tensor
+
+    def fused(self, A_KD: Tensor, F_DD: Tensor) -> Tensor:
+        """A*_{l,i} = A_{l,i} F_i M⁻¹ [K, D] of one concept; K rows of A_{l,i}, of one layer or of all of them."""
+        return solve_right(A_KD.double() @ F_DD.double(), self.factor)
 
 
 def fuse(T_DD: Tensor, F_by_concept: Mapping[str, Tensor], keep: Preservation) -> Fusion:
@@ -134,9 +144,9 @@ def fuse(T_DD: Tensor, F_by_concept: Mapping[str, Tensor], keep: Preservation) -
     identity = torch.eye(len(T), dtype=torch.float64)
     own = sum_of(list(F_by_concept.values())) + keep.identity * identity
     M = own + keep.statistics(len(T))
+    factor = factored(M, keep, "fuse")
     # R = I + (T − I)(Σ F_i + λ_I I) M⁻¹, the same matrix, exact where T = I
-    R = identity + solve_right((T - identity) @ own, M, keep, "fuse")
-    return Fusion(R, {name: solve_right(F.double(), M, keep, "fuse") for name, F in F_by_concept.items()})
+    return Fusion(identity + solve_right((T - identity) @ own, factor), factor)
 
 
 def sum_of(matrices_DD: Sequence[Tensor]) -> Tensor:

@@ -60,15 +60,17 @@ def refinement(sums: Mapping[str, ConceptSums], keep: Preservation) -> Tensor:
 
 
 def fusion(T: Tensor, sums: Mapping[str, ConceptSums], loras: Mapping[str, Factors], keep: Preservation) -> Edit:
-    """Stage 3 over all concepts. ``loras``: by target, then by layer, (A [r, D], B [O, r])."""
+    """Stage 3 over all concepts, one at a time. ``loras``: by target, then by layer, (A [r, D], B [O, r])."""
     fused = fuse(T, {target: s.F_all for target, s in sums.items()}, keep)
-    layers = next(iter(loras.values()))
-    factors = {}
-    for name in layers:
-        A = [loras[target][name][0].double().cpu() @ fused.projections[target] for target in sums]
-        B = [loras[target][name][1].double().cpu() for target in sums]
-        factors[name] = (torch.cat(A), torch.cat(B, dim=1))
-    return Edit(fused.R, factors)
+    layers = list(next(iter(loras.values())))
+    A: dict[str, list[Tensor]] = {name: [] for name in layers}
+    for target, s in sums.items():
+        own = [loras[target][name][0].cpu() for name in layers]
+        rows = fused.fused(torch.cat(own), s.F_all).split([len(a) for a in own])
+        for name, part in zip(layers, rows, strict=True):
+            A[name].append(part)
+    B = {name: torch.cat([loras[target][name][1].double().cpu() for target in sums], dim=1) for name in layers}
+    return Edit(fused.R, {name: (torch.cat(A[name]), B[name]) for name in layers})
 
 
 def original_weights(unet: Any) -> dict[str, Tensor]:

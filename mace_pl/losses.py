@@ -22,9 +22,13 @@ def masked_attention_norm(probabilities: Tensor, mask: Tensor, positions: Tensor
         [N].
     """
     inside = resized_mask(mask, probabilities.shape[2])
-    kept = probabilities * inside[:, None, :, None] * positions[:, None, None, :]
-    norm = torch.linalg.vector_norm(kept.flatten(1), dim=1)
-    return torch.square(norm) if squared else norm
+    # the squares are summed over tokens, then heads, then pixels; only the probabilities stay for the backward pass
+    by_pixel = torch.einsum("nhqt,nt->nq", probabilities.square(), positions.to(probabilities.dtype))
+    sums = (by_pixel * inside).sum(1)
+    if squared:
+        return sums
+    # the norm has no gradient where a layer's mask is empty
+    return torch.where(sums > 0, sums, 1).sqrt() * (sums > 0)
 
 
 def resized_mask(mask: Tensor, pixels: int) -> Tensor:

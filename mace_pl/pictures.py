@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from torch.nn import functional as F
 
 from mace_pl.artifacts import written_aside
 from mace_pl.attention import observed
-from mace_pl.concepts import PICTURE_TEMPLATE, Concept, attended_positions
+from mace_pl.concepts import PICTURE_TEMPLATE, attended_positions
 from mace_pl.lora import stream
+from mace_pl.pipelines import picture_size
 from mace_pl.sampling import draw
 
 
@@ -49,20 +51,21 @@ class AttentionMaps:
     """Averages a batch's cross-attention to some tokens over steps, heads and the finest layers.
 
     Args:
-        positions: which of the T tokens are summed.
+        positions: which of the T tokens are summed for each of N pictures, [N, T].
         size: (height, width) of the maps.
     """
 
-    def __init__(self, positions: list[bool], size: tuple[int, int]) -> None:
+    def __init__(self, positions: list[list[bool]], size: tuple[int, int]) -> None:
         self.positions = torch.tensor(positions)
         self.size = size
         self.sums: dict[int, Tensor] = {}
 
     def observe(self, name: str, probabilities: Tensor) -> None:
         """Add one layer's probabilities [2N, H, Q, T]; the second half is the conditional one."""
-        half = probabilities[len(probabilities) // 2 :]
-        pixels = half.shape[2]
-        added = half[..., self.positions.to(half.device)].sum(-1).mean(1).cpu()
+        conditional = probabilities[-len(self.positions) :]
+        pixels = conditional.shape[2]
+        positions = self.positions[:, None, None].to(conditional)
+        added = (conditional * positions).sum(-1).mean(1).cpu()
         self.sums[pixels] = self.sums.get(pixels, torch.zeros_like(added)) + added
 
     def maps(self) -> Tensor:
@@ -74,48 +77,97 @@ class AttentionMaps:
         return F.interpolate(grid, size=self.size, mode="bilinear", align_corners=False)[:, 0]
 
 
-def draw_concept(
-    pipeline: Any,
-    concept: Concept,
-    count: int,
-    steps: int,
-    guidance: float,
-    seed: int,
-    with_masks: bool,
-    progress: Callable[[int], None] | None = None,
-) -> tuple[list[Image.Image], Tensor | None]:
-    """``count`` seeded pictures of the concept, and masks [I, H, W] from attention where asked for."""
-    template = PICTURE_TEMPLATE[concept.kind]
-    prompts = [template.replace("{}", concept.target)] * count
-    generator = stream(seed, concept.target, "pictures")
-    seeds = torch.randint(2**31, (count,), generator=generator).tolist()
-    if not with_masks:
-        return draw(pipeline, prompts, seeds, steps, guidance, count, progress), None
-    factor = pipeline.vae_scale_factor
-    size = pipeline.unet.config.sample_size
-    height, width = (size, size) if isinstance(size, int) else size
-    positions = attended_positions(pipeline.tokenizer, template, concept.target)
-    maps = AttentionMaps(positions, (height * factor, width * factor))
-    with observed(pipeline.unet, maps.observe):
-        pictures = draw(pipeline, prompts, seeds, steps, guidance, count, progress)
-    return pictures, torch.stack([mask_from_map(m) for m in maps.maps()])
+@dataclass(frozen=True)
+class Drawing:
+    """All that the pictures of a target depend on; kept beside them as ``settings.json``.
 
-
-def prepare_concept(
-    folder: Path, settings: dict[str, Any], make: Callable[[], tuple[list[Image.Image], Tensor | None]]
-) -> bool:
-    """Fill a concept's folder (``images/``, ``masks/``, ``settings.json``) unless it was filled with these settings.
-
-    Returns:
-        Whether pictures were made.
-
-    Raises:
-        ValueError: a mask is empty.
+    Attributes:
+        target: the concept's name.
+        kind: ``object`` or ``style``.
+        count: how many pictures.
+        steps: denoising steps.
+        guidance: classifier-free guidance scale.
+        seed: the run's seed; each picture has a generator of its own, seeded from it, the target and its place.
+        mask: ``attention`` for a mask beside each picture, or ``none``.
+        unet: fingerprint of the UNet that draws.
+        text_encoder: fingerprint of its text encoder.
     """
+
+    target: str
+    kind: str
+    count: int
+    steps: int
+    guidance: float
+    seed: int
+    mask: str
+    unet: str = ""
+    text_encoder: str = ""
+
+    def seeds(self) -> list[int]:
+        """One per picture."""
+        generator = stream(self.seed, self.target, "pictures")
+        drawn: list[int] = torch.randint(2**31, (self.count,), generator=generator).tolist()
+        return drawn
+
+
+def draw_concepts(
+    pipeline: Any, drawings: Sequence[Drawing], batch_size: int, progress: Callable[[int], None] | None = None
+) -> Iterator[tuple[Drawing, list[Image.Image], Tensor | None]]:
+    """Pictures of several concepts in batches that span them; each concept comes once its last picture is drawn.
+
+    Args:
+        pipeline: the model that draws.
+        drawings: what to draw; steps and guidance are the same in all of them.
+        batch_size: pictures at once.
+        progress: called with the number of pictures done since the last call.
+
+    Yields:
+        A drawing, its pictures, and their masks [I, H, W] where it wants some.
+    """
+    for masked in (True, False):  # cross-attention that is looked at runs another kernel: a batch is of one sort
+        group = [d for d in drawings if (d.mask != "none") == masked]
+        rows = [(d, seed) for d in group for seed in d.seeds()]
+        begun: dict[str, list[tuple[Image.Image, Tensor]]] = {}
+        for start in range(0, len(rows), batch_size):
+            batch = rows[start : start + batch_size]
+            for (drawing, _), picture, mask in zip(batch, *_draw_batch(pipeline, batch, masked), strict=True):
+                done = begun.setdefault(drawing.target, [])
+                done.append((picture, mask))
+                if len(done) == drawing.count:
+                    del begun[drawing.target]
+                    yield drawing, [p for p, _ in done], torch.stack([m for _, m in done]) if masked else None
+            if progress is not None:
+                progress(len(batch))
+
+
+def _draw_batch(
+    pipeline: Any, batch: Sequence[tuple[Drawing, int]], masked: bool
+) -> tuple[list[Image.Image], list[Tensor]]:
+    """One picture per (drawing, seed), and its mask [H, W]; an empty mask where none is asked for."""
+    templates = [PICTURE_TEMPLATE[drawing.kind] for drawing, _ in batch]
+    prompts = [t.replace("{}", drawing.target) for t, (drawing, _) in zip(templates, batch, strict=True)]
+    first = batch[0][0]
+    settings = ([seed for _, seed in batch], first.steps, first.guidance, len(batch))
+    if not masked:
+        return draw(pipeline, prompts, *settings), [torch.empty(0)] * len(batch)
+    positions = [
+        attended_positions(pipeline.tokenizer, t, drawing.target)
+        for t, (drawing, _) in zip(templates, batch, strict=True)
+    ]
+    maps = AttentionMaps(positions, picture_size(pipeline))
+    with observed(pipeline.unet, maps.observe):
+        pictures = draw(pipeline, prompts, *settings)
+    return pictures, [mask_from_map(m) for m in maps.maps()]
+
+
+def is_prepared(folder: Path, drawing: Drawing) -> bool:
+    """Whether the folder was filled by this drawing."""
     record = folder / "settings.json"
-    if record.is_file() and json.loads(record.read_text(encoding="utf-8")) == settings:
-        return False
-    pictures, masks = make()
+    return record.is_file() and bool(json.loads(record.read_text(encoding="utf-8")) == asdict(drawing))
+
+
+def write_pictures(folder: Path, drawing: Drawing, pictures: Sequence[Image.Image], masks: Tensor | None) -> None:
+    """Fill a concept's folder (``images/``, ``masks/``, ``settings.json``), aside and renamed."""
     with written_aside(folder) as aside:
         (aside / "images").mkdir(parents=True)
         for i, picture in enumerate(pictures):
@@ -124,5 +176,4 @@ def prepare_concept(
             (aside / "masks").mkdir()
             for i, mask in enumerate(masks):
                 Image.fromarray((mask.numpy() * 255).astype(np.uint8)).save(aside / "masks" / f"{i:03d}.png")
-        (aside / "settings.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    return True
+        (aside / "settings.json").write_text(json.dumps(asdict(drawing), indent=2) + "\n", encoding="utf-8")

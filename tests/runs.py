@@ -10,6 +10,9 @@ from PIL import Image
 
 from mace_pl.artifacts import write_tensors
 from mace_pl.cli import erase_main
+from mace_pl.data.concepts import ConceptData
+from mace_pl.modules.mace import Mace, StageWeights
+from mace_pl.trainer import MaceTrainer
 
 CONCEPTS = [
     {"target": "ship", "anchor": "ground", "kind": "object"},
@@ -39,6 +42,26 @@ def config(folder: Path, pipeline: Path, name: str, concepts: object = None, **d
     }
     path.write_text(yaml.safe_dump(content))
     return ["fit", "--config", str(path)]
+
+
+def train(
+    pipeline: Path,
+    pictures: Path,
+    concepts: list[dict[str, str]] = CONCEPTS,
+    data: dict[str, object] | None = None,
+    trainer: dict[str, object] | None = None,
+    **model: object,
+) -> Mace:
+    """All stages without files but the pictures; the module keeps losses, LoRAs and the edited UNet."""
+    weights = {"refine": StageWeights(identity=1.0), "fuse": StageWeights(identity=1.0)}
+    module = Mace(str(pipeline), lr=0.01, **weights, **model)
+    settings = {"images_per_concept": 2, "image_steps": 2, "steps_per_concept": 3} | (data or {})
+    quiet = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
+    quiet |= {"enable_model_summary": False, "max_epochs": 1}
+    MaceTrainer(**quiet | (trainer or {})).fit(
+        module, datamodule=ConceptData(concepts, pictures=str(pictures), **settings)
+    )
+    return module
 
 
 def exit_message(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:

@@ -10,8 +10,7 @@ import torch
 from jsonargparse import auto_cli
 from PIL import Image
 
-from mace_pl.concepts import Concept
-from mace_pl.pictures import draw_concept
+from mace_pl.pictures import Drawing, draw_concepts
 from mace_pl.pipelines import load_pipeline
 
 TEN = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -30,8 +29,8 @@ def main(pretrained: str = "checkpoints/emoji", pictures: int = 8, steps: int = 
     """Print the intersection over union per name, and its mean."""
     pipeline = load_pipeline(pretrained)
     means = []
-    for name in TEN:
-        drawn, masks = draw_concept(pipeline, Concept(name, "ground"), pictures, steps, guidance, 2024, True)
+    drawings = [Drawing(name, "object", pictures, steps, guidance, 2024, "attention") for name in TEN]
+    for drawing, drawn, masks in draw_concepts(pipeline, drawings, pictures):
         assert masks is not None
         overlaps = []
         for picture, mask in zip(drawn, masks.bool(), strict=True):
@@ -40,7 +39,8 @@ def main(pretrained: str = "checkpoints/emoji", pictures: int = 8, steps: int = 
                 overlaps.append(float((shape & mask).sum() / (shape | mask).sum()))
         if overlaps:
             means.append(sum(overlaps) / len(overlaps))
-        print(f"{name:12} {means[-1] if overlaps else float('nan'):.3f}  ({len(overlaps)} of {pictures} on white)")
+        mean = means[-1] if overlaps else float("nan")
+        print(f"{drawing.target:12} {mean:.3f}  ({len(overlaps)} of {pictures} on white)")
     print(f"{'mean':12} {sum(means) / len(means):.3f}")
 
 

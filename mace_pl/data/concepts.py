@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -48,8 +48,8 @@ def load_pictures(folder: Path, setting: str) -> list[Image.Image]:
     return [_open(path, "RGB", setting) for path in image_files(folder, setting)]
 
 
-def load_masks(folder: Path, pictures: Path, setting: str) -> Tensor:
-    """Masks [I, 1, H, W] of zeros and ones for the pictures of a folder, matched by name.
+def load_masks(folder: Path, pictures: Path, setting: str) -> list[Tensor]:
+    """Masks [1, H, W] of zeros and ones for the pictures of a folder, matched by name; each of its picture's size.
 
     Raises:
         ValueError: another number or other names than the pictures, another size, or an empty mask.
@@ -71,7 +71,7 @@ def load_masks(folder: Path, pictures: Path, setting: str) -> Tensor:
                 f"{setting}: {file} is empty (no pixel above 127). Mark the target white, or use masks: none."
             )
         masks.append(inside[None])
-    return torch.stack(masks)
+    return masks
 
 
 class _Schedule(IterableDataset[dict[str, Any]]):
@@ -97,9 +97,10 @@ class ConceptData(LightningDataModule):
         images_per_concept: how many pictures the original model draws of each target.
         image_steps: denoising steps for those pictures.
         image_guidance: their classifier-free guidance scale.
+        images_per_batch: how many of them are drawn at once, of one concept or of several.
         mask: masks of the drawn pictures, ``attention`` (from the model's own cross-attention) or ``none``.
         steps_per_concept: optimizer steps per concept in stage 2.
-        concepts_per_batch: how many concepts are trained side by side.
+        concepts_per_batch: how many concepts are trained side by side; ``auto`` takes as many as the free memory holds.
     """
 
     def __init__(
@@ -110,9 +111,10 @@ class ConceptData(LightningDataModule):
         images_per_concept: int = 8,
         image_steps: int = 30,
         image_guidance: float = 7.5,
+        images_per_batch: int = 8,
         mask: str = "attention",
         steps_per_concept: int = 50,
-        concepts_per_batch: int = 8,
+        concepts_per_batch: int | Literal["auto"] = "auto",
     ) -> None:
         super().__init__()
         if mask not in MASKS:
@@ -122,8 +124,9 @@ class ConceptData(LightningDataModule):
         counts = {
             "images_per_concept": images_per_concept,
             "image_steps": image_steps,
+            "images_per_batch": images_per_batch,
             "steps_per_concept": steps_per_concept,
-            "concepts_per_batch": concepts_per_batch,
+            "concepts_per_batch": 1 if concepts_per_batch == "auto" else concepts_per_batch,
         }
         for name, value in counts.items():
             if value < 1:
@@ -136,7 +139,8 @@ class ConceptData(LightningDataModule):
         self.image_guidance = image_guidance
         self.mask = mask
         self.steps_per_concept = steps_per_concept
-        self.concepts_per_batch = concepts_per_batch
+        self.images_per_batch = images_per_batch
+        self.concepts_per_batch: int | Literal["auto"] = concepts_per_batch
         self.done: dict[int, int] = {}  # steps that an interrupted run has finished, by concept
         for concept in self.concepts:  # the user's own files are checked before anything is computed
             if concept.images is not None:
@@ -174,7 +178,8 @@ class ConceptData(LightningDataModule):
             return pixels, torch.ones(len(pixels), 1, height, width)
         own = resolve(str(concept.masks)) if concept.images else folder.parent / "masks"
         masks = load_masks(own, folder, f"masks of {concept.target!r}")
-        return pixels, torch.nn.functional.interpolate(masks, size=size, mode="nearest")
+        resized = [torch.nn.functional.interpolate(mask[None], size=size, mode="nearest") for mask in masks]
+        return pixels, torch.cat(resized)
 
     def own_concepts(self) -> Sequence[int]:
         """Indices of the concepts that this process trains."""
@@ -189,6 +194,7 @@ class ConceptData(LightningDataModule):
     def schedule(self, concepts: Sequence[int]) -> list[dict[str, Any]]:
         """Batches {concepts: indices, step}: a group of concepts for all its steps that are left, then the next."""
         size = self.concepts_per_batch
+        assert size != "auto", "the model chooses a number before the first batch"
         return [
             {"concepts": left, "step": step}
             for start in range(0, len(concepts), size)

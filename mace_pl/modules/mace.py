@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from mace_pl.artifacts import slug
-from mace_pl.attention import attention_losses
+from mace_pl.attention import attention_losses, compiled
 from mace_pl.closed_form import Preservation, gram
 from mace_pl.concepts import Concept, aligned_positions, attended_positions
 from mace_pl.edit import ConceptSums, Edit, Factors, fusion, original_weights, refinement, set_weights
 from mace_pl.lora import ConceptLoRAs, stream
 from mace_pl.losses import importance_density, masked_attention_norm
-from mace_pl.pictures import draw_concept, prepare_concept
+from mace_pl.memory import LARGEST, LiveBytes, free_bytes, side_by_side
 from mace_pl.pipelines import load_pipeline, picture_size, unet_fingerprint
-from mace_pl.progress import drawing
+from mace_pl.preparing import check_prompts, prepare_pictures
 from mace_pl.statistics_file import weighted_statistics
 from mace_pl.text import encode_prompts, encoder_fingerprint
 
@@ -58,6 +58,8 @@ class Mace(LightningModule):
         squared_loss: square the attention norm (the paper's equation) or not (the published experiments).
         attend_padding: the loss looks at the end token and the padding too.
         align_all_tokens: stage 1 maps all tokens position by position, not only the co-existing ones.
+        gradient_checkpointing: run each block of the UNet again in the backward pass; less memory, more time.
+        compile: compile the UNet's blocks with ``torch.compile`` (wants a C++ compiler on CPU, Triton on GPU).
         seed: seeds pictures, LoRAs, noise and timesteps; the command links it to ``seed_everything``.
     """
 
@@ -76,6 +78,8 @@ class Mace(LightningModule):
         squared_loss: bool = False,
         attend_padding: bool = True,
         align_all_tokens: bool = False,
+        gradient_checkpointing: bool = False,
+        compile: bool = False,
         seed: int = 2024,
     ) -> None:
         super().__init__()
@@ -86,6 +90,7 @@ class Mace(LightningModule):
         self.lr, self.weight_decay, self.gradient_clip = lr, weight_decay, gradient_clip
         self.importance_sampling, self.squared_loss = importance_sampling, squared_loss
         self.attend_padding, self.align_all_tokens = attend_padding, align_all_tokens
+        self.gradient_checkpointing, self.compile_blocks = gradient_checkpointing, compile
         self.pipeline = load_pipeline(pretrained)
         self.unet = self.pipeline.unet
         self.fingerprint = encoder_fingerprint(self.pipeline)
@@ -101,58 +106,24 @@ class Mace(LightningModule):
         self.factors: dict[str, Factors] = {}
         self.losses: dict[str, list[float]] = {}
         self.current: list[str] = []  # the concepts of this step, for the progress bar
+        self.stage = ExitStack()  # what is switched on while stage 2 runs
 
     # --- prepare -------------------------------------------------------------------------------------------------
 
-    def prepare_data(self) -> None:
-        """Draw the pictures and masks of the targets that bring none, on one process."""
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        self.check_prompts(data)
-        drawn = [concept for concept in data.concepts if concept.images is None]
-        with drawing(self.trainer, "prepare", len(drawn) * data.images_per_concept) as progress:
-            for concept in drawn:
-                settings = {
-                    "target": concept.target,
-                    "kind": concept.kind,
-                    "count": data.images_per_concept,
-                    "steps": data.image_steps,
-                    "guidance": data.image_guidance,
-                    "seed": self.seed,
-                    "mask": data.mask if data.masked(concept) else "none",
-                    "unet": self.unet_hash,
-                    "text_encoder": self.fingerprint,
-                }
-                make = partial(
-                    draw_concept,
-                    self.pipeline,
-                    concept,
-                    data.images_per_concept,
-                    data.image_steps,
-                    data.image_guidance,
-                    self.seed,
-                    data.masked(concept),
-                    progress,
-                )
-                if not prepare_concept(data.pictures / slug(concept.target), settings, make):
-                    progress(data.images_per_concept)  # they were there
-
-    def check_prompts(self, data: Any) -> None:
-        """Find every target in its templates before anything is made.
-
-        Raises:
-            ValueError: a template that does not show its target.
-        """
-        for concept, templates in zip(data.concepts, data.templates, strict=True):
-            for template in templates:
-                attended_positions(self.pipeline.tokenizer, template, concept.target)
+    def prepare(self, data: Any) -> None:
+        """Check the prompts, then draw the pictures and masks of the targets that bring none, each process a share."""
+        check_prompts(self.pipeline, data.concepts, data.templates)
+        model = {"unet": self.unet_hash, "text_encoder": self.fingerprint}
+        prepare_pictures(self.pipeline, self.trainer, self.seed, model)
 
     # --- refine --------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Stage 1 for all targets in one solve, then a LoRA per concept on the refined projections."""
+        """Pictures, then stage 1 for all targets in one solve and a LoRA per concept on the refined projections."""
         if stage != "fit":
             return
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.prepare(data)
         self.concepts: list[Concept] = data.concepts
         self.original = original_weights(self.unet)
         self.sums: dict[str, ConceptSums] = {}
@@ -201,11 +172,32 @@ class Mace(LightningModule):
             self.masks[c] = masks.to(self.device)
             self.embeddings[c] = self.embeddings[c].to(self.device)
             self.positions[c] = self.positions[c].to(self.device)
+        if data.concepts_per_batch == "auto":
+            data.concepts_per_batch = self.fitting_concepts(data.own_concepts())
+        if self.compile_blocks:
+            self.stage.enter_context(compiled(self.unet))
+
+    def fitting_concepts(self, own: Sequence[int]) -> int:
+        """How many concepts are trained side by side: a step of one is run and measured, its gradient is dropped."""
+        chosen = LARGEST  # of a process without concepts
+        if own:
+            with LiveBytes() as live, self.trainer.precision_plugin.train_step_context():
+                self.losses_of(own[:1], 0).sum().backward()
+            self.loras.activate(None)
+            self.zero_grad(set_to_none=True)
+            free = free_bytes(self.device)
+            if free is not None and self.device.type == "cpu":
+                free //= self.trainer.num_devices  # the processes of a node share its memory
+            chosen = side_by_side(free, live.peak, len(own))
+            known = "unknown" if free is None else f"{free / 2**20:,.0f} MB"
+            rank_zero_info(f"Concepts side by side: {chosen} (one takes {live.peak / 2**20:,.1f} MB, free: {known})")
+        return int(min(self.gather(chosen)))  # the schedules of all processes have one length
 
     def training_key(self, concept: int) -> str:
         """SHA-256 over everything that the training of one concept depends on; equal keys give equal LoRAs."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        settings = (self.lr, self.weight_decay, self.gradient_clip, self.importance_sampling, self.squared_loss)
+        optimizer = (self.lr, self.weight_decay, self.gradient_clip, self.trainer.precision)
+        settings = (*optimizer, self.importance_sampling, self.squared_loss)
         digest = hashlib.sha256(repr((settings, self.rank, self.seed, self.concepts[concept].target)).encode())
         digest.update(self.unet_hash.encode())
         for tensor in (self.T, self.embeddings[concept], self.positions[concept]):
@@ -234,36 +226,47 @@ class Mace(LightningModule):
             "mask": self.masks[concept][image],
         }
 
-    def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
-        """One step of each concept in the batch, with losses, clipping and optimizer state of its own."""
-        concepts: list[int] = batch["concepts"]
-        self.current = [self.concepts[c].target for c in concepts]
-        if not concepts:
-            return
-        samples = [self.sample(c, batch["step"]) for c in concepts]
+    def losses_of(self, concepts: Sequence[int], step: int) -> Tensor:
+        """The losses [N] of one step of N concepts; their LoRAs stay active for the backward pass."""
+        samples = [self.sample(c, step) for c in concepts]
         x = {name: torch.stack([s[name] for s in samples]) for name in samples[0]}
 
         def layer_loss(probabilities: Tensor) -> Tensor:
             return masked_attention_norm(probabilities, x["mask"], x["positions"], self.squared_loss)
 
-        self.loras.activate(concepts)
-        losses = attention_losses(self.unet, x["latents"], x["t"], x["text"], layer_loss)
-        self.loras.activate(None)
+        self.loras.activate(list(concepts))
+        return attention_losses(
+            self.unet, x["latents"], x["t"], x["text"], layer_loss, checkpointing=self.gradient_checkpointing
+        )
+
+    def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
+        """One step of each concept in the batch, with losses, clipping and optimizer state of its own."""
+        self.stepped = concepts = list(batch["concepts"])
+        self.current = [self.concepts[c].target for c in concepts]
+        if not concepts:
+            return
+        losses = self.losses_of(concepts, batch["step"])
         optimizer: Any = self.optimizers()
         optimizer.zero_grad(set_to_none=True)
-        losses.sum().backward()  # no gradient crosses processes: each trains concepts of its own
-        for c in concepts:
-            torch.nn.utils.clip_grad_norm_(self.loras.parameters_of(c), self.gradient_clip)
+        # the loss scale of 16-mixed alone: no gradient crosses processes, each trains concepts of its own
+        self.trainer.precision_plugin.pre_backward(losses.sum(), self).backward()
+        self.loras.activate(None)
         optimizer.step()
         for target, loss in zip(self.current, losses.tolist(), strict=True):
             self.losses.setdefault(target, []).append(loss)
         self.log("loss", losses.detach().mean(), prog_bar=True, rank_zero_only=True, batch_size=len(concepts))
         self.log("step", float(batch["step"] + 1), prog_bar=True, rank_zero_only=True, batch_size=1)
 
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Clip each concept's gradient on its own, once a loss scale has been taken out of it."""
+        for c in self.stepped:
+            torch.nn.utils.clip_grad_norm_(self.loras.parameters_of(c), self.gradient_clip)
+
     # --- fuse ----------------------------------------------------------------------------------------------------
 
     def on_train_end(self) -> None:
         """Gather the LoRAs of all processes and solve stage 3; the UNet then holds the edited weights."""
+        self.stage.close()
         own = {self.concepts[c].target: self.loras.factors(c) for c in self.latents}
         self.loras.remove(self.unet)
         for factors, losses in self.gather((own, self.losses)):

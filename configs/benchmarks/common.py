@@ -1,0 +1,104 @@
+"""What the benchmarks share: made-up concepts, peaks of memory, quiet libraries, tables."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import multiprocessing
+import os
+import platform
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+from lightning.pytorch.utilities import disable_possible_user_warnings
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+PICTURES = 8  # of each concept, as the method has them
+
+
+def quiet() -> None:
+    """Leave only what a benchmark prints."""
+    disable_possible_user_warnings()
+    warnings.filterwarnings("ignore")
+    for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for library in (diffusers.utils.logging, transformers.utils.logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+
+
+def made_up(folder: Path, count: int, size: tuple[int, int]) -> list[dict[str, str]]:
+    """Concepts with pictures of noise (height, width) and masks of a square: their content costs no time."""
+    height, width = size
+    generator = torch.Generator().manual_seed(0)
+    for kind in ("images", "masks"):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+    mask = torch.zeros(height, width, dtype=torch.uint8)
+    mask[height // 4 : -height // 4, width // 4 : -width // 4] = 255
+    for i in range(PICTURES):
+        pixels = torch.randint(256, (height, width, 3), generator=generator, dtype=torch.uint8)
+        Image.fromarray(pixels.numpy()).save(folder / "images" / f"{i}.png")
+        Image.fromarray(mask.numpy()).save(folder / "masks" / f"{i}.png")
+    own = {"kind": "object", "anchor": "house", "images": str(folder / "images"), "masks": str(folder / "masks")}
+    return [{"target": f"ship {i}", **own} for i in range(count)]
+
+
+def resident(name: str) -> int:
+    """Bytes of this process: ``VmRSS`` now, or ``VmHWM`` at its peak."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name)) * 1024
+
+
+class Peak:
+    """The peak of this process's memory since it was made, on Linux.
+
+    Attributes:
+        before: bytes at the start, once freed memory was given back.
+    """
+
+    def __init__(self) -> None:
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts here
+        self.before = resident("VmRSS")
+
+    def bytes(self) -> int:
+        """The peak, with what lay there before."""
+        return resident("VmHWM")
+
+
+def alone(measure: Callable[..., Any], *arguments: Any) -> Any:
+    """The result of a function in a process of its own, so that no other's memory counts."""
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        return pool.apply(_quietly, (torch.get_num_threads(), measure, *arguments))
+
+
+def _quietly(threads: int, measure: Callable[..., Any], *arguments: Any) -> Any:
+    quiet()
+    torch.set_num_threads(threads)
+    return measure(*arguments)
+
+
+def machine() -> str:
+    """Processor, cores, torch: what a figure came from."""
+    info = Path("/proc/cpuinfo")
+    found = [x for x in info.read_text().splitlines() if x.startswith("model name")] if info.is_file() else []
+    name = found[0].split(":")[1].strip() if found else platform.processor()
+    threads = torch.get_num_threads()
+    return f"{name}, {os.cpu_count()} cores, {threads} threads, torch {torch.__version__}"
+
+
+def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table, the machine beneath it."""
+    table = Table(title=title, caption=machine())
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="right" if i else "left")
+    for row in rows:
+        table.add_row(*row)
+    Console(width=140).print(table)

@@ -1,0 +1,94 @@
+"""Checkpointing, mixed precision and compilation change what a run costs, not what it learns.
+
+Losses and changes of the weights are compared with a plain float32 run of the same six steps.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch.plugins import MixedPrecision
+from runs import CONCEPTS, train
+from torch import Tensor
+
+from mace_pl.modules.mace import Mace
+
+DATA = {"steps_per_concept": 6}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("pictures")
+
+
+@pytest.fixture(scope="module")
+def plain(toy_pipeline: Path, pictures: Path) -> Mace:
+    return train(toy_pipeline, pictures, data=DATA)
+
+
+def losses(module: Mace) -> Tensor:
+    """[concepts, steps]."""
+    return torch.tensor([module.losses[c["target"]] for c in CONCEPTS])
+
+
+def change(module: Mace) -> Tensor:
+    """What the run did to the keys and values, flat."""
+    return torch.cat([(module.unet.get_submodule(n).weight - w).flatten() for n, w in module.original.items()]).detach()
+
+
+def learnt(module: Mace) -> Tensor:
+    """B A of every concept and layer, flat."""
+    return torch.cat([(B @ A).flatten() for layers in module.factors.values() for A, B in layers.values()])
+
+
+def relative(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
+
+
+def test_the_plain_run_learns(plain: Mace) -> None:
+    assert relative(losses(plain)[:, -1], losses(plain)[:, 0]) > 0.01  # far above the tolerances of the losses
+    assert learnt(plain).norm() > 0.5
+
+
+def test_checkpointing_gives_the_same_weights(plain: Mace, pictures: Path, toy_pipeline: Path) -> None:
+    module = train(toy_pipeline, pictures, data=DATA, gradient_checkpointing=True)
+    torch.testing.assert_close(losses(module), losses(plain), rtol=1e-6, atol=0)
+    torch.testing.assert_close(change(module), change(plain), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_bfloat16_stays_within_three_per_cent(
+    plain: Mace, pictures: Path, toy_pipeline: Path, checkpointing: bool
+) -> None:
+    trainer = {"precision": "bf16-mixed"}
+    module = train(toy_pipeline, pictures, data=DATA, trainer=trainer, gradient_checkpointing=checkpointing)
+    assert 0 < relative(losses(module), losses(plain)) < 1e-3  # equal losses would mean float32
+    assert relative(learnt(module), learnt(plain)) < 0.03
+    assert relative(change(module), change(plain)) < 0.03
+
+
+def test_float16_takes_the_loss_scale_out_before_it_clips(plain: Mace, pictures: Path, toy_pipeline: Path) -> None:
+    """The Trainer has no float16 on CPU, so its plugin is made here; a scale of 1024 does not overflow."""
+    plugin = MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu", init_scale=2.0**10))
+    module = train(toy_pipeline, pictures, data=DATA, trainer={"plugins": plugin})
+    assert 0 < relative(losses(module), losses(plain)) < 1e-3
+    assert relative(learnt(module), learnt(plain)) < 0.03
+    assert relative(change(module), change(plain)) < 0.03
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_captured_blocks_give_the_same_weights(
+    plain: Mace, pictures: Path, toy_pipeline: Path, checkpointing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks are captured and differentiated as for any backend; generating code for each takes minutes on CPU."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    torch._dynamo.utils.counters.clear()
+    module = train(toy_pipeline, pictures, data=DATA, compile=True, gradient_checkpointing=checkpointing)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 5
+    assert not torch._dynamo.utils.counters["graph_break"]
+    torch.testing.assert_close(losses(module), losses(plain), rtol=1e-6, atol=0)
+    torch.testing.assert_close(change(module), change(plain), rtol=0, atol=1e-6)
+    assert all("forward" not in vars(part) for part in module.unet.modules())  # reports are drawn without it

@@ -1,0 +1,118 @@
+"""What is learnt does not depend on what is side by side, on the order of concepts, or on the number of processes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from runs import config, train, user_pictures
+from safetensors.torch import load_file
+from torch import Tensor
+
+from mace_pl.memory import side_by_side
+from mace_pl.modules.mace import Mace
+
+SCRIPT = Path(__file__).resolve().parent.parent / "erase.py"
+NAMES = ["ship", "painter", "dog", "cat", "bird", "house", "street", "person"]
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(scope="module")
+def concepts(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
+    """Eight of mixed kinds: objects with drawn masks, styles, pictures and masks of the user's, and without masks."""
+    own = user_pictures(tmp_path_factory.mktemp("own"), [16, 24], [(16, 255), (24, 255)])
+    kinds = ["object", "style", "object", "object", "style", "object", "object", "object"]
+    found = [{"target": n, "anchor": "ground", "kind": k} for n, k in zip(NAMES, kinds, strict=True)]
+    found[5] |= {"images": own["images"], "masks": own["masks"]}
+    found[6] |= {"masks": "none"}
+    return found
+
+
+@pytest.fixture(scope="module")
+def eight(toy_pipeline: Path, concepts: list[dict[str, str]], tmp_path_factory: pytest.TempPathFactory) -> Mace:
+    """The run that the others are compared with: all side by side."""
+    pictures = tmp_path_factory.mktemp("run") / "pictures"
+    return train(toy_pipeline, pictures, concepts, {"concepts_per_batch": 8})
+
+
+def weights(module: Mace) -> dict[str, Tensor]:
+    return {f"{name}.weight": module.unet.get_submodule(name).weight.detach() for name in module.original}
+
+
+def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=0, atol=TOLERANCE)
+
+
+def assert_same_run(found: Mace, expected: Mace) -> None:
+    assert_same(weights(found), weights(expected))
+    for target, layers in expected.factors.items():
+        for name, pair in layers.items():
+            for one, other in zip(found.factors[target][name], pair, strict=True):
+                torch.testing.assert_close(one, other, rtol=0, atol=TOLERANCE)
+
+
+def test_eight_concepts_change_the_weights_and_each_its_own_way(eight: Mace) -> None:
+    change = max(float((weights(eight)[f"{n}.weight"] - w).abs().max()) for n, w in eight.original.items())
+    assert change > 100 * TOLERANCE
+    learnt = [torch.cat([(B @ A).flatten() for A, B in eight.factors[name].values()]) for name in NAMES]
+    for i, one in enumerate(learnt):
+        assert all((one - other).abs().max() > 100 * TOLERANCE for other in learnt[:i])
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_groups_of_any_size_learn_the_same(
+    eight: Mace, toy_pipeline: Path, concepts: list[dict[str, str]], tmp_path: Path, count: int
+) -> None:
+    """Pictures are drawn anew, in batches that begin and end within concepts."""
+    data = {"concepts_per_batch": count, "images_per_batch": 3}
+    assert_same_run(train(toy_pipeline, tmp_path / "pictures", concepts, data), eight)
+
+
+def test_any_order_learns_the_same(
+    eight: Mace, toy_pipeline: Path, concepts: list[dict[str, str]], tmp_path: Path
+) -> None:
+    shuffled = [concepts[i] for i in (6, 1, 7, 0, 3, 5, 2, 4)]
+    data = {"concepts_per_batch": 3, "images_per_batch": 3}
+    assert_same_run(train(toy_pipeline, tmp_path / "pictures", shuffled, data), eight)
+
+
+def test_two_processes_learn_the_same(
+    eight: Mace, toy_pipeline: Path, concepts: list[dict[str, str]], tmp_path: Path
+) -> None:
+    args = config(tmp_path, toy_pipeline, "two", concepts, concepts_per_batch=3, images_per_batch=3)
+    more = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--save_pipeline", "false"]
+    command = [sys.executable, str(SCRIPT), *args, *more]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert_same(load_file(tmp_path / "two" / "refined.safetensors"), weights(eight))
+
+
+def test_as_many_as_fit_learn_the_same(
+    eight: Mace,
+    toy_pipeline: Path,
+    concepts: list[dict[str, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """``auto``, with memory for four concepts; the log says what was chosen and why."""
+    costs: list[int] = []
+
+    def choose(free: int | None, cost: int, count: int) -> int:
+        costs.append(cost)
+        return side_by_side(int(6.5 * cost), cost, count)
+
+    monkeypatch.setattr("mace_pl.modules.mace.side_by_side", choose)
+    with caplog.at_level(logging.INFO):
+        found = train(toy_pipeline, tmp_path / "pictures", concepts, {"concepts_per_batch": "auto"})
+    assert found.trainer.datamodule.concepts_per_batch == 4
+    assert f"Concepts side by side: 4 (one takes {costs[0] / 2**20:,.1f} MB, free: " in caplog.text
+    assert_same_run(found, eight)
