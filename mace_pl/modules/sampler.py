@@ -17,8 +17,8 @@ from mace_pl.sampling import draw
 class Sampler(LightningModule):
     """A picture per row of the data, each from its own generator: batches and devices do not change it.
 
-    The folder gets a PNG per row and ``manifest.json`` with prompt, seed, the model's fingerprint and settings, which are
-    in each PNG too. A run that was cut off goes on when its command is given again.
+    The folder gets a PNG per row and ``manifest.json`` with prompt, seed, the model's fingerprint and settings, all
+    of them in each PNG too. A run that was cut off goes on when its command is given again.
 
     Args:
         pretrained: a diffusers folder or a hub id.
