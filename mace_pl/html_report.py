@@ -21,11 +21,10 @@ STYLE = """
 body { margin: 0 auto; padding: 1rem; max-width: 68rem; font: 16px/1.5 system-ui, sans-serif; color: var(--ink);
   background: var(--paper); }
 h1 { font-size: 1.6rem; margin: .5rem 0; } h2 { font-size: 1.25rem; margin: 2rem 0 .5rem; } h3 { font-size: 1rem; }
-p.lead, caption, figcaption { color: var(--dim); }
+p.lead, figcaption { color: var(--dim); } p.lead { margin: 1.25rem 0 .25rem; }
 nav { display: flex; flex-wrap: wrap; gap: .25rem 1rem; } a { color: var(--mark); }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-caption { text-align: left; padding: .25rem 0; }
 th, td { text-align: left; padding: .35rem .6rem; border-bottom: 1px solid var(--rule); white-space: nowrap; }
 th { background: var(--band); } td.wrap { white-space: normal; overflow-wrap: anywhere; min-width: 12rem; }
 small { color: var(--dim); } .bad { color: var(--bad); } .good { color: var(--good); }
@@ -68,8 +67,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "")
     """A table whose cells are HTML, which scrolls on its own where the screen is narrow."""
     top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    said = f"<caption>{escape(caption)}</caption>" if caption else ""
-    return f'<div class="scroll"><table>{said}<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+    said = f'<p class="lead">{escape(caption)}</p>' if caption else ""
+    return f'{said}<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def value(found: Mapping[str, Any], key: str, digits: int = 3) -> str:
@@ -122,7 +121,7 @@ def gaps(runs: Mapping[str, Any]) -> str:
 def picture(path: Path, alt: str) -> str:
     """A picture inside the page."""
     data = base64.b64encode(path.read_bytes()).decode()
-    return f'<img src="data:image/png;base64,{data}" alt="{escape(alt)}" loading="lazy">'
+    return f'<img src="data:image/png;base64,{data}" alt="{escape(alt)}">'
 
 
 def pairs(gallery: Shown, run: str, word: str, count: int | None = None) -> str:
