@@ -100,11 +100,12 @@ def test_it_shows_pairs_worst_cases_and_gaps(page: Path) -> None:
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 @pytest.mark.parametrize("width", [390, 1200])
 def test_a_browser_finds_the_sections_and_no_errors(page: Path, tmp_path: Path, width: int) -> None:
-    # a frame as wide as the screen, because Chromium's own window has a smallest width; it tells what it made of the page
+    # a frame as wide as the screen, as Chromium's own window has a smallest width; it tells what became of the page
     probe = """<script>window.onload = () => parent.postMessage(JSON.stringify({
         sections: [...document.querySelectorAll("section")].map(s => s.id),
         fits: document.documentElement.scrollWidth <= window.innerWidth,
-        broken: [...document.images].filter(i => i.naturalWidth == 0).length, width: window.innerWidth}), "*")</script>"""
+        broken: [...document.images].filter(i => i.naturalWidth == 0).length,
+        width: window.innerWidth}), "*")</script>"""
     probed, outer = tmp_path / "probed.html", tmp_path / "outer.html"
     probed.write_text(page.read_text(encoding="utf-8").replace("</body>", f"{probe}</body>"), encoding="utf-8")
     outer.write_text(
@@ -112,15 +113,11 @@ def test_a_browser_finds_the_sections_and_no_errors(page: Path, tmp_path: Path, 
         "window.addEventListener('message', e => { document.title = e.data })</script></head>"
         f'<body><iframe src="probed.html" width="{width}" height="900" style="border:0"></iframe></body></html>'
     )
-    flags = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-background-networking",
-        "--enable-logging=stderr",
-    ]
-    line = [str(CHROMIUM), *flags, f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=10000"]
-    done = subprocess.run([*line, "--dump-dom", outer.as_uri()], capture_output=True, text=True, timeout=120)
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    flags += ["--enable-logging=stderr", "--virtual-time-budget=10000", f"--user-data-dir={tmp_path / 'profile'}"]
+    done = subprocess.run(
+        [str(CHROMIUM), *flags, "--dump-dom", outer.as_uri()], capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(unescape(re.findall("<title>(.*?)</title>", done.stdout)[0]))
     assert found == {"sections": SECTIONS, "fits": True, "broken": 0, "width": width}
