@@ -20,12 +20,14 @@ from mace_pl.callbacks.resume import Resume
 from mace_pl.data.captions import Captions
 from mace_pl.data.concepts import ConceptData
 from mace_pl.data.evaluation import EvaluationPrompts
+from mace_pl.data.prompts import Prompts
 from mace_pl.export.run import export_run
 from mace_pl.fusing import fuse_run
 from mace_pl.importing import import_cache
 from mace_pl.inspecting import inspect_statistics
 from mace_pl.merging import merge_statistics
 from mace_pl.modules.mace import Mace
+from mace_pl.modules.sampler import Sampler
 from mace_pl.modules.scores import ErasureScores
 from mace_pl.modules.statistics import PromptStatistics
 from mace_pl.paths import with_bundled
@@ -35,6 +37,7 @@ USAGE = """usage: erase.py COMMAND [options]   (erase.py COMMAND --help explains
 
   fit     erase concepts from a model: prepare pictures, refine, train a LoRA per concept, fuse, export
   cache   sum the statistics of captions that an edit preserves
+  predict draw pictures of prompts by any model, on any number of devices
   test    score an edited model beside its original
   fuse    fuse a finished run again, without some concepts or with other weights, without training
   export  write a finished run in another format: pipeline, refined, edit, lora or single_file
@@ -97,6 +100,15 @@ class _TestCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         return {"test": {"model", "dataloaders", "datamodule"}}
+
+
+class _PredictCLI(LightningCLI):
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {"predict": {"model", "dataloaders", "datamodule"}}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.set_defaults({"trainer.logger": False})
 
 
 class _CacheCLI(LightningCLI):
@@ -171,6 +183,8 @@ def _run(command: str, rest: list[str]) -> None:
         _lightning(_FitCLI, Mace, ConceptData, ["fit", *_fit_args(rest)])
     elif command == "cache":
         _lightning(_CacheCLI, PromptStatistics, Captions, ["cache", *rest])
+    elif command == "predict":
+        _lightning(_PredictCLI, Sampler, Prompts, ["predict", *rest])
     elif command == "test":
         _lightning(_TestCLI, ErasureScores, EvaluationPrompts, ["test", *rest])
     elif command == "fuse":

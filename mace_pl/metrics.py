@@ -86,29 +86,67 @@ class GramMetric(Metric):
         return super()._apply(move, exclude_state)
 
 
-class ClassCounts(Metric):
-    """How often the pictures of each word were given each class, and the mean probabilities.
+class PictureScores(Metric):
+    """What is measured on each single picture, in one table per figure.
+
+    A picture is drawn by one process, so the sum over processes fills each cell once, and what is computed from the
+    tables does not depend on the number of processes.
 
     Args:
         words: W, the number of words that are drawn.
-        classes: C, the number of classes.
+        templates: P, the number of prompts of each.
+        seeds: S, the pictures of each prompt.
+        width: D of the features.
     """
 
-    counts: Tensor
-    probabilities: Tensor
+    full_state_update = False
+    drawn: Tensor
+    seen: Tensor
+    probability: Tensor
+    clip_score: Tensor
+    distance: Tensor
+    features: Tensor
 
-    def __init__(self, words: int, classes: int) -> None:
+    def __init__(self, words: int, templates: int, seeds: int, width: int) -> None:
         super().__init__()
-        self.add_state("counts", torch.zeros(words, classes, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("probabilities", torch.zeros(words, classes, dtype=torch.float64), dist_reduce_fx="sum")
+        shape = (words, templates, seeds)
+        for name in ("drawn", "seen"):
+            self.add_state(name, torch.zeros(shape, dtype=torch.int64), dist_reduce_fx="sum")
+        for name in ("probability", "clip_score", "distance"):
+            self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("features", torch.zeros(*shape, width), dist_reduce_fx="sum")
 
-    def update(self, words: Tensor, probabilities: Tensor) -> None:
-        """Add N pictures: ``words`` [N] indices, ``probabilities`` [N, C]."""
-        chosen = torch.nn.functional.one_hot(probabilities.argmax(-1), probabilities.shape[-1]).double()
-        self.counts.index_add_(0, words, chosen)
-        self.probabilities.index_add_(0, words, probabilities.double())
+    def update(
+        self,
+        cells: Tensor,
+        own: Tensor,
+        probabilities: Tensor,
+        clip_score: Tensor,
+        distance: Tensor,
+        features: Tensor,
+    ) -> None:
+        """Add N pictures.
+
+        Args:
+            cells: [N, 3] indices of word, template and seed.
+            own: [N] the class that each should show.
+            probabilities: [N, C] of all classes.
+            clip_score: [N].
+            distance: [N] to the original model's picture of the same cell.
+            features: [N, D].
+        """
+        cell = cells.unbind(1)
+        self.drawn[cell] = 1
+        self.seen[cell] = probabilities.argmax(-1)
+        self.probability[cell] = probabilities.gather(1, own.unsqueeze(1))[:, 0].to(self.probability)
+        self.clip_score[cell] = clip_score.to(self.clip_score)
+        self.distance[cell] = distance.to(self.distance)
+        self.features[cell] = features.to(self.features)
 
     def compute(self) -> dict[str, Tensor]:
-        """``top1`` and ``probability``, [W, C] each, rows summing to one."""
-        total = self.counts.sum(1, keepdim=True)
-        return {"top1": self.counts / total, "probability": self.probabilities / total}
+        """``drawn`` (0 or 1), ``seen`` (class), ``probability`` (of the own class), ``clip_score``, ``distance``.
+
+        [W, P, S] each; ``features`` [W, P, S, D]. All on the CPU.
+        """
+        names = ("drawn", "seen", "probability", "clip_score", "distance", "features")
+        return {name: getattr(self, name).cpu() for name in names}

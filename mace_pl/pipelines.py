@@ -11,6 +11,7 @@ from diffusers import DiffusionPipeline
 
 from mace_pl.attention import cross_attentions
 from mace_pl.paths import resolve
+from mace_pl.text import encoder_fingerprint
 
 
 def load_pipeline(pretrained: str) -> Any:
@@ -46,12 +47,30 @@ def load_pipeline(pretrained: str) -> Any:
 
 
 def unet_fingerprint(unet: Any) -> str:
-    """SHA-256 over the UNet's weights."""
+    """SHA-256 over the weights of the UNet, or of another part, as float32."""
     digest = hashlib.sha256()
     for name, tensor in sorted(unet.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def model_fingerprint(pipeline: Any) -> str:
+    """SHA-256 over all that decides which picture is drawn, but for settings: UNet, VAE, text encoders, tokenizers."""
+    parts = (unet_fingerprint(pipeline.unet), unet_fingerprint(pipeline.vae), encoder_fingerprint(pipeline))
+    return hashlib.sha256("".join(parts).encode()).hexdigest()
+
+
+def set_scheduler(pipeline: Any, name: str) -> None:
+    """Put another scheduler of diffusers into the pipeline, with the settings of its own.
+
+    Raises:
+        ValueError: diffusers has none of this name, or one that does not go with the pipeline.
+    """
+    compatible = {found.__name__: found for found in pipeline.scheduler.compatibles}
+    if name not in compatible:
+        raise ValueError(f"model.scheduler={name} does not go with the model. Choose from {', '.join(compatible)}.")
+    pipeline.scheduler = compatible[name].from_config(pipeline.scheduler.config)
 
 
 def picture_size(pipeline: Any) -> tuple[int, int]:

@@ -18,8 +18,10 @@ def draw(
     guidance: float = 5.0,
     batch_size: int = 20,
     progress: Callable[[int], None] | None = None,
+    negative: str | None = None,
+    size: tuple[int | None, int | None] = (None, None),
 ) -> list[Image.Image]:
-    """One picture per prompt and seed, with the pipeline's own scheduler.
+    """One picture per prompt and seed, with the pipeline's scheduler.
 
     Args:
         pipeline: a StableDiffusionPipeline.
@@ -29,13 +31,23 @@ def draw(
         guidance: classifier-free guidance scale.
         batch_size: pictures at once.
         progress: called with the number of pictures done since the last call.
+        negative: what every picture is guided away from; nothing in particular when None.
+        size: (height, width) in pixels; the pipeline's own where None.
     """
     pipeline.set_progress_bar_config(disable=True)
     images: list[Image.Image] = []
     for start in range(0, len(prompts), batch_size):
         rows = slice(start, start + batch_size)
         generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds[rows]]
-        result = pipeline(list(prompts[rows]), num_inference_steps=steps, guidance_scale=guidance, generator=generators)
+        result = pipeline(
+            list(prompts[rows]),
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            generator=generators,
+            negative_prompt=None if negative is None else [negative] * len(generators),
+            height=size[0],
+            width=size[1],
+        )
         images += result.images
         if progress is not None:
             progress(len(result.images))

@@ -1,4 +1,4 @@
-"""Scores of an erasure, and a CLIP model as a classifier over names."""
+"""A CLIP model as a judge of pictures: a classifier over names, and the CLIP score."""
 
 from __future__ import annotations
 
@@ -16,17 +16,53 @@ from transformers import CLIPModel, CLIPTokenizer
 from mace_pl.paths import resolve
 
 
-def harmonic_mean(values: Sequence[float]) -> float:
-    """N / Σ 1/v, zero where a value is zero.
+class ClipEncoder(torch.nn.Module):
+    """The two sides of a CLIP model as unit vectors.
 
-    H_o of the paper is that of (1 − Acc_e, Acc_s, 1 − Acc_g), H_c that of (1 − Acc_e, Acc_s).
-
-    Raises:
-        ValueError: no value, or one outside [0, 1].
+    Args:
+        pretrained: folder of a CLIPModel with its tokenizer (in the folder or in ``tokenizer/`` beside it).
     """
-    if not values or any(not 0 <= v <= 1 for v in values):
-        raise ValueError(f"values={list(values)} must be accuracies between 0 and 1, at least one.")
-    return 0.0 if min(values) == 0 else len(values) / sum(1 / v for v in values)
+
+    def __init__(self, pretrained: str) -> None:
+        super().__init__()
+        folder = resolve(pretrained)
+        if not (folder / "config.json").is_file():
+            raise ValueError(f"model.classifier={pretrained} has no config.json. Give the folder of a CLIPModel.")
+        self.clip: Any = CLIPModel.from_pretrained(folder, dtype=torch.float32).requires_grad_(False).eval()
+        words = folder if (folder / "tokenizer_config.json").is_file() else folder.parent / "tokenizer"
+        self.tokenizer = CLIPTokenizer.from_pretrained(words)
+        self.mean, self.std = _normalisation(folder)
+
+    @torch.no_grad()
+    def text(self, prompts: Sequence[str]) -> Tensor:
+        """[N, D] of N prompts."""
+        tokens = self.tokenizer(
+            list(prompts), padding="max_length", max_length=77, truncation=True, return_tensors="pt"
+        ).to(self.clip.device)
+        return _unit(self.clip.get_text_features(**tokens))
+
+    def pixels(self, pictures: Sequence[Image.Image]) -> Tensor:
+        """[N, 3, H, W] as the model reads pictures: resized, normalised, on its device."""
+        size = self.clip.config.vision_config.image_size
+        arrays = [np.asarray(p.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)) for p in pictures]
+        values = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255
+        values = (values - torch.tensor(self.mean).view(3, 1, 1)) / torch.tensor(self.std).view(3, 1, 1)
+        return values.to(self.clip.device)
+
+    @torch.no_grad()
+    def image(self, pictures: Sequence[Image.Image]) -> Tensor:
+        """[N, D] of N pictures."""
+        return _unit(self.clip.get_image_features(pixel_values=self.pixels(pictures)))
+
+    def probabilities(self, image_ND: Tensor, text_CD: Tensor) -> Tensor:
+        """[N, C]: softmax over the classes' texts at the model's own temperature."""
+        logits: Tensor = image_ND @ text_CD.T * self.clip.logit_scale.exp()
+        return logits.softmax(-1)
+
+
+def clip_score(image_ND: Tensor, text_ND: Tensor) -> Tensor:
+    """CLIP score 100 · max(cos, 0) of pictures and their own prompts, [N] (Hessel et al. 2021, w = 100)."""
+    return 100 * (image_ND * text_ND).sum(-1).clamp(min=0)
 
 
 class ClipClassifier(torch.nn.Module):
@@ -40,32 +76,19 @@ class ClipClassifier(torch.nn.Module):
 
     def __init__(self, pretrained: str, names: Sequence[str], template: str = "a photo of a {}") -> None:
         super().__init__()
-        folder = resolve(pretrained)
-        if not (folder / "config.json").is_file():
-            raise ValueError(f"model.classifier={pretrained} has no config.json. Give the folder of a CLIPModel.")
-        self.clip: Any = CLIPModel.from_pretrained(folder, dtype=torch.float32).requires_grad_(False).eval()
-        words = folder if (folder / "tokenizer_config.json").is_file() else folder.parent / "tokenizer"
-        tokenizer = CLIPTokenizer.from_pretrained(words)
-        prompts = [template.replace("{}", name) for name in names]
-        with torch.no_grad():
-            tokens = tokenizer(prompts, padding="max_length", max_length=77, truncation=True, return_tensors="pt")
-            text = self.clip.get_text_features(**tokens)
-        text = text if isinstance(text, Tensor) else text.pooler_output
-        self.register_buffer("text", torch.nn.functional.normalize(text, dim=-1))
-        self.mean, self.std = _normalisation(folder)
+        self.encoder = ClipEncoder(pretrained)
+        self.register_buffer("text", self.encoder.text([template.replace("{}", name) for name in names]))
 
-    @torch.no_grad()
     def forward(self, pictures: Sequence[Image.Image]) -> Tensor:
         """Probabilities [N, C]."""
-        size = self.clip.config.vision_config.image_size
-        arrays = [np.asarray(p.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)) for p in pictures]
-        pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255
-        pixels = (pixels - torch.tensor(self.mean).view(3, 1, 1)) / torch.tensor(self.std).view(3, 1, 1)
         text: Any = self.text
-        image = self.clip.get_image_features(pixel_values=pixels.to(text.device))
-        image = image if isinstance(image, Tensor) else image.pooler_output
-        logits: Tensor = torch.nn.functional.normalize(image, dim=-1) @ text.T * self.clip.logit_scale.exp()
-        return logits.softmax(-1)
+        return self.encoder.probabilities(self.encoder.image(pictures), text)
+
+
+def _unit(features: Any) -> Tensor:
+    """Unit vectors [N, D] out of what transformers' ``get_…_features`` returns in its different releases."""
+    found = features if isinstance(features, Tensor) else features.pooler_output
+    return torch.nn.functional.normalize(found, dim=-1)
 
 
 def _normalisation(folder: Path) -> tuple[list[float], list[float]]:

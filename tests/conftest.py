@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 SENTENCES = [
     "a photo of a ship",
@@ -102,4 +102,20 @@ def toy_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
             requires_safety_checker=False,
         )
     pipeline.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def toy_clip(toy_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a saved CLIPModel over the toy tokenizer: pictures 16 x 16 in four patches, width 8, seeded."""
+    folder = tmp_path_factory.mktemp("clip")
+    tokenizer = CLIPTokenizer.from_pretrained(toy_pipeline / "tokenizer")
+    layer = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    words = {"vocab_size": len(tokenizer), "max_position_embeddings": 77, "eos_token_id": tokenizer.eos_token_id}
+    vision = {"image_size": 16, "patch_size": 8}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = CLIPModel(CLIPConfig(text_config=layer | words, vision_config=layer | vision, projection_dim=8))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder

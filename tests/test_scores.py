@@ -5,46 +5,23 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from runs import checksums, config
-from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from mace_pl.artifacts import write_tensors
 from mace_pl.cli import erase_main
-from mace_pl.metrics import ClassCounts
+from mace_pl.erasure import harmonic
 from mace_pl.sampling import draw
-from mace_pl.scores import ClipClassifier, harmonic_mean
+from mace_pl.scores import ClipClassifier
 
 
 def test_harmonic_mean_of_the_papers_numbers() -> None:
     # mean over ten objects as published: Acc_e 8.49, Acc_s 97.35, Acc_g 10.53; H_o of the means is near the mean H_o
-    assert harmonic_mean([1 - 0.0849, 0.9735, 1 - 0.1053]) == pytest.approx(0.9265, abs=5e-4)
-    assert harmonic_mean([0.5, 1.0]) == pytest.approx(2 / 3)
-    assert harmonic_mean([0.0, 1.0]) == 0
-    with pytest.raises(ValueError, match="between 0 and 1"):
-        harmonic_mean([1.2])
+    assert mean_of(1 - 0.0849, 0.9735, 1 - 0.1053) == pytest.approx(0.9265, abs=5e-4)
+    assert mean_of(0.5, 1.0) == pytest.approx(2 / 3)
+    assert mean_of(0.0, 1.0) == 0
 
 
-def test_counts_by_hand() -> None:
-    metric = ClassCounts(2, 3)
-    metric.update(torch.tensor([0, 0, 1]), torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.0, 0.1, 0.9]]))
-    result = metric.compute()
-    torch.testing.assert_close(result["top1"], torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64))
-    expected = torch.tensor([[0.4, 0.5, 0.1], [0.0, 0.1, 0.9]]).double()
-    torch.testing.assert_close(result["probability"], expected, rtol=1e-6, atol=1e-6)
-
-
-@pytest.fixture(scope="module")
-def toy_clip(toy_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("clip")
-    tokenizer = CLIPTokenizer.from_pretrained(toy_pipeline / "tokenizer")
-    layer = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    words = {"vocab_size": len(tokenizer), "max_position_embeddings": 77, "eos_token_id": tokenizer.eos_token_id}
-    vision = {"image_size": 16, "patch_size": 8}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = CLIPModel(CLIPConfig(text_config=layer | words, vision_config=layer | vision, projection_dim=8))
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+def mean_of(*parts: float) -> float:
+    return float(harmonic([torch.tensor(part, dtype=torch.float64) for part in parts]))
 
 
 def command(pipeline: Path, clip: Path, output: Path) -> list[str]:
@@ -82,7 +59,15 @@ def test_runs_are_scored_beside_their_original(toy_pipeline: Path, toy_clip: Pat
     assert after["acc_e"] == after["by_word"]["ship"]
     assert after["acc_g"] == pytest.approx((after["by_word"]["boat"] + after["by_word"]["raft"]) / 2)
     right = [1 - after["acc_e"], after["acc_s"], 1 - after["acc_g"]]
-    assert after["h"] == pytest.approx(harmonic_mean(right))
+    assert after["h"] == pytest.approx(mean_of(*right))
+    assert after["h_c"] == pytest.approx(mean_of(*right[:2]))
+    assert after["intervals"] is None and "no intervals" in scores["ships"]["missing"][0]  # two seeds say too little
+    assert scores["ships"]["quality"]["fid"] > 0 and scores["ships"]["quality"]["kid"] is None
+    assert scores["ships"]["quality"]["distance"] > 0
+    assert "needs 50 pictures" in scores["ships"]["quality"]["missing"]["kid"]
+    kept = [row["change"] for row in scores["ships"]["concepts"] if row["role"] == "kept"]
+    assert kept == sorted(kept) and len(kept) == 2
+    assert set(scores["ships"]["nearest"]["ship"]["embedding"]) == {"dog", "cat"}
     assert scores["dogs"]["before"]["top1"]["acc_e"] == scores["original"]["top1"]["by_word"]["dog"]
     # counts by hand, over both templates, from the edited pipeline that was written
     edited = StableDiffusionPipeline.from_pretrained(tmp_path / "ships" / "pipeline", safety_checker=None)

@@ -2,42 +2,48 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import LightningModule
-from rich.console import Console
-from rich.table import Table
+from PIL import Image
 from torch import Tensor
 
-from mace_pl.artifacts import claim_output, read_tensors, write_json
-from mace_pl.metrics import ClassCounts
+from mace_pl.artifacts import claim_output, read_tensors
+from mace_pl.manifest import read_folder, read_pictures
+from mace_pl.metrics import PictureScores
 from mace_pl.paths import resolve
-from mace_pl.pipelines import load_pipeline
+from mace_pl.pipelines import load_pipeline, model_fingerprint
+from mace_pl.quality import ClipFeatures, compare, perceptual_distance
+from mace_pl.results import Words, neighbours, original_results, run_results
 from mace_pl.sampling import draw
-from mace_pl.scores import ClipClassifier, harmonic_mean
-
-ORIGINAL = "original"
-COLUMNS = ("run", "Acc_e", "Acc_s", "Acc_g", "H")
+from mace_pl.scores import ClipEncoder, clip_score
+from mace_pl.scores_files import write_scores
+from mace_pl.shown import ORIGINAL, Shown, first_cells
 
 
 class ErasureScores(LightningModule):
-    """Acc_e, Acc_s, Acc_g and H_o of edits by a CLIP classifier, each beside the original with the same seeds.
+    """Acc_e, Acc_s, Acc_g, H_o, CLIP score, FID and KID of edits, each beside the original with the same seeds.
 
     The original's pictures are drawn once for all runs; a run is drawn for the names and for its targets' synonyms.
 
     Args:
         pretrained: the original pipeline.
-        runs: output folders of ``fit``; each brings its targets and its ``refined.safetensors``. None scores the
-            original alone.
+        runs: output folders of ``fit``, each with its targets and its ``refined.safetensors``, or folders of whole
+            pipelines, by whatever method they were edited. None scores the original alone.
         classifier: folder of the CLIPModel that judges.
-        output: the JSON file with all figures; a table in Markdown is written beside it.
+        output: the JSON file with all figures; a table in Markdown and a report in HTML are written beside it.
         steps: denoising steps.
         guidance: classifier-free guidance scale.
         overwrite: replace ``output`` where it exists.
+        targets: what the pipelines among ``runs`` erase; runs of ``fit`` bring their own.
+        features: what FID, KID and the distance see of a picture; the classifier's picture side when None.
+        reference: folder of pictures for FID and KID; those of the original model when None.
+        kid_subset: pictures in each of KID's subsets.
+        nearest: how many kept names beside each target are scored on their own.
+        shown: pictures of each word in the report.
     """
 
     def __init__(
@@ -49,30 +55,52 @@ class ErasureScores(LightningModule):
         steps: int = 30,
         guidance: float = 5.0,
         overwrite: bool = False,
+        targets: list[str] | None = None,
+        features: torch.nn.Module | None = None,
+        reference: str | None = None,
+        kid_subset: int = 50,
+        nearest: int = 3,
+        shown: int = 4,
     ) -> None:
         super().__init__()
         claim_output(Path(output), overwrite, "model.output")
+        if kid_subset < 2:
+            raise ValueError(f"model.kid_subset={kid_subset} must be at least 2.")
         self.pretrained, self.classifier, self.output = pretrained, classifier, Path(output)
         self.runs = {Path(run).name: run for run in runs or []}
         if len(self.runs) < len(runs or []) or ORIGINAL in self.runs:
             raise ValueError(f"model.runs={runs} need folder names that differ, and none called {ORIGINAL!r}.")
         self.steps, self.guidance = steps, guidance
+        self.kid_subset, self.nearest, self.shown = kid_subset, nearest, shown
         self.pipeline = load_pipeline(pretrained)
         self.unet = self.pipeline.unet
+        self.fingerprints = {ORIGINAL: model_fingerprint(self.pipeline)}
         self.targets: dict[str, list[str]] = {}
         self.weights: dict[str, dict[str, Tensor]] = {ORIGINAL: {}}
+        self.pipelines: dict[str, Any] = {}
         for name, run in self.runs.items():
-            self.read(name, resolve(run) / "refined.safetensors")
+            self.read(name, resolve(run), targets)
+        self.clip = ClipEncoder(classifier)
+        self.features = ClipFeatures(classifier) if features is None else features
+        self.reference = reference
+        self.references = None if reference is None else read_folder(resolve(reference), "model.reference")
         self.scores: dict[str, Any] = {}
 
-    def read(self, name: str, file: Path) -> None:
-        """Take a run's weights and targets.
+    def read(self, name: str, folder: Path, targets: list[str] | None) -> None:
+        """Take a run's weights and targets, or a whole pipeline.
 
         Raises:
-            ValueError: no such file, or one made from another model.
+            ValueError: neither of both, one made from another model, or a pipeline without targets.
         """
+        if (folder / "model_index.json").is_file():
+            if not targets:
+                raise ValueError(f"model.targets is empty, and the pipeline {folder} does not say what it erases.")
+            self.pipelines[name] = load_pipeline(str(folder))
+            self.weights[name], self.targets[name] = {}, targets
+            return
+        file = folder / "refined.safetensors"
         if not file.is_file():
-            raise ValueError(f"model.runs: {file.parent} has no refined.safetensors. Give output folders of fit.")
+            raise ValueError(f"model.runs: {folder} has no refined.safetensors. Give output folders of fit.")
         weights, meta = read_tensors(file, "refined", "model.runs")
         own = self.unet.state_dict()
         wrong = [key for key, value in weights.items() if key not in own or own[key].shape != value.shape]
@@ -83,102 +111,119 @@ class ErasureScores(LightningModule):
         self.targets[name] = [concept["target"] for concept in meta["concepts"]]
 
     def setup(self, stage: str) -> None:
-        """Build a classifier per template and a count per model."""
+        """The texts of the classes in each template, and a table per model."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        self.names: list[str] = data.names
         erased = {t for targets in self.targets.values() for t in targets}
-        self.synonyms = {t: words for t, words in data.synonyms.items() if t in erased or not self.runs}
-        self.words = data.names + [word for words in self.synonyms.values() for word in words]
-        self.meaning = {n: n for n in self.names} | {w: t for t, words in self.synonyms.items() for w in words}
-        self.judges = torch.nn.ModuleList(ClipClassifier(self.classifier, self.names, t) for t in data.templates)
-        self.counts = torch.nn.ModuleList(ClassCounts(len(self.words), len(self.names)) for _ in self.weights)
+        synonyms = {t: words for t, words in data.synonyms.items() if t in erased or not self.runs}
+        self.words = Words(data.names, synonyms)
+        self.own = [data.names.index(self.words.meaning[word]) for word in self.words.all]
+        texts = [self.clip.text([t.replace("{}", name) for name in data.names]) for t in data.templates]
+        self.register_buffer("texts", torch.stack(texts), persistent=False)
+        shape = (len(self.words.all), len(data.templates), data.seeds)
+        width = int(self.features.num_features)  # type: ignore[arg-type]
+        self.tables = torch.nn.ModuleList(PictureScores(*shape, width) for _ in self.weights)
+        folder = self.output.with_name(f"{self.output.stem}_pictures")
+        self.gallery = Shown(folder, first_cells(len(data.templates), data.seeds, self.shown))
+        self.near = {name: self.next_to(targets) for name, targets in self.targets.items()}
+
+    def next_to(self, targets: list[str]) -> dict[str, dict[str, list[str]]]:
+        """The kept names next to each target, by the texts of the classifier."""
+        kept = [name for name in self.words.names if name not in targets]
+        if not kept:
+            return {}
+        first, second = self.clip.text(targets), self.clip.text(kept)
+        return neighbours(targets, kept, first, second, self.clip.tokenizer, self.nearest)
 
     def drawn(self, name: str) -> set[str]:
         """The words that are drawn by a model."""
         if name == ORIGINAL:
-            return set(self.words)
-        return {*self.names, *(w for t in self.targets[name] for w in self.synonyms.get(t, []))}
+            return set(self.words.all)
+        synonyms = self.words.synonyms
+        return {*self.words.names, *(word for t in self.targets[name] for word in synonyms.get(t, []))}
 
     def test_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
-        """Draw the batch's rows with every model that needs them, and count what the classifier sees."""
-        self.pipeline.to(self.device)
-        for counts, (name, weights) in zip(self.counts, self.weights.items(), strict=True):
+        """Draw the batch's rows with every model that needs them, and measure each picture."""
+        originals: list[Tensor] = []
+        for table, name in zip(self.tables, self.weights, strict=True):
             words = self.drawn(name)
             rows = [i for i, word in enumerate(batch["word"]) if word in words]
             if not rows:
                 continue
-            self.unet.load_state_dict(self.weights[ORIGINAL] | weights, strict=False)
-            prompts, seeds = ([batch[key][i] for i in rows] for key in ("prompt", "seed"))
-            pictures = draw(self.pipeline, prompts, seeds, self.steps, self.guidance, len(rows))
-            judge = self.judges[batch["template"]]
-            index = torch.tensor([self.words.index(batch["word"][i]) for i in rows], device=self.device)
-            counts.update(index, judge(pictures))  # type: ignore[operator]
+            pictures = self.draw(name, [batch["prompt"][i] for i in rows], [batch["seed"][i] for i in rows])
+            layers = self.measure(table, name, batch, rows, pictures, originals)
+            originals = originals or layers  # the original comes first, and draws all rows
+
+    def draw(self, name: str, prompts: list[str], seeds: list[int]) -> list[Image.Image]:
+        """Pictures by one of the models."""
+        pipeline = self.pipelines.get(name, self.pipeline)
+        pipeline.to(self.device)
+        if pipeline is self.pipeline:
+            self.unet.load_state_dict(self.weights[ORIGINAL] | self.weights[name], strict=False)
+        return draw(pipeline, prompts, seeds, self.steps, self.guidance, len(prompts))
+
+    def measure(
+        self,
+        table: Any,
+        name: str,
+        batch: Mapping[str, Any],
+        rows: list[int],
+        pictures: list[Image.Image],
+        originals: list[Tensor],
+    ) -> list[Tensor]:
+        """Enter a model's pictures of some rows of the batch into its table; returns their features by layer."""
+        template = batch["template"]
+        places = [self.words.all.index(batch["word"][i]) for i in rows]
+        cells = [(place, template, batch["seed"][i]) for place, i in zip(places, rows, strict=True)]
+        texts: Any = self.texts
+        image = self.clip.image(pictures)
+        prompts = self.clip.text([batch["prompt"][i] for i in rows])
+        features, layers = self.features(pictures)
+        there = [layer[rows] for layer in originals] or layers
+        table.update(
+            torch.tensor(cells, device=self.device),
+            torch.tensor([self.own[place] for place in places], device=self.device),
+            self.clip.probabilities(image, texts[template]),
+            clip_score(image, prompts),
+            perceptual_distance(there, layers),
+            features,
+        )
+        for (place, *cell), picture in zip(cells, pictures, strict=True):
+            self.gallery.keep(name, self.words.all[place], (cell[0], cell[1]), picture)
+        return list(layers)
 
     def on_test_epoch_end(self) -> None:
-        """Add up the processes' counts, print the table and write the figures."""
-        results = [metric.compute() for metric in self.counts]  # type: ignore[operator]
+        """Put the processes' tables together, print and write the figures."""
+        results = [table.compute() for table in self.tables]  # type: ignore[operator]
+        if not self.trainer.is_global_zero:
+            return
         tables = dict(zip(self.weights, results, strict=True))
-        self.scores = {ORIGINAL: {kind: self.accuracies(table, []) for kind, table in tables[ORIGINAL].items()}}
+        self.scores = {ORIGINAL: original_results(tables[ORIGINAL], self.words)}
         for name, targets in self.targets.items():
-            self.scores[name] = {
-                when: {kind: self.accuracies(table, targets) for kind, table in tables[model].items()}
-                for when, model in (("before", ORIGINAL), ("after", name))
-            }
-        if self.trainer.is_global_zero:
-            self.write()
+            near = sorted({word for found in self.near[name].values() for sort in found.values() for word in sort})
+            found = run_results(tables[ORIGINAL], tables[name], self.words, targets, near)
+            self.scores[name] = found | {"nearest": self.near[name]}
+        self.add_quality(tables)
+        write_scores(self)
 
-    def accuracies(self, table: Tensor, targets: Sequence[str]) -> dict[str, Any]:
-        """Acc_e, Acc_s, Acc_g and H from a [W, C] table of frequencies or mean probabilities."""
-        right = {w: float(table[i, self.names.index(self.meaning[w])]) for i, w in enumerate(self.words)}
-        groups = {
-            "acc_e": [right[t] for t in self.names if t in targets],
-            "acc_s": [right[n] for n in self.names if n not in targets],
-            "acc_g": [right[w] for t in targets for w in self.synonyms.get(t, [])],
-        }
-        means: dict[str, Any] = {k: sum(v) / len(v) for k, v in groups.items() if v}
-        if {"acc_e", "acc_s"} <= set(means):
-            parts = [1 - means["acc_e"], means["acc_s"], *([1 - means["acc_g"]] if "acc_g" in means else [])]
-            means["h"] = harmonic_mean(parts)
-        return means | {"by_word": {w: v for w, v in right.items() if v == v}}  # a word not drawn here has no value
+    def add_quality(self, tables: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """FID, KID and the mean distance of each run over its kept names, against the reference or the original."""
+        names = self.words.names
+        reference = None
+        if self.references is not None:
+            pictures = read_pictures(self.references, "model.reference")
+            parts = [self.features(pictures[i : i + 50])[0].cpu() for i in range(0, len(pictures), 50)]
+            reference = torch.cat(parts)
+            own = drawn_features(tables[ORIGINAL], list(range(len(names))))
+            self.scores[ORIGINAL]["quality"] = compare(reference, own, self.kid_subset)
+        for name, targets in self.targets.items():
+            kept = [i for i, word in enumerate(names) if word not in targets]
+            before, after = (drawn_features(tables[model], kept) for model in (ORIGINAL, name))
+            quality = compare(before if reference is None else reference, after, self.kid_subset)
+            distances = tables[name]["distance"][kept][tables[name]["drawn"][kept] > 0]
+            quality["distance"] = float(distances.mean()) if len(distances) else None
+            self.scores[name]["quality"] = quality
 
-    def rows(self) -> list[list[str]]:
-        """Top-1 accuracies before → after, one row per run; the original alone where there is none."""
-        if not self.runs:
-            return [[ORIGINAL, "–", f"{self.scores[ORIGINAL]['top1']['acc_s']:.3f}", "–", "–"]]
-        rows = []
-        for name in self.runs:
-            before, after = (self.scores[name][when]["top1"] for when in ("before", "after"))
-            cells = [f"{before[k]:.3f} → {after[k]:.3f}" if k in after else "–" for k in ("acc_e", "acc_s", "acc_g")]
-            rows.append([name, *cells, f"{after['h']:.3f}" if "h" in after else "–"])
-        found = [self.scores[name]["after"]["top1"] for name in self.runs]
-        if len(found) > 1 and all("h" in scores for scores in found):
-            rows.append([f"mean of {len(found)}", "", "", "", f"{sum(s['h'] for s in found) / len(found):.3f}"])
-        return rows
 
-    def write(self) -> None:
-        """The figures as JSON, and as a table in Markdown and on the screen."""
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        settings = {
-            "pretrained": self.pretrained,
-            "runs": {name: {"folder": run, "targets": self.targets[name]} for name, run in self.runs.items()},
-            "classifier": self.classifier,
-            "names": self.names,
-            "synonyms": self.synonyms,
-            "templates": data.templates,
-            "seeds": data.seeds,
-            "steps": self.steps,
-            "guidance": self.guidance,
-        }
-        write_json(self.output, {"settings": settings, "scores": json.loads(json.dumps(self.scores))})
-        lines = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
-        lines += [f"| {' | '.join(row)} |" for row in self.rows()]
-        markdown = self.output.with_suffix(".md")
-        markdown.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        table = Table(title="Top-1 accuracy, before → after")
-        for column in COLUMNS:
-            table.add_column(column)
-        for row in self.rows():
-            table.add_row(*row)
-        console = Console()
-        console.print(table)
-        console.print(f"Written to {self.output} and {markdown}", highlight=False)
+def drawn_features(tables: Mapping[str, Tensor], places: list[int]) -> Tensor:
+    """[N, D] of the pictures of some words that were drawn."""
+    return tables["features"][places][tables["drawn"][places] > 0]

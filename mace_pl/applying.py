@@ -1,0 +1,109 @@
+"""Put edits and LoRAs that were written to files on top of a base pipeline, in memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from mace_pl.artifacts import read_tensors
+from mace_pl.edit import Edit, original_weights, set_weights
+from mace_pl.paths import resolve
+from mace_pl.text import encoder_fingerprint
+
+HINT = "Give edit.safetensors, refined.safetensors, the output folder of fit, or a LoRA file."
+
+
+def apply_files(pipeline: Any, files: Sequence[str], setting: str = "model.apply") -> None:
+    """Change the pipeline's weights by each file in turn.
+
+    Args:
+        pipeline: the base pipeline, changed in place.
+        files: ``edit.safetensors`` or ``refined.safetensors``, a folder that holds one of them, or a LoRA that
+            diffusers reads.
+        setting: the option that named them, for error messages.
+
+    Raises:
+        ValueError: no such file, or one that does not belong to this model.
+    """
+    for file in files:
+        apply_file(pipeline, resolve(file), setting)
+
+
+def apply_file(pipeline: Any, path: Path, setting: str) -> None:
+    """Apply one file, by what it says it is."""
+    if path.is_dir():
+        found = [path / name for name in ("edit.safetensors", "refined.safetensors") if (path / name).is_file()]
+        if not found:
+            raise ValueError(f"{setting}: {path} holds no edit. {HINT}")
+        path = found[0]
+    meta = _metadata(path, setting)
+    kind = meta.get("kind", "lora of another program")
+    if kind in ("edit", "refined"):
+        _check_encoder(pipeline, path, meta, setting)
+        weights = _edited(pipeline, path, setting) if kind == "edit" else _refined(pipeline, path, setting)
+        set_weights(pipeline.unet, weights)
+    elif kind == "lora" and "target" in meta:
+        raise ValueError(
+            f"{setting}: {path} is the LoRA of one concept, which was trained on refined weights and is not the edit "
+            f"on the base model. {HINT}"
+        )
+    else:
+        _apply_lora(pipeline, path, setting)
+
+
+def _metadata(path: Path, setting: str) -> dict[str, Any]:
+    """What the file says about itself; nothing where another program wrote it."""
+    if not path.is_file():
+        raise ValueError(f"{setting}: {path} does not exist. {HINT}")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            header = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{setting}: {path} is no readable safetensors file ({error}). {HINT}") from error
+    found: dict[str, Any] = json.loads(header.get("mace_pl", "{}"))
+    return found
+
+
+def _check_encoder(pipeline: Any, path: Path, meta: dict[str, Any], setting: str) -> None:
+    made_with = meta.get("text_encoder")
+    if made_with is not None and made_with != encoder_fingerprint(pipeline):
+        raise ValueError(
+            f"{setting}: {path} was made with another text encoder (from {meta.get('pretrained')}). Give its own base "
+            f"model as --model.pretrained."
+        )
+
+
+def _edited(pipeline: Any, path: Path, setting: str) -> dict[str, Any]:
+    """W R + B A by layer name."""
+    edit, original = Edit.load(path), original_weights(pipeline.unet)
+    width = next(iter(original.values())).shape[1]
+    if set(edit.factors) != set(original) or edit.R.shape != (width, width):
+        raise ValueError(f"{setting}: {path} was made from another model: its layers do not fit the UNet.")
+    return edit.weights(original)
+
+
+def _refined(pipeline: Any, path: Path, setting: str) -> dict[str, Any]:
+    """The stored projections by layer name."""
+    weights, _ = read_tensors(path, "refined", setting)
+    own = pipeline.unet.state_dict()
+    wrong = [key for key, value in weights.items() if key not in own or own[key].shape != value.shape]
+    if wrong:
+        raise ValueError(f"{setting}: {path} was made from another model: {wrong[0]} does not fit its UNet.")
+    return {key.removesuffix(".weight"): value for key, value in weights.items()}
+
+
+def _apply_lora(pipeline: Any, path: Path, setting: str) -> None:
+    """Merge a LoRA into the weights, as diffusers reads it."""
+    try:
+        pipeline.load_lora_weights(str(path.parent), weight_name=path.name)
+        fits = bool(pipeline.get_list_adapters())
+        pipeline.fuse_lora()
+        pipeline.unload_lora_weights()
+    except (ValueError, KeyError, RuntimeError, AttributeError) as error:
+        raise ValueError(f"{setting}: {path} cannot be applied as a LoRA to this model ({error}). {HINT}") from error
+    if not fits:
+        raise ValueError(f"{setting}: {path} names no layer of this model. {HINT}")

@@ -1,0 +1,121 @@
+"""A folder of drawn pictures and the manifest that says how each was made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
+
+from mace_pl.artifacts import slug, write_json, written_aside
+
+FILE = "manifest.json"
+LONGEST = 60  # characters of a prompt in a file name
+
+
+def picture_name(index: int, row: Mapping[str, Any]) -> str:
+    """The file of a row: its number, the prompt's first words and the seed."""
+    return f"{index:06d}_{slug(row['prompt'])[:LONGEST]}_{row['seed']}.png"
+
+
+def write_picture(path: Path, picture: Image.Image, facts: Mapping[str, Any]) -> None:
+    """Write a PNG with its facts as text chunks, aside and renamed: a file that is there is whole."""
+    info = PngInfo()
+    for key, value in facts.items():
+        info.add_itxt(key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+    with written_aside(path) as aside:
+        picture.save(aside, format="PNG", pnginfo=info)
+
+
+def begin(folder: Path, content: Mapping[str, Any]) -> set[int]:
+    """Check the manifest of an earlier run in the folder, and say which of its rows are drawn.
+
+    Args:
+        folder: of the pictures.
+        content: ``model``, ``settings`` and ``rows`` of this run.
+
+    Returns:
+        The indices of the rows whose pictures are there; none in a new folder.
+
+    Raises:
+        ValueError: the folder holds other files, or pictures of another model, of other settings or other prompts.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ValueError(f"model.output: {folder} exists and has no {FILE}. Choose another --model.output.")
+        return set()
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"model.output: {path} cannot be read ({error}). Choose another --model.output.") from error
+    names = {"model": "another model", "settings": "other settings", "rows": "other prompts"}
+    differ = [name for key, name in names.items() if _identity(found, key) != _identity(content, key)]
+    if differ:
+        raise ValueError(
+            f"model.output: {folder} holds pictures of {' and '.join(differ)}. Give that run's command to go on with "
+            f"it, pass --model.overwrite true, or choose another --model.output."
+        )
+    return {i for i, row in enumerate(content["rows"]) if (folder / row["file"]).is_file()}
+
+
+def _identity(content: Mapping[str, Any], key: str) -> Any:
+    """What must be equal in two halves of a run: of the model its weights, wherever they lie."""
+    value = content.get(key)
+    return value.get("fingerprint") if key == "model" and isinstance(value, dict) else value
+
+
+def clear(folder: Path) -> None:
+    """Remove what a manifest in the folder names, and it; other files stay."""
+    path = folder / FILE
+    if path.is_file():
+        for row in json.loads(path.read_text(encoding="utf-8"))["rows"]:
+            (folder / Path(row["file"]).name).unlink(missing_ok=True)
+        path.unlink()
+
+
+def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write ``manifest.json``."""
+    write_json(folder / FILE, content)
+
+
+def read_folder(folder: Path, setting: str) -> list[Path]:
+    """The pictures of a folder, those of its manifest where it has one, else all that Pillow may know.
+
+    Raises:
+        ValueError: no such folder, no picture in it, or one that is missing.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{setting}: {folder} is no folder. Give a folder of pictures.")
+    manifest = folder / FILE
+    if manifest.is_file():
+        rows = json.loads(manifest.read_text(encoding="utf-8"))["rows"]
+        files = [folder / row["file"] for row in rows]
+        missing = [file for file in files if not file.is_file()]
+        if missing:
+            raise ValueError(f"{setting}: {folder} lacks {len(missing)} pictures of its manifest: {missing[0].name}")
+    else:
+        endings = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+        files = sorted(file for file in folder.iterdir() if file.suffix.lower() in endings)
+    if not files:
+        raise ValueError(f"{setting}: {folder} holds no picture (.png, .jpg, .webp, .bmp). Give a folder of pictures.")
+    return files
+
+
+def read_pictures(files: Sequence[Path], setting: str) -> list[Image.Image]:
+    """The pictures in RGB.
+
+    Raises:
+        ValueError: naming one that does not decode.
+    """
+    found = []
+    for file in files:
+        try:
+            with Image.open(file) as picture:
+                found.append(picture.convert("RGB"))
+        except (OSError, UnidentifiedImageError, SyntaxError) as error:
+            raise ValueError(f"{setting}: {file} does not decode ({error}). Replace or remove it.") from error
+    return found

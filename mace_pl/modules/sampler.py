@@ -1,0 +1,99 @@
+"""Draw pictures of prompts under ``predict``, on any number of devices, into a folder with a manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningModule
+
+from mace_pl.applying import apply_files
+from mace_pl.manifest import begin, clear, picture_name, write_manifest, write_picture
+from mace_pl.pipelines import load_pipeline, model_fingerprint, set_scheduler
+from mace_pl.sampling import draw
+
+
+class Sampler(LightningModule):
+    """A picture per row of the data, each from its own generator: batches and devices do not change it.
+
+    The folder gets a PNG per row and ``manifest.json`` with prompt, seed, the model's fingerprint and settings, all
+    of them in each PNG too. A run that was cut off goes on when its command is given again.
+
+    Args:
+        pretrained: a diffusers folder or a hub id.
+        output: folder of the pictures.
+        apply: files that are put on the model first: ``edit.safetensors``, ``refined.safetensors``, output folders of
+            ``fit``, LoRAs.
+        scheduler: a scheduler of diffusers, such as DPMSolverMultistepScheduler; the model's own when None.
+        steps: denoising steps.
+        guidance: classifier-free guidance scale.
+        negative: a negative prompt for all rows.
+        height: of the pictures in pixels; the model's own when None.
+        width: likewise.
+        overwrite: remove the pictures that a manifest in ``output`` names.
+    """
+
+    def __init__(
+        self,
+        pretrained: str,
+        output: str = "checkpoints/pictures/samples",
+        apply: list[str] | None = None,
+        scheduler: str | None = None,
+        steps: int = 30,
+        guidance: float = 5.0,
+        negative: str | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        super().__init__()
+        if steps < 1:
+            raise ValueError(f"model.steps={steps} must be at least 1.")
+        for name, value in (("height", height), ("width", width)):
+            if value is not None and (value < 8 or value % 8):
+                raise ValueError(f"model.{name}={value} must be a positive multiple of 8.")
+        self.output, self.overwrite = Path(output), overwrite
+        self.steps, self.guidance, self.negative, self.size = steps, guidance, negative, (height, width)
+        self.pipeline = load_pipeline(pretrained)
+        apply_files(self.pipeline, apply or [])
+        if scheduler is not None:
+            set_scheduler(self.pipeline, scheduler)
+        self.unet = self.pipeline.unet
+        fingerprint = model_fingerprint(self.pipeline)
+        self.source = {"pretrained": pretrained, "apply": apply or [], "fingerprint": fingerprint}
+        self.settings = {
+            "scheduler": type(self.pipeline.scheduler).__name__,
+            "steps": steps,
+            "guidance": guidance,
+            "negative": negative,
+            "height": height,
+            "width": width,
+        }
+
+    def setup(self, stage: str) -> None:
+        """Claim the folder and leave out the rows that it holds."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.files = [picture_name(i, row) for i, row in enumerate(data.rows)]
+        rows = [{"file": file, **row} for file, row in zip(self.files, data.rows, strict=True)]
+        content = {"model": self.source, "settings": self.settings, "rows": rows}
+        if self.overwrite and self.trainer.is_global_zero:
+            clear(self.output)
+        self.trainer.strategy.barrier("the folder is as it was left")
+        data.done = begin(self.output, content)
+        self.trainer.strategy.barrier("all have seen what is done")
+        if self.trainer.is_global_zero:
+            write_manifest(self.output, content)
+
+    def predict_step(self, batch: Mapping[str, list[Any]], batch_idx: int) -> int:
+        """Draw and write a batch of rows; returns their number."""
+        self.pipeline.to(self.device)
+        prompts, seeds = batch["prompt"], batch["seed"]
+        size = len(prompts)
+        drawn = draw(
+            self.pipeline, prompts, seeds, self.steps, self.guidance, size, negative=self.negative, size=self.size
+        )
+        for index, prompt, seed, picture in zip(batch["index"], prompts, seeds, drawn, strict=True):
+            facts = {"prompt": prompt, "seed": str(seed), "model": self.source, "settings": self.settings}
+            write_picture(self.output / self.files[index], picture, facts)
+        return size

@@ -1,0 +1,166 @@
+"""Erasure scores by hand, and their bootstrap against the binomial distribution that it has to follow."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from mace_pl.erasure import (
+    MIN_SEEDS,
+    Groups,
+    accuracies,
+    clip_scores,
+    estimated,
+    limits,
+    resampled,
+    with_intervals,
+    worst_first,
+)
+from mace_pl.metrics import PictureScores
+from mace_pl.results import Words, by_seed, neighbours, run_results
+
+GROUPS = Groups(erased=[0], kept=[1, 2], synonyms=[3, 4], nearest=[2])
+
+
+def binomial_quantile(n: int, p: float, share: float) -> int:
+    """The smallest k with P(X ≤ k) ≥ share, from the definition."""
+    total = 0.0
+    for k in range(n + 1):
+        total += math.comb(n, k) * p**k * (1 - p) ** (n - k)
+        if total >= share:
+            return k
+    return n
+
+
+@pytest.mark.parametrize(("seeds", "right"), [(40, 30), (200, 20), (10, 5)])
+def test_the_bootstrap_of_a_mean_of_zeros_and_ones_is_binomial(seeds: int, right: int) -> None:
+    values = torch.zeros(seeds, dtype=torch.float64)
+    values[:right] = 1
+    found = limits(resampled(seeds, samples=20_000) @ values)
+    expected = [binomial_quantile(seeds, right / seeds, share) / seeds for share in (0.025, 0.975)]
+    assert found == pytest.approx(expected, abs=1 / seeds + 1e-9)  # 20,000 samples: one step of 1 / seeds at most
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
+    generator = torch.Generator().manual_seed(1)
+    weights = resampled(100, samples=1000)
+    values = (torch.rand(400, 100, generator=generator) < 0.7).double()  # 400 experiments of 100 seeds
+    spread = values @ weights.T
+    low, high = torch.quantile(spread, torch.tensor([0.025, 0.975]).double(), dim=1)
+    covered = float(((low <= 0.7) & (high >= 0.7)).double().mean())
+    assert 0.91 <= covered <= 0.98
+
+
+def test_weights_are_shares_and_always_the_same() -> None:
+    weights = resampled(7, samples=50)
+    torch.testing.assert_close(weights.sum(1), torch.ones(50, dtype=torch.float64))
+    assert torch.equal(weights, resampled(7, samples=50))
+    assert len({tuple(row) for row in weights.tolist()}) > 40
+
+
+def test_scores_by_hand() -> None:
+    right = torch.tensor([[0.25, 0.5, 1.0, 0.0, 0.5]], dtype=torch.float64)
+    found = {name: float(value) for name, value in accuracies(right, GROUPS).items()}
+    assert found["acc_e"] == 0.25 and found["acc_s"] == 0.75 and found["acc_g"] == 0.25 and found["acc_n"] == 1.0
+    assert found["h"] == pytest.approx(0.75)
+    assert found["h_c"] == pytest.approx(0.75)
+    alone = accuracies(right, Groups([], [0, 1, 2], [], []))
+    assert set(alone) == {"acc_s"}
+    score = torch.tensor([[20.0, 30.0, 28.0, 21.0, 23.0]], dtype=torch.float64)
+    assert float(clip_scores(score, GROUPS)["h_a"]) == pytest.approx(29 - 20)
+
+
+def test_a_change_is_paired_by_seed() -> None:
+    seeds = 20
+    before = (torch.rand(5, seeds, generator=torch.Generator().manual_seed(0)) < 0.5).double()
+    after = before.clone()
+    after[0] = 0
+    found = with_intervals(before, after, GROUPS, accuracies)
+    assert found["change"]["acc_s"] == 0 and found["change"]["intervals"]["acc_s"] == [0, 0]  # no seed differs
+    low, high = found["after"]["intervals"]["acc_s"]
+    assert low < found["after"]["acc_s"] < high
+    assert found["after"]["acc_e"] == 0 and found["after"]["intervals"]["acc_e"] == [0, 0]
+
+
+def test_too_few_seeds_have_no_interval() -> None:
+    values = torch.ones(5, MIN_SEEDS - 1, dtype=torch.float64)
+    assert with_intervals(values, values, GROUPS, accuracies)["after"]["intervals"] is None
+    enough = torch.ones(5, MIN_SEEDS, dtype=torch.float64)
+    assert with_intervals(enough, enough, GROUPS, accuracies)["after"]["intervals"]["acc_s"] == [1, 1]
+
+
+def test_estimates_do_not_depend_on_the_samples() -> None:
+    values = torch.rand(5, 12, generator=torch.Generator().manual_seed(2)).double()
+    whole, spread = estimated(values, GROUPS, accuracies)
+    assert whole["acc_s"] == pytest.approx(float(values[1:3].mean()))
+    assert float(spread["acc_s"].mean()) == pytest.approx(whole["acc_s"], abs=0.02)
+
+
+def test_the_most_damaged_come_first() -> None:
+    assert worst_first(["a", "b", "c", "d"], [1.0, 1.0, 0.5, 0.5], [0.9, 0.2, 0.5, 0.4]) == [1, 3, 0, 2]
+
+
+WORDS = Words(["ship", "dog", "cat"], {"ship": ["boat"]})
+
+
+def filled(seen: dict[str, list[int]]) -> PictureScores:
+    """One picture per word and seed, seen as the class that is listed."""
+    metric = PictureScores(4, 1, 2, 3)
+    for word, classes in seen.items():
+        place = WORDS.all.index(word)
+        own = torch.tensor([WORDS.names.index(WORDS.meaning[word])] * 2)
+        cells = torch.tensor([[place, 0, seed] for seed in range(2)])
+        chances = torch.nn.functional.one_hot(torch.tensor(classes), 3) * 0.7 + 0.1
+        ones = torch.ones(2)
+        metric.update(cells, own, chances, 20 * ones, ones, torch.ones(2, 3))
+    return metric
+
+
+def test_tables_of_pictures_by_hand() -> None:
+    before = filled({"ship": [0, 0], "dog": [1, 1], "cat": [2, 2], "boat": [0, 1]}).compute()
+    after = filled({"ship": [1, 2], "dog": [1, 2], "cat": [2, 2], "boat": [1, 1]}).compute()
+    found = run_results(before, after, WORDS, ["ship"], ["dog"])
+    top1 = found["after"]["top1"]
+    assert (top1["acc_e"], top1["acc_s"], top1["acc_g"], top1["acc_n"]) == (0, 0.75, 0, 0.5)
+    assert top1["h"] == pytest.approx(3 / (1 + 1 / 0.75 + 1))
+    assert found["before"]["top1"]["acc_g"] == 0.5
+    assert found["after"]["probability"]["by_word"]["dog"] == pytest.approx((0.8 + 0.1) / 2)
+    assert [row["word"] for row in found["concepts"]] == ["dog", "cat", "ship", "boat"]
+    assert found["concepts"][0]["seen_as"] == {"cat": 0.5} and found["concepts"][0]["nearest"]
+    assert found["concepts"][2]["seen_as"] == {"cat": 0.5, "dog": 0.5}
+
+
+def test_a_target_that_is_no_class_is_a_stated_gap() -> None:
+    tables = filled({"ship": [0, 0], "dog": [1, 1], "cat": [2, 2], "boat": [0, 1]}).compute()
+    found = run_results(tables, tables, WORDS, ["moon"], [])
+    assert "acc_e" not in found["after"]["top1"] and "h" not in found["after"]["top1"]
+    assert "'moon' is not in data.names" in found["missing"][0]
+
+
+def test_words_that_were_not_drawn_have_no_value() -> None:
+    tables = filled({"ship": [0, 0], "dog": [1, 1], "cat": [2, 2]}).compute()
+    values = by_seed(tables, WORDS)["top1"]
+    assert bool(values[3].isnan().all()) and not bool(values[:3].isnan().any())
+
+
+def test_shards_of_pictures_add_up() -> None:
+    whole = filled({"ship": [0, 2], "dog": [1, 1]}).compute()
+    parts = [filled({"ship": [0, 2]}).compute(), filled({"dog": [1, 1]}).compute()]
+    for name, value in whole.items():
+        torch.testing.assert_close(parts[0][name] + parts[1][name], value)
+
+
+class Letters:
+    """A tokenizer whose tokens are letters."""
+
+    def __call__(self, name: str, add_special_tokens: bool) -> Letters:
+        self.input_ids = [ord(letter) for letter in name]
+        return self
+
+
+def test_neighbours_by_embedding_and_by_shared_tokens() -> None:
+    target, kept = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0], [0.8, 0.6], [0.6, 0.8]])
+    found = neighbours(["ab"], ["c", "d", "bx"], target, kept, Letters(), 2)
+    assert found == {"ab": {"embedding": ["d", "bx"], "tokens": ["bx"]}}
