@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -88,7 +88,7 @@ def attention_losses(
     timesteps: Tensor,
     text: Tensor,
     layer_loss: Callable[[Tensor], Tensor],
-    extra: Any = None,
+    extra: Mapping[str, Any] | None = None,
 ) -> Tensor:
     """Σ over ``attn2`` layers of ``layer_loss(probabilities)``, [N]; the UNet stops at its last ``attn2``.
 
@@ -100,7 +100,7 @@ def attention_losses(
         timesteps: [N].
         text: embeddings [N, T, D].
         layer_loss: probabilities [N, H, Q, T] to [N].
-        extra: ``added_cond_kwargs`` of UNets that want them (SDXL).
+        extra: what else the UNet wants by name, as :func:`mace_pl.conditions.unet_conditions` makes it.
     """
     left = len(cross_attentions(unet))
     total = torch.zeros(len(latents), device=latents.device)
@@ -113,5 +113,5 @@ def attention_losses(
             raise LastCrossAttention
 
     with observed(unet, observe), suppress(LastCrossAttention):
-        unet(latents, timesteps, encoder_hidden_states=text, added_cond_kwargs=extra)
+        unet(latents, timesteps, encoder_hidden_states=text, **(extra or {}))
     return total

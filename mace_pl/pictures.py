@@ -17,7 +17,9 @@ from mace_pl.artifacts import written_aside
 from mace_pl.attention import observed
 from mace_pl.concepts import PICTURE_TEMPLATE, Concept, attended_positions
 from mace_pl.lora import stream
+from mace_pl.pipelines import picture_size
 from mace_pl.sampling import draw
+from mace_pl.text import text_parts
 
 
 def otsu(values: Tensor) -> float:
@@ -51,18 +53,19 @@ class AttentionMaps:
     Args:
         positions: which of the T tokens are summed.
         size: (height, width) of the maps.
+        count: N pictures; with classifier-free guidance they are the last of the 2N rows.
     """
 
-    def __init__(self, positions: list[bool], size: tuple[int, int]) -> None:
+    def __init__(self, positions: list[bool], size: tuple[int, int], count: int) -> None:
         self.positions = torch.tensor(positions)
-        self.size = size
+        self.size, self.count = size, count
         self.sums: dict[int, Tensor] = {}
 
     def observe(self, name: str, probabilities: Tensor) -> None:
-        """Add one layer's probabilities [2N, H, Q, T]; the second half is the conditional one."""
-        half = probabilities[len(probabilities) // 2 :]
-        pixels = half.shape[2]
-        added = half[..., self.positions.to(half.device)].sum(-1).mean(1).cpu()
+        """Add one layer's probabilities [N or 2N, H, Q, T]."""
+        conditional = probabilities[-self.count :]
+        pixels = conditional.shape[2]
+        added = conditional[..., self.positions.to(conditional.device)].sum(-1).mean(1).cpu()
         self.sums[pixels] = self.sums.get(pixels, torch.zeros_like(added)) + added
 
     def maps(self) -> Tensor:
@@ -91,11 +94,8 @@ def draw_concept(
     seeds = torch.randint(2**31, (count,), generator=generator).tolist()
     if not with_masks:
         return draw(pipeline, prompts, seeds, steps, guidance, count, progress), None
-    factor = pipeline.vae_scale_factor
-    size = pipeline.unet.config.sample_size
-    height, width = (size, size) if isinstance(size, int) else size
-    positions = attended_positions(pipeline.tokenizer, template, concept.target)
-    maps = AttentionMaps(positions, (height * factor, width * factor))
+    positions = attended_positions(text_parts(pipeline)[0][0], template, concept.target)
+    maps = AttentionMaps(positions, picture_size(pipeline), count)
     with observed(pipeline.unet, maps.observe):
         pictures = draw(pipeline, prompts, seeds, steps, guidance, count, progress)
     return pictures, torch.stack([mask_from_map(m) for m in maps.maps()])

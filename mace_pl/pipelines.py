@@ -11,6 +11,7 @@ from diffusers import DiffusionPipeline
 
 from mace_pl.attention import cross_attentions
 from mace_pl.paths import resolve
+from mace_pl.text import text_parts
 
 
 def load_pipeline(pretrained: str) -> Any:
@@ -39,10 +40,26 @@ def load_pipeline(pretrained: str) -> Any:
     if getattr(pipeline, "unet", None) is None:
         raise ValueError(f"model.pretrained={pretrained} has no UNet. {hint}")
     cross_attentions(pipeline.unet)
-    for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+    check_conditions(pipeline.unet)
+    for part in (pipeline.unet, pipeline.vae, *text_parts(pipeline)[1]):
         part.requires_grad_(False).eval()
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def check_conditions(unet: Any) -> None:
+    """Refuse a UNet that wants conditions which come from something else than text and picture size.
+
+    Raises:
+        ValueError: naming what it wants.
+    """
+    for name in ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type"):
+        value = unet.config.get(name)
+        if value is not None and (name, value) != ("addition_embed_type", "text_time"):
+            raise ValueError(
+                f"model.pretrained: its UNet has {name}={value}, which training cannot feed. Give a Stable Diffusion "
+                f"1.x, 2.x or XL model, or one distilled from these."
+            )
 
 
 def unet_fingerprint(unet: Any) -> str:

@@ -50,6 +50,7 @@ class Report:
     def look(self, when: str, module: Any, trainer: Any) -> None:
         """Draw every name with every seed by the model as it is now, and score what is seen."""
         data = trainer.datamodule
+        module.pipeline.to(trainer.strategy.root_device)
         named = zip(self.names, self.prompts, strict=True)
         rows = [(name, prompt, k) for name, prompt in named for k in range(self.seeds)]
         with drawing(trainer, f"pictures {when}", len(rows)) as progress:

@@ -5,25 +5,23 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from lightning import LightningModule
 from torch import Tensor
 
-from mace_pl.artifacts import slug
 from mace_pl.attention import attention_losses
 from mace_pl.closed_form import Preservation, gram
 from mace_pl.concepts import Concept, aligned_positions, attended_positions
+from mace_pl.conditions import unet_conditions
 from mace_pl.edit import ConceptSums, Edit, Factors, fusion, original_weights, refinement, set_weights
 from mace_pl.lora import ConceptLoRAs, stream
 from mace_pl.losses import importance_density, masked_attention_norm
-from mace_pl.pictures import draw_concept, prepare_concept
 from mace_pl.pipelines import load_pipeline, picture_size, unet_fingerprint
-from mace_pl.progress import drawing
+from mace_pl.preparing import check_prompts, prepare_pictures
 from mace_pl.statistics_file import weighted_statistics
-from mace_pl.text import encode_prompts, encoder_fingerprint
+from mace_pl.text import encode_both, encode_prompts, encoder_fingerprint, text_parts
 
 
 @dataclass
@@ -107,44 +105,9 @@ class Mace(LightningModule):
     def prepare_data(self) -> None:
         """Draw the pictures and masks of the targets that bring none, on one process."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        self.check_prompts(data)
-        drawn = [concept for concept in data.concepts if concept.images is None]
-        with drawing(self.trainer, "prepare", len(drawn) * data.images_per_concept) as progress:
-            for concept in drawn:
-                settings = {
-                    "target": concept.target,
-                    "kind": concept.kind,
-                    "count": data.images_per_concept,
-                    "steps": data.image_steps,
-                    "guidance": data.image_guidance,
-                    "seed": self.seed,
-                    "mask": data.mask if data.masked(concept) else "none",
-                    "unet": self.unet_hash,
-                    "text_encoder": self.fingerprint,
-                }
-                make = partial(
-                    draw_concept,
-                    self.pipeline,
-                    concept,
-                    data.images_per_concept,
-                    data.image_steps,
-                    data.image_guidance,
-                    self.seed,
-                    data.masked(concept),
-                    progress,
-                )
-                if not prepare_concept(data.pictures / slug(concept.target), settings, make):
-                    progress(data.images_per_concept)  # they were there
-
-    def check_prompts(self, data: Any) -> None:
-        """Find every target in its templates before anything is made.
-
-        Raises:
-            ValueError: a template that does not show its target.
-        """
-        for concept, templates in zip(data.concepts, data.templates, strict=True):
-            for template in templates:
-                attended_positions(self.pipeline.tokenizer, template, concept.target)
+        check_prompts(self.pipeline, data.concepts, data.templates)
+        model = {"unet": self.unet_hash, "text_encoder": self.fingerprint}
+        prepare_pictures(self.pipeline, self.trainer, self.seed, model)
 
     # --- refine --------------------------------------------------------------------------------------------------
 
@@ -154,9 +117,11 @@ class Mace(LightningModule):
             return
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         self.concepts: list[Concept] = data.concepts
+        self.guidance: float = data.image_guidance
         self.original = original_weights(self.unet)
         self.sums: dict[str, ConceptSums] = {}
         self.embeddings: list[Tensor] = []
+        self.pooled: list[Tensor | None] = []
         self.positions: list[Tensor] = []
         for concept, templates in zip(data.concepts, data.templates, strict=True):
             self.sums[concept.target] = self.concept_sums(concept, templates)
@@ -169,10 +134,11 @@ class Mace(LightningModule):
 
     def concept_sums(self, concept: Concept, templates: list[str]) -> ConceptSums:
         """F, G and F_i of one concept; its embeddings [P, T, D] and attended positions [P, T] are kept for stage 2."""
-        tokenizer = self.pipeline.tokenizer
+        tokenizer = text_parts(self.pipeline)[0][0]
         target_prompts = [t.replace("{}", concept.target) for t in templates]
         anchor_prompts = [t.replace("{}", concept.anchor) for t in templates]
-        target, anchor = encode_prompts(self.pipeline, target_prompts), encode_prompts(self.pipeline, anchor_prompts)
+        encoded, pooled = encode_both(self.pipeline, target_prompts)
+        target, anchor = encoded.cpu(), encode_prompts(self.pipeline, anchor_prompts).cpu()
         F_tokens, G_tokens = [], []
         for i, (left, right) in enumerate(zip(target_prompts, anchor_prompts, strict=True)):
             every = list(range(target.shape[1]))
@@ -181,6 +147,7 @@ class Mace(LightningModule):
             G_tokens.append(anchor[i, other])
         attended = [attended_positions(tokenizer, t, concept.target, self.attend_padding) for t in templates]
         self.embeddings.append(target)
+        self.pooled.append(pooled)
         self.positions.append(torch.tensor(attended))
         F, G = torch.cat(F_tokens), torch.cat(G_tokens)
         return ConceptSums(gram(F, F), gram(G, F), gram(target, target))
@@ -195,12 +162,14 @@ class Mace(LightningModule):
         self.masks: dict[int, Tensor] = {}
         for c in data.own_concepts():
             pixels, masks = data.load(self.concepts[c], picture_size(self.pipeline))
-            with torch.no_grad():
-                latents = self.pipeline.vae.encode(pixels.to(self.device)).latent_dist.mode()
-            self.latents[c] = latents * self.pipeline.vae.config.scaling_factor
+            with torch.no_grad():  # one by one: an encoder wants gigabytes for a large picture
+                parts = [self.pipeline.vae.encode(p.to(self.device)).latent_dist.mode() for p in pixels.split(1)]
+            self.latents[c] = torch.cat(parts) * self.pipeline.vae.config.scaling_factor
             self.masks[c] = masks.to(self.device)
             self.embeddings[c] = self.embeddings[c].to(self.device)
             self.positions[c] = self.positions[c].to(self.device)
+        for part in (self.pipeline.vae, *text_parts(self.pipeline)[1]):
+            part.cpu()  # not needed while LoRAs are trained
 
     def training_key(self, concept: int) -> str:
         """SHA-256 over everything that the training of one concept depends on; equal keys give equal LoRAs."""
@@ -208,7 +177,9 @@ class Mace(LightningModule):
         settings = (self.lr, self.weight_decay, self.gradient_clip, self.importance_sampling, self.squared_loss)
         digest = hashlib.sha256(repr((settings, self.rank, self.seed, self.concepts[concept].target)).encode())
         digest.update(self.unet_hash.encode())
-        for tensor in (self.T, self.embeddings[concept], self.positions[concept]):
+        pooled = self.pooled[concept]
+        tensors = [self.T, self.embeddings[concept], self.positions[concept]]
+        for tensor in tensors if pooled is None else [*tensors, pooled]:
             digest.update(tensor.cpu().numpy().tobytes())
         for file in data.files(self.concepts[concept]):
             digest.update(file.read_bytes())
@@ -226,13 +197,15 @@ class Mace(LightningModule):
         t = torch.multinomial(self.density, 1, generator=generator)[0].to(self.device)
         latents = self.latents[concept][image]
         noise = torch.randn(latents.shape, generator=generator).to(self.device)
+        kept = self.pipeline.scheduler.alphas_cumprod[t.cpu()]  # ᾱ; samplers' own add_noise wants timesteps of theirs
+        pooled = self.pooled[concept]
         return {
-            "latents": self.pipeline.scheduler.add_noise(latents[None], noise[None], t[None])[0],
+            "latents": kept.sqrt() * latents + (1 - kept).sqrt() * noise,
             "t": t,
             "text": self.embeddings[concept][prompt],
             "positions": self.positions[concept][prompt],
             "mask": self.masks[concept][image],
-        }
+        } | ({} if pooled is None else {"pooled": pooled[prompt].to(self.device)})
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         """One step of each concept in the batch, with losses, clipping and optimizer state of its own."""
@@ -247,7 +220,8 @@ class Mace(LightningModule):
             return masked_attention_norm(probabilities, x["mask"], x["positions"], self.squared_loss)
 
         self.loras.activate(concepts)
-        losses = attention_losses(self.unet, x["latents"], x["t"], x["text"], layer_loss)
+        extra = unet_conditions(self.pipeline, x.get("pooled"), len(samples), self.guidance)
+        losses = attention_losses(self.unet, x["latents"], x["t"], x["text"], layer_loss, extra)
         self.loras.activate(None)
         optimizer: Any = self.optimizers()
         optimizer.zero_grad(set_to_none=True)
