@@ -43,7 +43,12 @@ class Mace(LightningModule):
     """Erase concepts from a Stable Diffusion type pipeline (MACE, CVPR 2024).
 
     Args:
-        pretrained: folder or hub id of a StableDiffusionPipeline; never changed.
+        pretrained: the original model, never changed: folder or hub id of a Stable Diffusion pipeline, or a single
+            ``.safetensors`` checkpoint in the original layout.
+        revision: branch, tag or commit of a hub id.
+        variant: which files of a folder or hub id are read, as in ``fp16``.
+        layout: diffusers folder or hub id with the configurations, tokenizer and scheduler of a single checkpoint; what
+            diffusers takes for its family when None.
         prior: file of prior statistics (``erase.py cache``), or files with their weights, or none.
         domain: file of domain statistics, or files with their weights, or none.
         rank: rank of each concept's LoRA (paper: 1).
@@ -75,6 +80,9 @@ class Mace(LightningModule):
         attend_padding: bool = True,
         align_all_tokens: bool = False,
         seed: int = 2024,
+        revision: str | None = None,
+        variant: str | None = None,
+        layout: str | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -84,7 +92,7 @@ class Mace(LightningModule):
         self.lr, self.weight_decay, self.gradient_clip = lr, weight_decay, gradient_clip
         self.importance_sampling, self.squared_loss = importance_sampling, squared_loss
         self.attend_padding, self.align_all_tokens = attend_padding, align_all_tokens
-        self.pipeline = load_pipeline(pretrained)
+        self.pipeline = load_pipeline(pretrained, revision, variant, layout)
         self.unet = self.pipeline.unet
         self.fingerprint = encoder_fingerprint(self.pipeline)
         self.unet_hash = unet_fingerprint(self.unet)

@@ -30,7 +30,10 @@ class ErasureScores(LightningModule):
     The original's pictures are drawn once for all runs; a run is drawn for the names and for its targets' synonyms.
 
     Args:
-        pretrained: the original pipeline.
+        pretrained: the original pipeline: folder, hub id or single checkpoint.
+        revision: branch, tag or commit of a hub id.
+        variant: which of its files are read, as in ``fp16``.
+        layout: folder with the configurations of a single checkpoint's parts.
         runs: output folders of ``fit``; each brings its targets and its ``refined.safetensors``. None scores the
             original alone.
         classifier: folder of the CLIPModel that judges.
@@ -49,6 +52,9 @@ class ErasureScores(LightningModule):
         steps: int = 30,
         guidance: float = 5.0,
         overwrite: bool = False,
+        revision: str | None = None,
+        variant: str | None = None,
+        layout: str | None = None,
     ) -> None:
         super().__init__()
         claim_output(Path(output), overwrite, "model.output")
@@ -57,7 +63,7 @@ class ErasureScores(LightningModule):
         if len(self.runs) < len(runs or []) or ORIGINAL in self.runs:
             raise ValueError(f"model.runs={runs} need folder names that differ, and none called {ORIGINAL!r}.")
         self.steps, self.guidance = steps, guidance
-        self.pipeline = load_pipeline(pretrained)
+        self.pipeline = load_pipeline(pretrained, revision, variant, layout)
         self.unet = self.pipeline.unet
         self.targets: dict[str, list[str]] = {}
         self.weights: dict[str, dict[str, Tensor]] = {ORIGINAL: {}}
