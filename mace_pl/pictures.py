@@ -15,10 +15,11 @@ from torch.nn import functional as F
 
 from mace_pl.artifacts import written_aside
 from mace_pl.attention import observed
-from mace_pl.concepts import PICTURE_TEMPLATE, Concept, attended_positions
+from mace_pl.concepts import Concept, attended_positions
 from mace_pl.lora import stream
 from mace_pl.pipelines import picture_size
 from mace_pl.sampling import draw
+from mace_pl.templates import PICTURE_TEMPLATE
 from mace_pl.text import text_parts
 
 
