@@ -103,15 +103,21 @@ def draw_concept(
 
 
 def prepare_concept(
-    folder: Path, settings: dict[str, Any], make: Callable[[], tuple[list[Image.Image], Tensor | None]]
+    folder: Path,
+    settings: dict[str, Any],
+    make: Callable[[], tuple[list[Image.Image], Tensor | None]],
+    masks_name: str = "masks",
 ) -> bool:
-    """Fill a concept's folder (``images/``, ``masks/``, ``settings.json``) unless it was filled with these settings.
+    """Fill a concept's folder (``images/``, masks, ``settings.json``) unless it was filled with these settings.
+
+    Args:
+        folder: the concept's.
+        settings: what the pictures depend on.
+        make: draws pictures and masks.
+        masks_name: name of the folder that gets the masks, if there are any.
 
     Returns:
         Whether pictures were made.
-
-    Raises:
-        ValueError: a mask is empty.
     """
     record = folder / "settings.json"
     if record.is_file() and json.loads(record.read_text(encoding="utf-8")) == settings:
@@ -122,8 +128,27 @@ def prepare_concept(
         for i, picture in enumerate(pictures):
             picture.save(aside / "images" / f"{i:03d}.png")
         if masks is not None:
-            (aside / "masks").mkdir()
-            for i, mask in enumerate(masks):
-                Image.fromarray((mask.numpy() * 255).astype(np.uint8)).save(aside / "masks" / f"{i:03d}.png")
+            save_masks(aside / masks_name, masks)
         (aside / "settings.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     return True
+
+
+def save_masks(folder: Path, masks: Tensor) -> None:
+    """Write masks [I, H, W] of zeros and ones as pictures, named like those of :func:`prepare_concept`."""
+    folder.mkdir(parents=True)
+    for i, mask in enumerate(masks):
+        Image.fromarray((mask.numpy() * 255).astype(np.uint8)).save(folder / f"{i:03d}.png")
+
+
+def read_pictures(folder: Path) -> list[Image.Image]:
+    """The pictures in a folder that this project wrote, in order."""
+    found = []
+    for file in sorted(folder.glob("*.png")):
+        with Image.open(file) as picture:
+            found.append(picture.convert("RGB"))
+    return found
+
+
+def read_masks(folder: Path) -> Tensor:
+    """Masks [I, H, W] of zeros and ones that :func:`save_masks` wrote."""
+    return torch.stack([torch.from_numpy(np.asarray(p.convert("L")) > 127).float() for p in read_pictures(folder)])

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from mace_pl.artifacts import slug
+import torch
+from torch import Tensor
+
+from mace_pl.artifacts import slug, written_aside
 from mace_pl.concepts import Concept, attended_positions
-from mace_pl.pictures import draw_concept, prepare_concept
+from mace_pl.masks import complaint, contact_sheet
+from mace_pl.pictures import draw_concept, prepare_concept, read_masks, read_pictures, save_masks
 from mace_pl.progress import drawing
+from mace_pl.segment import NETWORKS, Seen, Segment, find, words_for
 from mace_pl.text import text_parts
+
+ATTENTION = "attention_masks"  # the folder of masks that are a fallback only
 
 
 def check_prompts(pipeline: Any, concepts: Sequence[Concept], templates: Sequence[Sequence[str]]) -> None:
@@ -31,19 +42,25 @@ def check_prompts(pipeline: Any, concepts: Sequence[Concept], templates: Sequenc
 
 
 def prepare_pictures(pipeline: Any, trainer: Any, seed: int, model: Mapping[str, str]) -> None:
-    """Draw the pictures and masks of the targets that bring none.
+    """Draw the pictures of the targets that bring none, and make their masks.
 
     Args:
         pipeline: the original model.
         trainer: the Trainer with its data.
         seed: of the pictures.
         model: fingerprints of the model, kept beside the pictures: those of another model are drawn again.
+
+    Raises:
+        ValueError: nothing of a target was found in a picture, and there is no fallback.
     """
     data = trainer.datamodule
     pipeline.to(trainer.strategy.root_device)
     drawn = [concept for concept in data.concepts if concept.images is None]
+    networks = data.mask in NETWORKS
     with drawing(trainer, "prepare", len(drawn) * data.images_per_concept) as progress:
         for concept in drawn:
+            attended = data.masked(concept) and "attention" in (data.mask, data.segment.fallback if networks else None)
+            kept = ("attention as fallback" if networks else "attention") if attended else "none"
             settings = {
                 "target": concept.target,
                 "kind": concept.kind,
@@ -51,7 +68,7 @@ def prepare_pictures(pipeline: Any, trainer: Any, seed: int, model: Mapping[str,
                 "steps": data.image_steps,
                 "guidance": data.image_guidance,
                 "seed": seed,
-                "mask": data.mask if data.masked(concept) else "none",
+                "mask": kept,
                 **model,
             }
             make = partial(
@@ -62,8 +79,80 @@ def prepare_pictures(pipeline: Any, trainer: Any, seed: int, model: Mapping[str,
                 data.image_steps,
                 data.image_guidance,
                 seed,
-                data.masked(concept),
+                attended,
                 progress,
             )
-            if not prepare_concept(data.pictures / slug(concept.target), settings, make):
+            folder = data.pictures / slug(concept.target)
+            if not prepare_concept(folder, settings, make, ATTENTION if networks else "masks"):
                 progress(data.images_per_concept)  # they were there
+    masked = [concept for concept in drawn if data.masked(concept)]
+    if networks and masked:
+        pipeline.to("cpu")  # one network at a time
+        segment_pictures(masked, data.pictures, data.mask, data.segment, trainer.strategy.root_device)
+    for concept in masked:
+        look_at_masks(data.pictures / slug(concept.target))
+
+
+def segment_pictures(
+    concepts: Sequence[Concept], pictures: Path, method: str, settings: Segment, device: torch.device
+) -> None:
+    """Fill ``masks/`` of every concept that has none made with these settings.
+
+    Args:
+        concepts: concepts whose pictures are there.
+        pictures: the folder with a folder for each.
+        method: ``clipseg`` or ``grounded_sam``.
+        settings: of the method.
+        device: where its networks run.
+
+    Raises:
+        ValueError: naming the pictures in which nothing was found, where there is no fallback.
+    """
+    left = {}
+    for concept in concepts:
+        folder = pictures / slug(concept.target)
+        images = (folder / "settings.json").read_text(encoding="utf-8")
+        words = words_for(concept.target, concept.kind, settings.words)
+        record = json.dumps({"method": method, "words": words, "images": images, **asdict(settings)})
+        made = folder / "masks" / "settings.json"
+        if not made.is_file() or made.read_text(encoding="utf-8") != record:
+            left[folder] = (record, Seen(words, read_pictures(folder / "images")))
+    found = find(method, [seen for _, seen in left.values()], settings, device) if left else []
+    for (folder, (record, seen)), masks in zip(left.items(), found, strict=True):
+        filled = fill_empty(masks, folder, seen.words, method, settings.fallback)
+        with written_aside(folder / "masks") as aside:
+            save_masks(aside, filled)
+            (aside / "settings.json").write_text(record, encoding="utf-8")
+
+
+def fill_empty(masks: Tensor, folder: Path, words: str, method: str, fallback: str | None) -> Tensor:
+    """Masks [I, H, W] in which the empty ones are those of the fallback.
+
+    Raises:
+        ValueError: an empty mask, and no fallback.
+    """
+    empty = [i for i, mask in enumerate(masks) if not bool(mask.any())]
+    if not empty:
+        return masks
+    names = ", ".join(str(folder / "images" / f"{i:03d}.png") for i in empty)
+    if fallback is None:
+        raise ValueError(
+            f"data.mask={method} found no {words!r} in {names}. Lower the thresholds of data.segment, look for other "
+            f"words by data.segment.words, or allow data.segment.fallback."
+        )
+    warnings.warn(f"data.mask={method} found no {words!r} in {names}: {fallback} instead.", stacklevel=2)
+    other = read_masks(folder / ATTENTION) if fallback == "attention" else torch.ones_like(masks)
+    filled = masks.clone()
+    filled[empty] = other[empty]
+    return filled
+
+
+def look_at_masks(folder: Path) -> None:
+    """Write the contact sheet of a concept's folder, and warn of each mask that is odd."""
+    pictures, masks = read_pictures(folder / "images"), read_masks(folder / "masks")
+    contact_sheet(folder / "contact_sheet.png", pictures, masks)
+    for i, mask in enumerate(masks):
+        found = complaint(mask)
+        if found is not None:
+            file, sheet = folder / "masks" / f"{i:03d}.png", folder / "contact_sheet.png"
+            warnings.warn(f"The mask {file} {found}. Look at {sheet}.", stacklevel=2)

@@ -38,7 +38,8 @@ def checkpoint(request: pytest.FixtureRequest, toy_pipeline: Path, tmp_path_fact
         torch.manual_seed(1)
         pipeline = family(request.param, toy_pipeline).to(torch.float16)
     pipeline.save_pretrained(folder / "base")
-    tensors = single_file(pipeline, torch.float16) | {"alphas_cumprod": torch.ones(3), "model_ema.decay": torch.ones(1)}
+    own = {name: tensor.contiguous() for name, tensor in single_file(pipeline, torch.float16).items()}
+    tensors = own | {"alphas_cumprod": torch.ones(3), "model_ema.decay": torch.ones(1)}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt", "modelspec.title": "toy"})
     shutil.copytree(folder / "base", folder / "layout", ignore=shutil.ignore_patterns("*.safetensors"))
     return folder / "model.safetensors", folder / "layout", folder / "base"

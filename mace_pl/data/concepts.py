@@ -16,10 +16,11 @@ from torch.utils.data import DataLoader, IterableDataset
 from mace_pl.artifacts import slug
 from mace_pl.concepts import Concept, read_concepts, read_templates
 from mace_pl.paths import resolve
+from mace_pl.segment import NETWORKS, Segment
 from mace_pl.templates import TEMPLATES
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
-MASKS = ("attention", "none")
+MASKS = ("attention", *NETWORKS, "none")
 
 
 def image_files(folder: Path, setting: str) -> list[Path]:
@@ -99,7 +100,10 @@ class ConceptData(LightningDataModule):
         images_per_concept: how many pictures the original model draws of each target.
         image_steps: denoising steps for those pictures.
         image_guidance: their classifier-free guidance scale.
-        mask: masks of the drawn pictures, ``attention`` (from the model's own cross-attention) or ``none``.
+        mask: masks of the drawn pictures: ``attention`` (from the model's own cross-attention), ``clipseg``,
+            ``grounded_sam`` (Grounding DINO finds boxes, SAM segments what is in them) or ``none``. Pictures of your
+            own bring theirs in a folder.
+        segment: networks and thresholds of ``clipseg`` and ``grounded_sam``.
         steps_per_concept: optimizer steps per concept in stage 2.
         concepts_per_batch: how many concepts are trained side by side.
     """
@@ -115,6 +119,7 @@ class ConceptData(LightningDataModule):
         mask: str = "attention",
         steps_per_concept: int = 50,
         concepts_per_batch: int = 8,
+        segment: Segment = Segment(),  # noqa: B008 - frozen; jsonargparse shows its fields
     ) -> None:
         super().__init__()
         if mask not in MASKS:
@@ -140,7 +145,7 @@ class ConceptData(LightningDataModule):
         self.images_per_concept = images_per_concept
         self.image_steps = image_steps
         self.image_guidance = image_guidance
-        self.mask = mask
+        self.mask, self.segment = mask, segment
         self.steps_per_concept = steps_per_concept
         self.concepts_per_batch = concepts_per_batch
         self.done: dict[int, int] = {}  # steps that an interrupted run has finished, by concept
