@@ -67,6 +67,11 @@ def write_json(path: Path, value: Any) -> None:
         aside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def provenance(kind: str, metadata: Mapping[str, Any]) -> dict[str, str]:
+    """What :func:`write_tensors` adds to the header of a safetensors file."""
+    return {"mace_pl": json.dumps({"kind": kind, "format_version": FORMAT_VERSION, **metadata})}
+
+
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], kind: str, metadata: Mapping[str, Any]) -> None:
     """Write named tensors with their provenance, aside and renamed.
 
@@ -76,7 +81,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], kind: str, metadata
         kind: what the file is (``statistics``, ``edit``, ...); checked by :func:`read_tensors`.
         metadata: JSON-serialisable provenance; kept under the key ``mace_pl`` of the safetensors header.
     """
-    header = {"format": "pt", "mace_pl": json.dumps({"kind": kind, "format_version": FORMAT_VERSION, **metadata})}
+    header = {"format": "pt", **provenance(kind, metadata)}
     with written_aside(path) as aside:
         save_file({name: t.detach().contiguous().cpu() for name, t in tensors.items()}, str(aside), metadata=header)
 

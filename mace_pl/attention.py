@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
@@ -118,7 +118,7 @@ def attention_losses(
     timesteps: Tensor,
     text: Tensor,
     layer_loss: Callable[[Tensor], Tensor],
-    extra: Any = None,
+    extra: Mapping[str, Any] | None = None,
     checkpointing: bool = False,
 ) -> Tensor:
     """Σ over ``attn2`` layers of ``layer_loss(probabilities)``, [N]; the UNet stops at its last ``attn2``.
@@ -131,7 +131,7 @@ def attention_losses(
         timesteps: [N].
         text: embeddings [N, T, D].
         layer_loss: probabilities [N, H, Q, T] to [N].
-        extra: ``added_cond_kwargs`` of UNets that want them (SDXL).
+        extra: what else the UNet wants by name, as :func:`mace_pl.conditions.unet_conditions` makes it.
         checkpointing: keep only what the blocks hand to each other and run each again during the backward pass.
     """
     left = len(cross_attentions(unet))
@@ -146,7 +146,7 @@ def attention_losses(
 
     saving = checkpointed(unet, layer_loss, lambda: left == 1) if checkpointing else nullcontext()
     with saving, observed(unet, observe), suppress(LastCrossAttention):
-        unet(latents, timesteps, encoder_hidden_states=text, added_cond_kwargs=extra)
+        unet(latents, timesteps, encoder_hidden_states=text, **(extra or {}))
     return total
 
 

@@ -57,7 +57,10 @@ class _FitCLI(LightningCLI):
         parser.add_argument("--overwrite", type=bool, default=False, help="replace output_dir where it exists")
         parser.add_argument("--save_pipeline", type=bool, default=True, help="write the whole diffusers pipeline too")
         parser.add_argument(
-            "--export", type=list[str], default=["pipeline"], help="formats: pipeline, lora, single_file"
+            "--export",
+            type=list[str] | None,
+            default=None,
+            help="formats: pipeline, lora, single_file; that of the base model when null",
         )
         parser.add_argument(
             "--kept", type=list[str], default=[], help="names that stay, shown and scored in the report"

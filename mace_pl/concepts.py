@@ -11,28 +11,7 @@ import yaml
 
 from mace_pl.artifacts import slug
 from mace_pl.paths import resolve
-
-KINDS = ("object", "style")
-
-OBJECT_TEMPLATES = [
-    "a photo of a {}", "a photo of the {}", "{}", "the {}", "a picture of a {}", "a picture of the {}",
-    "an image of a {}", "a drawing of a {}", "a painting of a {}", "a sketch of a {}", "a close-up of a {}",
-    "a small {}", "a large {}", "a bright photo of a {}", "a dark photo of a {}", "a good photo of a {}",
-    "a blurry photo of a {}", "a cropped photo of a {}", "a rendering of a {}", "an illustration of a {}",
-    "a cartoon of a {}", "a poster of a {}", "a photo of one {}", "a photo of my {}", "this is a {}",
-    "there is a {} here", "a {} in the middle", "a nice {}", "a strange {}", "a colorful {}",
-]  # fmt: skip
-STYLE_TEMPLATES = [
-    "a photo in the style of {}", "a picture in {} style", "a drawing in the style of {}", "{} art", "art by {}",
-    "a painting in the style of {}", "an image in the style of {}", "an illustration in {} style", "a sketch by {}",
-    "a work in the style of {}", "a poster in {} style", "a scene in the style of {}", "a portrait in {} style",
-    "a landscape in the style of {}", "a still life in {} style", "a house in the style of {}", "a tree in {} style",
-    "a street in the style of {}", "an animal in {} style", "a person in the style of {}", "a car in {} style",
-    "a cat in the style of {}", "a flower in {} style", "a cup in the style of {}", "a city in {} style",
-    "a bird in the style of {}", "a face in {} style", "a fruit in the style of {}", "a boat in {} style",
-    "a design in the style of {}",
-]  # fmt: skip
-PICTURE_TEMPLATE = {"object": "a photo of a {}", "style": "a photo in the style of {}"}
+from mace_pl.templates import TEMPLATES
 
 
 @dataclass(frozen=True)
@@ -42,7 +21,7 @@ class Concept:
     Attributes:
         target: the words that name it, as in "ship".
         anchor: what its prompts shall mean instead (the paper's mapping concept), as in "ground".
-        kind: ``object`` (with a mask) or ``style`` (every pixel counts).
+        kind: ``object`` or ``person`` (with a mask; prompts of the latter have no article), or ``style`` (all pixels).
         images: folder of the user's own pictures of it; None lets the original model draw them.
         masks: folder of their masks, equal names and sizes; ``none`` for no mask; None for the run's default.
     """
@@ -64,9 +43,9 @@ class Concept:
                 raise ValueError(
                     f"data.concepts: {field} is empty in {self}. Name it, as in {{target: ship, anchor: ground}}."
                 )
-        if self.kind not in KINDS:
+        if self.kind not in TEMPLATES:
             raise ValueError(
-                f"data.concepts: kind={self.kind!r} of {self.target!r} is unknown. Choose one of {', '.join(KINDS)}."
+                f"data.concepts: kind={self.kind!r} of {self.target!r} is unknown. Choose from {', '.join(TEMPLATES)}."
             )
 
 
@@ -119,13 +98,13 @@ def read_concepts(source: str | Sequence[dict[str, Any] | Concept]) -> list[Conc
 
 
 def read_templates(source: str | Sequence[str] | None, kind: str) -> list[str]:
-    """Templates with one ``{}`` each, from a list or a text file; None gives 30 of the project's own for the kind.
+    """Templates with one ``{}`` each, from a list or a text file; None gives the project's own for the kind.
 
     Raises:
         ValueError: no template, or one without ``{}`` - a prompt that does not show the target.
     """
     if source is None:
-        return OBJECT_TEMPLATES if kind == "object" else STYLE_TEMPLATES
+        return list(TEMPLATES[kind])
     if isinstance(source, str):
         path = resolve(source)
         if not path.is_file():

@@ -13,7 +13,7 @@ from mace_pl.artifacts import claim_output, written_aside
 from mace_pl.closed_form import Preservation
 from mace_pl.edit import fusion, load_concept, original_weights, refinement, set_weights
 from mace_pl.export.finished import PLACES, Finished
-from mace_pl.pipelines import load_pipeline
+from mace_pl.pipelines import load_base
 from mace_pl.statistics_file import weighted_statistics
 
 
@@ -90,7 +90,7 @@ def _preservation(config: dict[str, Any]) -> tuple[Preservation, Preservation, A
     from mace_pl.text import encode_prompts, encoder_fingerprint
 
     model = config["model"]
-    pipeline = load_pipeline(model["pretrained"])
+    pipeline = load_base(model)
     fingerprint, width = encoder_fingerprint(pipeline), int(encode_prompts(pipeline, [""]).shape[-1])
     grams = {
         name: weighted_statistics(model.get(name), fingerprint, width, f"model.{name}") for name in ("prior", "domain")

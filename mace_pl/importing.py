@@ -36,10 +36,16 @@ class ImportModel:
     """The model that a cache is checked against.
 
     Args:
-        pretrained: folder or hub id of the StableDiffusionPipeline that the cache was made for.
+        pretrained: folder, hub id or single checkpoint of the pipeline that the cache was made for.
+        revision: branch, tag or commit of a hub id.
+        variant: which of its files are read, as in ``fp16``.
+        layout: folder with the configurations of a single checkpoint's parts.
     """
 
     pretrained: str
+    revision: str | None = None
+    variant: str | None = None
+    layout: str | None = None
 
 
 def import_cache(cache: str, model: ImportModel, output: str, overwrite: bool = False) -> Path:
@@ -63,7 +69,7 @@ def import_cache(cache: str, model: ImportModel, output: str, overwrite: bool = 
     claim_output(target, overwrite, setting="output")
     path = resolve(cache)
     products, grams = read_cache(path)
-    pipeline = load_pipeline(model.pretrained)
+    pipeline = load_pipeline(model.pretrained, model.revision, model.variant, model.layout)
     width = int(encode_prompts(pipeline, [""]).shape[-1])
     P, spread = agreed_gram(grams, width)
     deviation, order = check_products(products, list(original_weights(pipeline.unet).values()), P)

@@ -16,10 +16,12 @@ from torch.nn import functional as F
 
 from mace_pl.artifacts import written_aside
 from mace_pl.attention import observed
-from mace_pl.concepts import PICTURE_TEMPLATE, attended_positions
+from mace_pl.concepts import attended_positions
 from mace_pl.lora import stream
 from mace_pl.pipelines import picture_size
 from mace_pl.sampling import draw
+from mace_pl.templates import PICTURE_TEMPLATE
+from mace_pl.text import text_parts
 
 
 def otsu(values: Tensor) -> float:
@@ -61,7 +63,7 @@ class AttentionMaps:
         self.sums: dict[int, Tensor] = {}
 
     def observe(self, name: str, probabilities: Tensor) -> None:
-        """Add one layer's probabilities [2N, H, Q, T]; the second half is the conditional one."""
+        """Add one layer's probabilities [N or 2N, H, Q, T]; the last N are conditional."""
         conditional = probabilities[-len(self.positions) :]
         pixels = conditional.shape[2]
         positions = self.positions[:, None, None].to(conditional)
@@ -83,12 +85,12 @@ class Drawing:
 
     Attributes:
         target: the concept's name.
-        kind: ``object`` or ``style``.
+        kind: ``object``, ``person`` or ``style``.
         count: how many pictures.
         steps: denoising steps.
         guidance: classifier-free guidance scale.
         seed: the run's seed; each picture has a generator of its own, seeded from it, the target and its place.
-        mask: ``attention`` for a mask beside each picture, or ``none``.
+        mask: ``attention`` for a mask beside each picture, ``attention as fallback``, or ``none``.
         unet: fingerprint of the UNet that draws.
         text_encoder: fingerprint of its text encoder.
     """
@@ -151,7 +153,7 @@ def _draw_batch(
     if not masked:
         return draw(pipeline, prompts, *settings), [torch.empty(0)] * len(batch)
     positions = [
-        attended_positions(pipeline.tokenizer, t, drawing.target)
+        attended_positions(text_parts(pipeline)[0][0], t, drawing.target)
         for t, (drawing, _) in zip(templates, batch, strict=True)
     ]
     maps = AttentionMaps(positions, picture_size(pipeline))
@@ -166,14 +168,35 @@ def is_prepared(folder: Path, drawing: Drawing) -> bool:
     return record.is_file() and bool(json.loads(record.read_text(encoding="utf-8")) == asdict(drawing))
 
 
-def write_pictures(folder: Path, drawing: Drawing, pictures: Sequence[Image.Image], masks: Tensor | None) -> None:
-    """Fill a concept's folder (``images/``, ``masks/``, ``settings.json``), aside and renamed."""
+def write_pictures(
+    folder: Path, drawing: Drawing, pictures: Sequence[Image.Image], masks: Tensor | None, masks_name: str = "masks"
+) -> None:
+    """Fill a concept's folder (``images/``, ``masks_name/``, ``settings.json``), aside and renamed."""
     with written_aside(folder) as aside:
         (aside / "images").mkdir(parents=True)
         for i, picture in enumerate(pictures):
             picture.save(aside / "images" / f"{i:03d}.png")
         if masks is not None:
-            (aside / "masks").mkdir()
-            for i, mask in enumerate(masks):
-                Image.fromarray((mask.numpy() * 255).astype(np.uint8)).save(aside / "masks" / f"{i:03d}.png")
+            save_masks(aside / masks_name, masks)
         (aside / "settings.json").write_text(json.dumps(asdict(drawing), indent=2) + "\n", encoding="utf-8")
+
+
+def save_masks(folder: Path, masks: Tensor) -> None:
+    """Write masks [I, H, W] of zeros and ones as pictures, named like those of :func:`write_pictures`."""
+    folder.mkdir(parents=True)
+    for i, mask in enumerate(masks):
+        Image.fromarray((mask.numpy() * 255).astype(np.uint8)).save(folder / f"{i:03d}.png")
+
+
+def read_pictures(folder: Path) -> list[Image.Image]:
+    """The pictures in a folder that this project wrote, in order."""
+    found = []
+    for file in sorted(folder.glob("*.png")):
+        with Image.open(file) as picture:
+            found.append(picture.convert("RGB"))
+    return found
+
+
+def read_masks(folder: Path) -> Tensor:
+    """Masks [I, H, W] of zeros and ones that :func:`save_masks` wrote."""
+    return torch.stack([torch.from_numpy(np.asarray(p.convert("L")) > 127).float() for p in read_pictures(folder)])

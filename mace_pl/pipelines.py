@@ -3,47 +3,134 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
+from safetensors import SafetensorError, safe_open
 
 from mace_pl.attention import cross_attentions
 from mace_pl.paths import resolve
-from mace_pl.text import encoder_fingerprint
+from mace_pl.text import encoder_fingerprint, text_parts
+
+#: where a model is: the arguments of :func:`load_pipeline`, under ``model`` in a run's configuration
+BASE_SETTINGS = ("pretrained", "revision", "variant", "layout")
+HINT = (
+    "Give the folder of a Stable Diffusion pipeline (with model_index.json), a hub id, or a .safetensors checkpoint in "
+    "the original layout."
+)
 
 
-def load_pipeline(pretrained: str) -> Any:
+def load_base(model: Mapping[str, Any]) -> Any:
+    """:func:`load_pipeline` with the settings that the ``model`` part of a run's configuration holds."""
+    return load_pipeline(**{name: model[name] for name in BASE_SETTINGS if model.get(name) is not None})
+
+
+def load_pipeline(
+    pretrained: str, revision: str | None = None, variant: str | None = None, layout: str | None = None
+) -> Any:
     """The whole pipeline in float32, frozen, without its safety checker.
 
     Args:
-        pretrained: a diffusers folder, or a hub id.
+        pretrained: a diffusers folder, a hub id, or a ``.safetensors`` checkpoint in the original layout.
+        revision: branch, tag or commit of a hub id.
+        variant: which files of a folder or hub id are read, as in ``fp16``.
+        layout: diffusers folder or hub id with the configurations, tokenizer and scheduler of a checkpoint; what
+            diffusers takes for its family when None.
 
     Raises:
-        ValueError: no such folder or id, no pipeline in it, or a UNet without cross-attention.
+        ValueError: no such folder, id or file, no pipeline in it, a setting that does not go with it, or a UNet that
+            has no cross-attention or wants other conditions than text.
     """
     source = resolve(pretrained)
-    hint = "Give the folder of a Stable Diffusion pipeline (with model_index.json) or a hub id."
+    if revision is not None and source.exists():
+        raise ValueError(f"model.revision={revision} is for hub ids, model.pretrained={pretrained} is a path. Drop it.")
+    try:
+        if source.is_file():
+            pipeline = _from_file(source, variant, layout)
+        else:
+            pipeline = _from_folder(pretrained, source, revision, variant, layout)
+    except (OSError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"model.pretrained={pretrained} cannot be loaded: {error} {HINT}") from error
+    if getattr(pipeline, "unet", None) is None:
+        raise ValueError(f"model.pretrained={pretrained} has no UNet. {HINT}")
+    cross_attentions(pipeline.unet)
+    check_conditions(pipeline.unet)
+    for part in (pipeline.unet, pipeline.vae, *text_parts(pipeline)[1]):
+        part.requires_grad_(False).eval()
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _from_folder(pretrained: str, source: Path, revision: str | None, variant: str | None, layout: str | None) -> Any:
+    """A folder, or a hub id."""
+    if layout is not None:
+        raise ValueError(f"model.layout={layout} is for single checkpoints; a folder or hub id has its own. Drop it.")
+    place = place_of(pretrained, source)
+    try:
+        pipeline: Any = DiffusionPipeline.from_pretrained(
+            place, dtype=torch.float32, safety_checker=None, revision=revision, variant=variant
+        )
+    except ValueError as error:
+        raise ValueError(f"model.pretrained={pretrained} cannot be loaded: {error} {HINT}") from error
+    pipeline.base_variant = variant
+    return pipeline
+
+
+def place_of(pretrained: str, source: Path) -> str:
+    """The folder, or the hub id, that diffusers loads.
+
+    Raises:
+        ValueError: a folder without pipeline, or a path that does not exist.
+    """
     if source.exists() and not (source / "model_index.json").is_file():
-        raise ValueError(f"model.pretrained={pretrained} has no model_index.json. {hint}")
+        raise ValueError(f"model.pretrained={pretrained} has no model_index.json. {HINT}")
     # "checkpoints/emoji" looks like a hub id; where its first part is a folder here, a path was meant
     path_meant = pretrained.count("/") != 1 or pretrained.startswith((".", "/"))
     path_meant = path_meant or resolve(Path(pretrained).parent).is_dir()
     if not source.exists() and path_meant:
-        raise ValueError(f"model.pretrained={pretrained} does not exist. {hint}")
-    place = str(source) if source.exists() else pretrained
+        raise ValueError(f"model.pretrained={pretrained} does not exist. {HINT}")
+    return str(source) if source.exists() else pretrained
+
+
+def _from_file(source: Path, variant: str | None, layout: str | None) -> Any:
+    """A checkpoint in the original layout."""
+    if variant is not None:
+        raise ValueError(f"model.variant={variant} is for folders and hub ids, model.pretrained is a file. Drop it.")
+    if source.suffix != ".safetensors":
+        raise ValueError(f"model.pretrained={source} is no .safetensors file. Pickles (.ckpt) are never loaded. {HINT}")
+    with safe_open(str(source), framework="pt") as file:
+        names = list(file.keys())
+    if not any(name.startswith("model.diffusion_model.") for name in names):
+        raise ValueError(f"model.pretrained={source} holds no UNet in the original layout. {HINT}")
+    xl = any(name.startswith("conditioner.embedders.") for name in names)
+    cls = StableDiffusionXLPipeline if xl else StableDiffusionPipeline
+    config = None if layout is None else str(resolve(layout))
     try:
-        pipeline: Any = DiffusionPipeline.from_pretrained(place, dtype=torch.float32, safety_checker=None)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"model.pretrained={pretrained} cannot be loaded: {error} {hint}") from error
-    if getattr(pipeline, "unet", None) is None:
-        raise ValueError(f"model.pretrained={pretrained} has no UNet. {hint}")
-    cross_attentions(pipeline.unet)
-    for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
-        part.requires_grad_(False).eval()
-    pipeline.set_progress_bar_config(disable=True)
+        pipeline: Any = cls.from_single_file(str(source), config=config, dtype=torch.float32)
+    except ValueError as error:
+        hint = "Give model.layout, a diffusers folder of the same family (its weights are not read)."
+        raise ValueError(f"model.pretrained={source} cannot be loaded: {error} {hint}") from error
+    pipeline.unet.register_to_config(_name_or_path="")  # that of the layout is not where the weights are
+    pipeline.base_file, pipeline.base_layout = source, None if config is None else Path(config)
     return pipeline
+
+
+def check_conditions(unet: Any) -> None:
+    """Refuse a UNet that wants conditions which come from something else than text and picture size.
+
+    Raises:
+        ValueError: naming what it wants.
+    """
+    for name in ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type"):
+        value = unet.config.get(name)
+        if value is not None and (name, value) != ("addition_embed_type", "text_time"):
+            raise ValueError(
+                f"model.pretrained: its UNet has {name}={value}, which training cannot feed. Give a Stable Diffusion "
+                f"1.x, 2.x or XL model, or one distilled from these."
+            )
 
 
 def unet_fingerprint(unet: Any) -> str:

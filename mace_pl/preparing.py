@@ -2,28 +2,54 @@
 
 from __future__ import annotations
 
+import json
+import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from mace_pl.artifacts import slug
+import torch
+from torch import Tensor
+
+from mace_pl.artifacts import slug, written_aside
 from mace_pl.concepts import Concept, attended_positions
-from mace_pl.pictures import Drawing, draw_concepts, is_prepared, write_pictures
+from mace_pl.masks import complaint, contact_sheet
+from mace_pl.pictures import (
+    Drawing,
+    draw_concepts,
+    is_prepared,
+    read_masks,
+    read_pictures,
+    save_masks,
+    write_pictures,
+)
 from mace_pl.progress import drawing
+from mace_pl.segment import NETWORKS, Seen, Segment, find, words_for
+from mace_pl.text import text_parts
+
+ATTENTION = "attention_masks"  # the folder of masks that are a fallback only
 
 
 def check_prompts(pipeline: Any, concepts: Sequence[Concept], templates: Sequence[Sequence[str]]) -> None:
     """Find every target in its templates.
 
     Raises:
-        ValueError: a template that does not show its target.
+        ValueError: a template that does not show its target, or tokenizers that split it differently.
     """
+    tokenizers = text_parts(pipeline)[0]
     for concept, own in zip(concepts, templates, strict=True):
         for template in own:
-            attended_positions(pipeline.tokenizer, template, concept.target)
+            found = [attended_positions(tokenizer, template, concept.target) for tokenizer in tokenizers]
+            if any(positions != found[0] for positions in found):
+                raise ValueError(
+                    f"model.pretrained: its tokenizers split {concept.target!r} in {template!r} differently. Use a "
+                    f"model whose text encoders share a vocabulary."
+                )
 
 
 def prepare_pictures(pipeline: Any, trainer: Any, seed: int, model: Mapping[str, str]) -> None:
-    """Draw this process's share of the pictures and masks of the targets that bring none.
+    """Draw this process's share of the pictures of the targets that bring none, and make their masks.
 
     Each process draws on its own device and writes a concept as soon as its last picture is there, so a run that is
     cut off draws only what is missing. All processes see the same folder.
@@ -33,9 +59,14 @@ def prepare_pictures(pipeline: Any, trainer: Any, seed: int, model: Mapping[str,
         trainer: the Trainer with its data.
         seed: of the pictures.
         model: fingerprints of the model, kept beside the pictures: those of another model are drawn again.
+
+    Raises:
+        ValueError: nothing of a target was found in a picture, and there is no fallback.
     """
     data = trainer.datamodule
     rank, world = data.place()
+    own = [concept for concept in data.concepts if concept.images is None][rank::world]
+    networks = data.mask in NETWORKS
     drawings = [
         Drawing(
             target=concept.target,
@@ -44,15 +75,95 @@ def prepare_pictures(pipeline: Any, trainer: Any, seed: int, model: Mapping[str,
             steps=data.image_steps,
             guidance=data.image_guidance,
             seed=seed,
-            mask=data.mask if data.masked(concept) else "none",
+            mask=attention_of(data, concept),
             **model,
         )
-        for concept in [c for c in data.concepts if c.images is None][rank::world]
+        for concept in own
     ]
     missing = [d for d in drawings if not is_prepared(data.pictures / slug(d.target), d)]
     pipeline.to(trainer.strategy.root_device)
     with drawing(trainer, "prepare", sum(d.count for d in drawings)) as progress:
         progress(sum(d.count for d in drawings) - sum(d.count for d in missing))  # they were there
         for drawn, pictures, masks in draw_concepts(pipeline, missing, data.images_per_batch, progress):
-            write_pictures(data.pictures / slug(drawn.target), drawn, pictures, masks)
-    pipeline.to("cpu")
+            folder = data.pictures / slug(drawn.target)
+            write_pictures(folder, drawn, pictures, masks, ATTENTION if networks else "masks")
+    pipeline.to("cpu")  # one network at a time
+    masked = [concept for concept in own if data.masked(concept)]
+    if networks and masked:
+        segment_pictures(masked, data.pictures, data.mask, data.segment, trainer.strategy.root_device)
+    for concept in masked:
+        look_at_masks(data.pictures / slug(concept.target))
+
+
+def attention_of(data: Any, concept: Concept) -> str:
+    """What cross-attention is looked at for while the concept is drawn: its masks, a fallback for them, or nothing."""
+    if not data.masked(concept):
+        return "none"
+    if data.mask in NETWORKS:
+        return "attention as fallback" if data.segment.fallback == "attention" else "none"
+    return "attention" if data.mask == "attention" else "none"
+
+
+def segment_pictures(
+    concepts: Sequence[Concept], pictures: Path, method: str, settings: Segment, device: torch.device
+) -> None:
+    """Fill ``masks/`` of every concept that has none made with these settings.
+
+    Args:
+        concepts: concepts whose pictures are there.
+        pictures: the folder with a folder for each.
+        method: ``clipseg`` or ``grounded_sam``.
+        settings: of the method.
+        device: where its networks run.
+
+    Raises:
+        ValueError: naming the pictures in which nothing was found, where there is no fallback.
+    """
+    left = {}
+    for concept in concepts:
+        folder = pictures / slug(concept.target)
+        images = (folder / "settings.json").read_text(encoding="utf-8")
+        words = words_for(concept.target, concept.kind, settings.words)
+        record = json.dumps({"method": method, "words": words, "images": images, **asdict(settings)})
+        made = folder / "masks" / "settings.json"
+        if not made.is_file() or made.read_text(encoding="utf-8") != record:
+            left[folder] = (record, Seen(words, read_pictures(folder / "images")))
+    found = find(method, [seen for _, seen in left.values()], settings, device) if left else []
+    for (folder, (record, seen)), masks in zip(left.items(), found, strict=True):
+        filled = fill_empty(masks, folder, seen.words, method, settings.fallback)
+        with written_aside(folder / "masks") as aside:
+            save_masks(aside, filled)
+            (aside / "settings.json").write_text(record, encoding="utf-8")
+
+
+def fill_empty(masks: Tensor, folder: Path, words: str, method: str, fallback: str | None) -> Tensor:
+    """Masks [I, H, W] in which the empty ones are those of the fallback.
+
+    Raises:
+        ValueError: an empty mask, and no fallback.
+    """
+    empty = [i for i, mask in enumerate(masks) if not bool(mask.any())]
+    if not empty:
+        return masks
+    names = ", ".join(str(folder / "images" / f"{i:03d}.png") for i in empty)
+    if fallback is None:
+        raise ValueError(
+            f"data.mask={method} found no {words!r} in {names}. Lower the thresholds of data.segment, look for other "
+            f"words by data.segment.words, or allow data.segment.fallback."
+        )
+    warnings.warn(f"data.mask={method} found no {words!r} in {names}: {fallback} instead.", stacklevel=2)
+    other = read_masks(folder / ATTENTION) if fallback == "attention" else torch.ones_like(masks)
+    filled = masks.clone()
+    filled[empty] = other[empty]
+    return filled
+
+
+def look_at_masks(folder: Path) -> None:
+    """Write the contact sheet of a concept's folder, and warn of each mask that is odd."""
+    pictures, masks = read_pictures(folder / "images"), read_masks(folder / "masks")
+    contact_sheet(folder / "contact_sheet.png", pictures, masks)
+    for i, mask in enumerate(masks):
+        found = complaint(mask)
+        if found is not None:
+            file, sheet = folder / "masks" / f"{i:03d}.png", folder / "contact_sheet.png"
+            warnings.warn(f"The mask {file} {found}. Look at {sheet}.", stacklevel=2)

@@ -20,7 +20,9 @@ def text_parts(pipeline: Any) -> tuple[list[Any], list[Any]]:
 
 
 @torch.no_grad()
-def encode_prompts(pipeline: Any, prompts: Sequence[str], batch_size: int = 64, length: int | None = None) -> Tensor:
+def encode_both(
+    pipeline: Any, prompts: Sequence[str], batch_size: int = 64, length: int | None = None
+) -> tuple[Tensor, Tensor | None]:
     """Embeddings of prompts, [N, T, D], padded to the tokenizer's ``model_max_length``, padding included.
 
     The pipeline's own ``encode_prompt`` makes them, so whichever layer (penultimate, two encoders side by side) the
@@ -31,9 +33,12 @@ def encode_prompts(pipeline: Any, prompts: Sequence[str], batch_size: int = 64, 
         prompts: N texts.
         batch_size: prompts that are encoded at once.
         length: T to pad to, and to cut at, in place of ``model_max_length``.
+
+    Returns:
+        The embeddings, and the pooled ones [N, P] where the pipeline has them (SDXL).
     """
     device = text_parts(pipeline)[1][0].device
-    chunks = []
+    chunks, pooled = [], []
     with padded_to(pipeline, length):
         for start in range(0, len(prompts), batch_size):
             batch = list(prompts[start : start + batch_size])
@@ -41,7 +46,13 @@ def encode_prompts(pipeline: Any, prompts: Sequence[str], batch_size: int = 64, 
                 batch, device=device, num_images_per_prompt=1, do_classifier_free_guidance=False
             )
             chunks.append(encoded[0])
-    return torch.cat(chunks)
+            pooled += [encoded[2]] if len(encoded) > 2 else []
+    return torch.cat(chunks), torch.cat(pooled) if pooled else None
+
+
+def encode_prompts(pipeline: Any, prompts: Sequence[str], batch_size: int = 64, length: int | None = None) -> Tensor:
+    """The first of :func:`encode_both`: embeddings [N, T, D] as cross-attention sees them."""
+    return encode_both(pipeline, prompts, batch_size, length)[0]
 
 
 @contextmanager

@@ -5,75 +5,17 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from diffusers.loaders.single_file_utils import infer_diffusers_model_type
+from families import family, four_blocks, xl_blocks
 from finished import changes, finished_run, noise_of, pictures, truncated
 from runs import config, exit_message
 from safetensors.torch import load_file
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from mace_pl.attention import key_value_names
 from mace_pl.cli import erase_main
 from mace_pl.edit import set_weights
 from mace_pl.export.lora import to_kohya
-
-
-def text_config(like: Any, **changed: object) -> CLIPTextConfig:
-    return CLIPTextConfig(**like.text_encoder.config.to_dict() | changed)
-
-
-def four_blocks(**settings: object) -> UNet2DConditionModel:
-    """The structure of SD 1.x at toy width."""
-    return UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(8, 16, 16, 16),
-        norm_num_groups=8,
-        attention_head_dim=4,
-        cross_attention_dim=32,
-        **settings,
-    )
-
-
-def xl_blocks(pooled: int, width: int, **settings: object) -> UNet2DConditionModel:
-    """The structure of SDXL at toy width."""
-    return UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(8, 16, 16),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        transformer_layers_per_block=(1, 2, 3),
-        norm_num_groups=8,
-        attention_head_dim=(2, 4, 4),
-        use_linear_projection=True,
-        cross_attention_dim=width,
-        addition_embed_type="text_time",
-        addition_time_embed_dim=8,
-        projection_class_embeddings_input_dim=6 * 8 + pooled,
-        **settings,
-    )
-
-
-def family(name: str, toy: Path) -> Any:
-    """A pipeline of the family's real classes."""
-    pipeline = StableDiffusionPipeline.from_pretrained(toy, safety_checker=None)
-    if name == "sd1":
-        pipeline.register_modules(unet=four_blocks())
-    elif name == "sd2":  # OpenCLIP's activation, linear projections
-        encoder = CLIPTextModel(text_config(pipeline, hidden_act="gelu"))
-        pipeline.register_modules(unet=four_blocks(use_linear_projection=True), text_encoder=encoder)
-    elif name == "sdxl":
-        second = text_config(pipeline, hidden_act="gelu", hidden_size=48, projection_dim=40)
-        return StableDiffusionXLPipeline(
-            vae=pipeline.vae,
-            text_encoder=pipeline.text_encoder,
-            text_encoder_2=CLIPTextModelWithProjection(second),
-            tokenizer=pipeline.tokenizer,
-            tokenizer_2=pipeline.tokenizer,
-            unet=xl_blocks(40, 32 + 48),
-            scheduler=pipeline.scheduler,
-            add_watermarker=False,
-        )
-    return pipeline
 
 
 @pytest.fixture(scope="module", params=["sd1", "sd2", "sdxl"])

@@ -12,6 +12,7 @@ from rich.console import Console
 from mace_pl.artifacts import claim_output, written_aside
 from mace_pl.callbacks.report import Report
 from mace_pl.edit import save_concept
+from mace_pl.export.base import base_file
 from mace_pl.export.finished import PLACES, Finished, check_formats
 from mace_pl.export.single_file import check_single_file
 from mace_pl.pipelines import relative_to_project
@@ -24,7 +25,8 @@ class Export(Callback):
         output_dir: the run's folder.
         overwrite: replace it where it exists.
         save_pipeline: write the whole diffusers pipeline too; false takes it out of ``export``.
-        export: ``pipeline`` (default), ``lora``, ``single_file``; ``edit`` and ``refined`` are always written.
+        export: ``pipeline``, ``lora``, ``single_file``; ``edit`` and ``refined`` are always written. None writes the
+            form of the base: ``single_file`` where it is a single checkpoint, else ``pipeline``.
         kept: names that are shown and scored beside the erased ones.
         classifier: folder of the CLIPModel that scores the pictures before and after; no scores when None.
         report_seeds: pictures per name, before and after.
@@ -49,9 +51,8 @@ class Export(Callback):
             raise ValueError(f"report_seeds={report_seeds} must be at least 1.")
         self.folder = Path(output_dir)
         self.overwrite = overwrite
-        formats = ["pipeline"] if export is None else export
-        check_formats(formats, "export")
-        self.formats = [name for name in formats if save_pipeline or name != "pipeline"]
+        check_formats(export or [], "export")
+        self.formats, self.save_pipeline = export, save_pipeline
         self.kept = kept or []
         self.classifier, self.seeds = classifier, report_seeds
         self.config = config or {}
@@ -59,6 +60,10 @@ class Export(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Draw the pictures of the model as it was."""
+        formats = (
+            ["single_file" if base_file(pl_module.pipeline) else "pipeline"] if self.formats is None else self.formats
+        )
+        self.formats = [name for name in formats if self.save_pipeline or name != "pipeline"]
         if "single_file" in self.formats:
             check_single_file(pl_module.pipeline)
         if trainer.is_global_zero:
@@ -87,7 +92,7 @@ class Export(Callback):
         original = {name: weight.cpu() for name, weight in module.original.items()}
         metrics = folder / "report" / "metrics.json"
         finished = Finished(module.pipeline, module.edit, original, meta | {"concepts": concepts}, self.config, metrics)
-        for name in dict.fromkeys(("edit", "refined", *self.formats)):
+        for name in dict.fromkeys(("edit", "refined", *(self.formats or []))):
             finished.write(name, folder / PLACES[name])
 
     def show(self, module: Any) -> None:

@@ -12,10 +12,11 @@ from rich.console import Console
 from rich.table import Table
 
 from mace_pl.artifacts import write_json
-from mace_pl.concepts import PICTURE_TEMPLATE, Concept
+from mace_pl.concepts import Concept
 from mace_pl.progress import drawing
 from mace_pl.sampling import draw
 from mace_pl.scores import ClipClassifier
+from mace_pl.templates import PICTURE_TEMPLATE
 
 matplotlib.use("Agg")
 
@@ -36,13 +37,14 @@ class Report:
         self.concepts = list(concepts)
         self.kept = [name for name in kept if name not in {c.target for c in concepts}]
         self.names = [c.target for c in self.concepts] + self.kept
-        kinds = [c.kind for c in self.concepts] + ["object"] * len(self.kept)
+        kinds = [c.kind for c in self.concepts]
+        kinds += ["person" if set(kinds) == {"person"} else "object"] * len(self.kept)
         self.prompts = [
             PICTURE_TEMPLATE[kind].replace("{}", name) for kind, name in zip(kinds, self.names, strict=True)
         ]
         self.seeds = seeds
         #: names that a classifier can tell apart: a style is not one more thing that is seen
-        self.classes = [name for kind, name in zip(kinds, self.names, strict=True) if kind == "object"]
+        self.classes = [name for kind, name in zip(kinds, self.names, strict=True) if kind != "style"]
         self.judge = ClipClassifier(classifier, self.classes) if classifier and len(self.classes) > 1 else None
         self.pictures: dict[str, list[Image.Image]] = {}
         self.accuracy: dict[str, dict[str, float]] = {}
@@ -50,6 +52,7 @@ class Report:
     def look(self, when: str, module: Any, trainer: Any) -> None:
         """Draw every name with every seed by the model as it is now, and score what is seen."""
         data = trainer.datamodule
+        module.pipeline.to(trainer.strategy.root_device)
         named = zip(self.names, self.prompts, strict=True)
         rows = [(name, prompt, k) for name, prompt in named for k in range(self.seeds)]
         with drawing(trainer, f"pictures {when}", len(rows)) as progress:

@@ -16,9 +16,11 @@ from torch.utils.data import DataLoader, IterableDataset
 from mace_pl.artifacts import slug
 from mace_pl.concepts import Concept, read_concepts, read_templates
 from mace_pl.paths import resolve
+from mace_pl.segment import NETWORKS, Segment
+from mace_pl.templates import TEMPLATES
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
-MASKS = ("attention", "none")
+MASKS = ("attention", *NETWORKS, "none")
 
 
 def image_files(folder: Path, setting: str) -> list[Path]:
@@ -91,14 +93,18 @@ class ConceptData(LightningDataModule):
     """The concepts to erase, their prompts, and their pictures with masks.
 
     Args:
-        concepts: a list of {target, anchor, kind: object|style, optional images, masks}, or a CSV or YAML file of them.
-        templates: prompts with ``{}`` where the target goes, as a list or a text file; default 30 of our own per kind.
+        concepts: a list of {target, anchor, kind: object|person|style, optional images, masks}, or a CSV or YAML file.
+        templates: prompts with ``{}`` where the target goes, as a list or a text file, or one of these for each kind;
+            default at least 30 of our own per kind.
         pictures: folder in which pictures drawn by the original model are kept, one folder per concept.
         images_per_concept: how many pictures the original model draws of each target.
         image_steps: denoising steps for those pictures.
         image_guidance: their classifier-free guidance scale.
         images_per_batch: how many of them are drawn at once, of one concept or of several.
-        mask: masks of the drawn pictures, ``attention`` (from the model's own cross-attention) or ``none``.
+        mask: masks of the drawn pictures: ``attention`` (from the model's own cross-attention), ``clipseg``,
+            ``grounded_sam`` (Grounding DINO finds boxes, SAM segments what is in them) or ``none``. Pictures of your
+            own bring theirs in a folder.
+        segment: networks and thresholds of ``clipseg`` and ``grounded_sam``.
         steps_per_concept: optimizer steps per concept in stage 2.
         concepts_per_batch: how many concepts are trained side by side; ``auto`` takes as many as the free memory holds.
     """
@@ -106,7 +112,7 @@ class ConceptData(LightningDataModule):
     def __init__(
         self,
         concepts: str | list[dict[str, Any]],
-        templates: str | list[str] | None = None,
+        templates: str | list[str] | dict[str, str | list[str]] | None = None,
         pictures: str = "checkpoints/pictures",
         images_per_concept: int = 8,
         image_steps: int = 30,
@@ -115,6 +121,7 @@ class ConceptData(LightningDataModule):
         mask: str = "attention",
         steps_per_concept: int = 50,
         concepts_per_batch: int | Literal["auto"] = "auto",
+        segment: Segment = Segment(),  # noqa: B008 - frozen; jsonargparse shows its fields
     ) -> None:
         super().__init__()
         if mask not in MASKS:
@@ -132,12 +139,16 @@ class ConceptData(LightningDataModule):
             if value < 1:
                 raise ValueError(f"data.{name}={value} must be at least 1.")
         self.concepts: list[Concept] = read_concepts(concepts)
-        self.templates = [read_templates(templates, concept.kind) for concept in self.concepts]
+        by_kind = templates if isinstance(templates, dict) else dict.fromkeys(TEMPLATES, templates)
+        unknown = sorted(set(by_kind) - set(TEMPLATES))
+        if unknown:
+            raise ValueError(f"data.templates: {unknown[0]!r} is no kind. Choose from {', '.join(TEMPLATES)}.")
+        self.templates = [read_templates(by_kind.get(c.kind), c.kind) for c in self.concepts]
         self.pictures = Path(pictures)
         self.images_per_concept = images_per_concept
         self.image_steps = image_steps
         self.image_guidance = image_guidance
-        self.mask = mask
+        self.mask, self.segment = mask, segment
         self.steps_per_concept = steps_per_concept
         self.images_per_batch = images_per_batch
         self.concepts_per_batch: int | Literal["auto"] = concepts_per_batch
@@ -155,7 +166,7 @@ class ConceptData(LightningDataModule):
             return False
         if concept.images is not None:
             return concept.masks is not None
-        return concept.kind == "object" and self.mask != "none"
+        return concept.kind != "style" and self.mask != "none"
 
     def files(self, concept: Concept) -> list[Path]:
         """The pictures and masks that a concept is trained on."""

@@ -13,6 +13,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+#: under which names an original checkpoint holds a part; UNet and VAE begin alike in all families
+PREFIXES = {
+    "unet": ("model.diffusion_model.",),
+    "vae": ("first_stage_model.",),
+    "text_encoder": ("cond_stage_model.", "conditioner.embedders.0."),
+    "text_encoder_2": ("conditioner.embedders.1.",),
+}
+
 
 def base_folder(pipeline: Any) -> Path | None:
     """The diffusers folder that the pipeline was loaded from (of a hub id, the one in the cache); None without one."""
@@ -21,13 +29,29 @@ def base_folder(pipeline: Any) -> Path | None:
     return folder if stored and (folder / "model_index.json").is_file() else None
 
 
+def base_file(pipeline: Any) -> Path | None:
+    """The single checkpoint that the pipeline was loaded from; None where it was none."""
+    file: Path | None = getattr(pipeline, "base_file", None)
+    return file
+
+
+def base_variant(pipeline: Any) -> str | None:
+    """The variant of the files that the pipeline was loaded from, as in ``fp16``."""
+    variant: str | None = getattr(pipeline, "base_variant", None)
+    return variant
+
+
 def stored_dtype(pipeline: Any, part: str) -> torch.dtype:
     """The dtype in which the base stores a part; that of the loaded part where its files do not tell."""
-    base = base_folder(pipeline)
+    base, single, variant = base_folder(pipeline), base_file(pipeline), base_variant(pipeline)
     files = list((base / part).glob("*.safetensors")) if base else []
-    for file in sorted(files, key=lambda f: (f.name.count("."), f.name))[:1]:  # variants have one more dot
+    # variants have one more dot; without one of its own, a part is read from the plain files
+    files.sort(key=lambda f: (f".{variant}." not in f.name, f.name.count("."), f.name))
+    for file in [single] if single else files[:1]:
         with safe_open(str(file), framework="pt") as opened:
             for name in opened.keys():  # noqa: SIM118 - no mapping
+                if single and not name.startswith(PREFIXES[part]):
+                    continue
                 tensor: Tensor = opened.get_tensor(name)
                 if tensor.is_floating_point():
                     return tensor.dtype
@@ -49,17 +73,15 @@ def write_pipeline(folder: Path, pipeline: Any, weights: Mapping[str, Tensor], d
     Raises:
         ValueError: the base's UNet files do not hold the layers that were edited.
     """
-    base = base_folder(pipeline)
+    base, variant = base_folder(pipeline), base_variant(pipeline)
     if base is None:
-        pipeline.save_pretrained(folder)
-        if dtype is not None:
-            pipeline.unet.to(dtype).save_pretrained(folder / "unet")
+        _save(folder, pipeline, dtype)
         return
     _copy(base, folder, [base / "model_index.json", *base.glob("LICENSE*"), *base.glob("NOTICE*")])
     _copy_parts(base, folder)
     files = sorted((base / "unet").glob("*.safetensors"))
     if dtype is not None or not files:
-        pipeline.unet.to(dtype or pipeline.unet.dtype).save_pretrained(folder / "unet")
+        pipeline.unet.to(dtype or pipeline.unet.dtype).save_pretrained(folder / "unet", variant=variant)
         return
     _copy(base, folder, [base / "unet" / "config.json", *(base / "unet").glob("*.safetensors.index*.json")])
     left = {f"{name}.weight": weight for name, weight in weights.items()}
@@ -68,6 +90,48 @@ def write_pipeline(folder: Path, pipeline: Any, weights: Mapping[str, Tensor], d
         left = {name: weight for name, weight in left.items() if name not in found}
     if left:
         raise ValueError(f"pipeline: {base / 'unet'} holds no {next(iter(left))}. Save the base with this diffusers.")
+
+
+def _save(folder: Path, pipeline: Any, dtype: torch.dtype | None) -> None:
+    """Save a pipeline that has no folder, in the dtypes of its checkpoint; what a layout gave it is copied."""
+    if base_file(pipeline):
+        for part in ("vae", "text_encoder", "text_encoder_2"):
+            if getattr(pipeline, part, None) is not None:
+                getattr(pipeline, part).to(stored_dtype(pipeline, part))
+        dtype = dtype or stored_dtype(pipeline, "unet")
+    if dtype is not None:
+        pipeline.unet.to(dtype)
+    pipeline.save_pretrained(folder)
+    layout: Path | None = getattr(pipeline, "base_layout", None)
+    for part in ("tokenizer", "tokenizer_2", "scheduler") if layout else ():
+        files = [file for file in (Path(str(layout)) / part).rglob("*") if file.is_file()]
+        if files:
+            shutil.rmtree(folder / part)
+            _copy(Path(str(layout)), folder, files)
+
+
+def rewrite_file(
+    path: Path, pipeline: Any, names: Mapping[str, list[str]], weights: Mapping[str, Tensor], note: Mapping[str, str]
+) -> None:
+    """Write a checkpoint that differs from the base's in the cross-attention keys and values only.
+
+    Args:
+        path: the new file.
+        pipeline: the pipeline, loaded from a single checkpoint.
+        names: original names of the UNet's parameters, with those of diffusers.
+        weights: the edited projections by layer name.
+        note: added to the metadata of the base's file.
+
+    Raises:
+        ValueError: the base's file does not hold the layers that were edited.
+    """
+    file = base_file(pipeline)
+    assert file is not None
+    left = {f"{name}.weight": weight for name, weight in weights.items()}
+    renamed = {original: left[own[0]] for original, own in names.items() if own[0] in left}
+    missing = set(renamed) - _rewrite(file, path, renamed, note)
+    if missing or len(renamed) < len(left):
+        raise ValueError(f"single_file: {file} does not hold all edited layers {sorted(missing)}. Export pipeline.")
 
 
 def _copy_parts(base: Path, folder: Path) -> None:
@@ -89,12 +153,14 @@ def _copy(base: Path, folder: Path, files: list[Path]) -> None:
         shutil.copyfile(file, target)
 
 
-def _rewrite(source: Path, target: Path, weights: Mapping[str, Tensor]) -> set[str]:
+def _rewrite(
+    source: Path, target: Path, weights: Mapping[str, Tensor], note: Mapping[str, str] | None = None
+) -> set[str]:
     """Copy a safetensors file with other values for the named tensors, in its dtypes; returns those it holds."""
     with safe_open(str(source), framework="pt") as opened:
         header = opened.metadata()
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
     found = set(tensors) & set(weights)
     tensors |= {name: weights[name].detach().cpu().to(tensors[name].dtype).contiguous() for name in found}
-    save_file(tensors, str(target), metadata=header)
+    save_file(tensors, str(target), metadata={**(header or {"format": "pt"}), **(note or {})})
     return found

@@ -58,7 +58,7 @@ values of the UNet's cross-attention differ from the base model; every other par
 ```python
 from diffusers import DiffusionPipeline
 
-pipeline = DiffusionPipeline.from_pretrained("path/to/this/folder")
+pipeline = DiffusionPipeline.from_pretrained("path/to/this/folder"{variant})
 picture = pipeline("a photo of a dog").images[0]
 ```
 
@@ -76,6 +76,7 @@ def model_card(
     config: Mapping[str, Any],
     metrics: Path | None,
     weights: Mapping[str, float] | None = None,
+    variant: str | None = None,
 ) -> str:
     """The card's text.
 
@@ -86,6 +87,7 @@ def model_card(
         config: the run's configuration; no settings are shown when empty.
         metrics: ``metrics.json`` of the run's report, which need not exist; None without a report.
         weights: degree by target, of a run that was fused again.
+        variant: of the base's files, which the folder keeps.
     """
     hub = _hub_id(pretrained, base)
     name = hub or Path(pretrained).name
@@ -110,6 +112,7 @@ def model_card(
         concepts=_table(["target", "anchor", "kind", "degree"], rows),
         settings=_settings(config),
         scores=_scores(metrics),
+        variant=f', variant="{variant}"' if variant else "",
     )
 
 

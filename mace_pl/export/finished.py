@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mace_pl.artifacts import write_tensors
+from mace_pl.artifacts import provenance, write_tensors
 from mace_pl.edit import Edit
-from mace_pl.export.base import base_folder, stored_dtype, write_pipeline
+from mace_pl.export.base import base_file, base_folder, base_variant, rewrite_file, stored_dtype, write_pipeline
 from mace_pl.export.card import model_card
 from mace_pl.export.lora import DEFAULT_MAX_ERROR, deltas, write_lora
-from mace_pl.export.single_file import single_file
+from mace_pl.export.single_file import single_file, unet_names
 
 #: where each format lies in a run's folder; ``lora/`` there holds the LoRAs of single concepts
 PLACES = {
@@ -94,6 +94,9 @@ class Finished:
         elif format == "lora":
             differences = deltas(self.edit, self.original)
             write_lora(path, differences, self.pipeline, rank, max_error, stored, self.metadata)
+        elif base_file(self.pipeline) and dtype is None:
+            names = unet_names(self.pipeline.unet)
+            rewrite_file(path, self.pipeline, names, self.weights, provenance("single_file", self.metadata))
         else:
             write_tensors(path, single_file(self.pipeline, dtype), "single_file", self.metadata)
 
@@ -101,4 +104,5 @@ class Finished:
         """The model card of ``pipeline``."""
         meta = self.metadata
         base, degrees = base_folder(self.pipeline), meta.get("weights")
-        return model_card(base, meta["pretrained"], meta["concepts"], self.config, self.metrics, degrees)
+        variant = base_variant(self.pipeline)
+        return model_card(base, meta["pretrained"], meta["concepts"], self.config, self.metrics, degrees, variant)

@@ -10,11 +10,11 @@ import yaml
 
 from mace_pl.artifacts import claim_output, read_tensors, written_aside
 from mace_pl.edit import Edit, original_weights, set_weights
-from mace_pl.export.base import base_folder
+from mace_pl.export.base import base_file, base_folder
 from mace_pl.export.finished import PLACES, Finished, check_formats
 from mace_pl.export.lora import DEFAULT_MAX_ERROR, check_rank
 from mace_pl.paths import resolve
-from mace_pl.pipelines import load_pipeline
+from mace_pl.pipelines import load_base
 from mace_pl.text import encoder_fingerprint
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -61,9 +61,10 @@ def export_run(
     path = Path(output) if output else folder / PLACES[format]
     _claim(path, format, overwrite, folder)
     meta["pretrained"] = config.get("model", {}).get("pretrained", meta["pretrained"])
-    pipeline = load_pipeline(meta["pretrained"])
+    pipeline = load_base({**config.get("model", {}), "pretrained": meta["pretrained"]})
     base = base_folder(pipeline)
-    if base is not None and base.resolve().is_relative_to(path.resolve()):
+    place = base or base_file(pipeline)
+    if place is not None and place.resolve().is_relative_to(path.resolve()):
         raise ValueError(f"output={path} holds the base model. Choose another --output.")
     original = _original(pipeline, edit, meta)
     finished = Finished(pipeline, edit, original, meta, config, folder / "report" / "metrics.json")

@@ -16,6 +16,7 @@ from torch import Tensor
 from mace_pl.attention import attention_losses, compiled
 from mace_pl.closed_form import Preservation, gram
 from mace_pl.concepts import Concept, aligned_positions, attended_positions
+from mace_pl.conditions import unet_conditions
 from mace_pl.edit import ConceptSums, Edit, Factors, fusion, original_weights, refinement, set_weights
 from mace_pl.lora import ConceptLoRAs, stream
 from mace_pl.losses import importance_density, masked_attention_norm
@@ -23,7 +24,7 @@ from mace_pl.memory import LARGEST, LiveBytes, free_bytes, side_by_side
 from mace_pl.pipelines import load_pipeline, picture_size, unet_fingerprint
 from mace_pl.preparing import check_prompts, prepare_pictures
 from mace_pl.statistics_file import weighted_statistics
-from mace_pl.text import encode_prompts, encoder_fingerprint
+from mace_pl.text import encode_both, encode_prompts, encoder_fingerprint, text_parts
 
 
 @dataclass
@@ -45,7 +46,12 @@ class Mace(LightningModule):
     """Erase concepts from a Stable Diffusion type pipeline (MACE, CVPR 2024).
 
     Args:
-        pretrained: folder or hub id of a StableDiffusionPipeline; never changed.
+        pretrained: the original model, never changed: folder or hub id of a Stable Diffusion pipeline, or a single
+            ``.safetensors`` checkpoint in the original layout.
+        revision: branch, tag or commit of a hub id.
+        variant: which files of a folder or hub id are read, as in ``fp16``.
+        layout: diffusers folder or hub id with the configurations, tokenizer and scheduler of a single checkpoint; what
+            diffusers takes for its family when None.
         prior: file of prior statistics (``erase.py cache``), or files with their weights, or none.
         domain: file of domain statistics, or files with their weights, or none.
         rank: rank of each concept's LoRA (paper: 1).
@@ -81,6 +87,9 @@ class Mace(LightningModule):
         gradient_checkpointing: bool = False,
         compile: bool = False,
         seed: int = 2024,
+        revision: str | None = None,
+        variant: str | None = None,
+        layout: str | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -91,7 +100,7 @@ class Mace(LightningModule):
         self.importance_sampling, self.squared_loss = importance_sampling, squared_loss
         self.attend_padding, self.align_all_tokens = attend_padding, align_all_tokens
         self.gradient_checkpointing, self.compile_blocks = gradient_checkpointing, compile
-        self.pipeline = load_pipeline(pretrained)
+        self.pipeline = load_pipeline(pretrained, revision, variant, layout)
         self.unet = self.pipeline.unet
         self.fingerprint = encoder_fingerprint(self.pipeline)
         self.unet_hash = unet_fingerprint(self.unet)
@@ -125,9 +134,11 @@ class Mace(LightningModule):
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         self.prepare(data)
         self.concepts: list[Concept] = data.concepts
+        self.guidance: float = data.image_guidance
         self.original = original_weights(self.unet)
         self.sums: dict[str, ConceptSums] = {}
         self.embeddings: list[Tensor] = []
+        self.pooled: list[Tensor | None] = []
         self.positions: list[Tensor] = []
         for concept, templates in zip(data.concepts, data.templates, strict=True):
             self.sums[concept.target] = self.concept_sums(concept, templates)
@@ -140,10 +151,11 @@ class Mace(LightningModule):
 
     def concept_sums(self, concept: Concept, templates: list[str]) -> ConceptSums:
         """F, G and F_i of one concept; its embeddings [P, T, D] and attended positions [P, T] are kept for stage 2."""
-        tokenizer = self.pipeline.tokenizer
+        tokenizer = text_parts(self.pipeline)[0][0]
         target_prompts = [t.replace("{}", concept.target) for t in templates]
         anchor_prompts = [t.replace("{}", concept.anchor) for t in templates]
-        target, anchor = encode_prompts(self.pipeline, target_prompts), encode_prompts(self.pipeline, anchor_prompts)
+        encoded, pooled = encode_both(self.pipeline, target_prompts)
+        target, anchor = encoded.cpu(), encode_prompts(self.pipeline, anchor_prompts).cpu()
         F_tokens, G_tokens = [], []
         for i, (left, right) in enumerate(zip(target_prompts, anchor_prompts, strict=True)):
             every = list(range(target.shape[1]))
@@ -152,6 +164,7 @@ class Mace(LightningModule):
             G_tokens.append(anchor[i, other])
         attended = [attended_positions(tokenizer, t, concept.target, self.attend_padding) for t in templates]
         self.embeddings.append(target)
+        self.pooled.append(pooled)
         self.positions.append(torch.tensor(attended))
         F, G = torch.cat(F_tokens), torch.cat(G_tokens)
         return ConceptSums(gram(F, F), gram(G, F), gram(target, target))
@@ -166,12 +179,14 @@ class Mace(LightningModule):
         self.masks: dict[int, Tensor] = {}
         for c in data.own_concepts():
             pixels, masks = data.load(self.concepts[c], picture_size(self.pipeline))
-            with torch.no_grad():
-                latents = self.pipeline.vae.encode(pixels.to(self.device)).latent_dist.mode()
-            self.latents[c] = latents * self.pipeline.vae.config.scaling_factor
+            with torch.no_grad():  # one by one: an encoder wants gigabytes for a large picture
+                parts = [self.pipeline.vae.encode(p.to(self.device)).latent_dist.mode() for p in pixels.split(1)]
+            self.latents[c] = torch.cat(parts) * self.pipeline.vae.config.scaling_factor
             self.masks[c] = masks.to(self.device)
             self.embeddings[c] = self.embeddings[c].to(self.device)
             self.positions[c] = self.positions[c].to(self.device)
+        for part in (self.pipeline.vae, *text_parts(self.pipeline)[1]):
+            part.cpu()  # not needed while LoRAs are trained
         if data.concepts_per_batch == "auto":
             data.concepts_per_batch = self.fitting_concepts(data.own_concepts())
         if self.compile_blocks:
@@ -200,7 +215,9 @@ class Mace(LightningModule):
         settings = (*optimizer, self.importance_sampling, self.squared_loss)
         digest = hashlib.sha256(repr((settings, self.rank, self.seed, self.concepts[concept].target)).encode())
         digest.update(self.unet_hash.encode())
-        for tensor in (self.T, self.embeddings[concept], self.positions[concept]):
+        pooled = self.pooled[concept]
+        tensors = [self.T, self.embeddings[concept], self.positions[concept]]
+        for tensor in tensors if pooled is None else [*tensors, pooled]:
             digest.update(tensor.cpu().numpy().tobytes())
         for file in data.files(self.concepts[concept]):
             digest.update(file.read_bytes())
@@ -218,13 +235,15 @@ class Mace(LightningModule):
         t = torch.multinomial(self.density, 1, generator=generator)[0].to(self.device)
         latents = self.latents[concept][image]
         noise = torch.randn(latents.shape, generator=generator).to(self.device)
+        kept = self.pipeline.scheduler.alphas_cumprod[t.cpu()]  # ᾱ; samplers' own add_noise wants timesteps of theirs
+        pooled = self.pooled[concept]
         return {
-            "latents": self.pipeline.scheduler.add_noise(latents[None], noise[None], t[None])[0],
+            "latents": kept.sqrt() * latents + (1 - kept).sqrt() * noise,
             "t": t,
             "text": self.embeddings[concept][prompt],
             "positions": self.positions[concept][prompt],
             "mask": self.masks[concept][image],
-        }
+        } | ({} if pooled is None else {"pooled": pooled[prompt].to(self.device)})
 
     def losses_of(self, concepts: Sequence[int], step: int) -> Tensor:
         """The losses [N] of one step of N concepts; their LoRAs stay active for the backward pass."""
@@ -235,8 +254,9 @@ class Mace(LightningModule):
             return masked_attention_norm(probabilities, x["mask"], x["positions"], self.squared_loss)
 
         self.loras.activate(list(concepts))
+        extra = unet_conditions(self.pipeline, x.get("pooled"), len(samples), self.guidance)
         return attention_losses(
-            self.unet, x["latents"], x["t"], x["text"], layer_loss, checkpointing=self.gradient_checkpointing
+            self.unet, x["latents"], x["t"], x["text"], layer_loss, extra, checkpointing=self.gradient_checkpointing
         )
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:

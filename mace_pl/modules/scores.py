@@ -30,7 +30,10 @@ class ErasureScores(LightningModule):
     The original's pictures are drawn once for all runs; a run is drawn for the names and for its targets' synonyms.
 
     Args:
-        pretrained: the original pipeline.
+        pretrained: the original pipeline: folder, hub id or single checkpoint.
+        revision: branch, tag or commit of a hub id.
+        variant: which of its files are read, as in ``fp16``.
+        layout: folder with the configurations of a single checkpoint's parts.
         runs: output folders of ``fit``, each with its targets and its ``refined.safetensors``, or folders of whole
             pipelines, by whatever method they were edited. None scores the original alone.
         classifier: folder of the CLIPModel that judges.
@@ -61,6 +64,9 @@ class ErasureScores(LightningModule):
         kid_subset: int = 50,
         nearest: int = 3,
         shown: int = 4,
+        revision: str | None = None,
+        variant: str | None = None,
+        layout: str | None = None,
     ) -> None:
         super().__init__()
         claim_output(Path(output), overwrite, "model.output")
@@ -72,7 +78,7 @@ class ErasureScores(LightningModule):
             raise ValueError(f"model.runs={runs} need folder names that differ, and none called {ORIGINAL!r}.")
         self.steps, self.guidance = steps, guidance
         self.kid_subset, self.nearest, self.shown = kid_subset, nearest, shown
-        self.pipeline = load_pipeline(pretrained)
+        self.pipeline = load_pipeline(pretrained, revision, variant, layout)
         self.unet = self.pipeline.unet
         self.fingerprints = {ORIGINAL: model_fingerprint(self.pipeline)}
         self.targets: dict[str, list[str]] = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,35 +15,34 @@ from mace_pl.callbacks.partial_sums import PartialSums
 from mace_pl.callbacks.statistics import WriteStatistics
 from mace_pl.metrics import GramMetric
 from mace_pl.paths import resolve
+from mace_pl.pipelines import HINT, load_pipeline, place_of
 from mace_pl.text import encode_prompts, encoder_fingerprint, ignores_padding, text_parts, token_counts
 
 
-def load_text_parts(pretrained: str) -> Any:
-    """The pipeline in a folder with its tokenizers and text encoders (float32, frozen) and without its networks.
+def load_text_parts(
+    pretrained: str, revision: str | None = None, variant: str | None = None, layout: str | None = None
+) -> Any:
+    """A pipeline with tokenizers and text encoders (float32, frozen); of folders and hub ids nothing else is loaded.
 
     Raises:
-        ValueError: the folder is no diffusers pipeline with a text encoder.
+        ValueError: no pipeline with a text encoder is there.
     """
-    folder = resolve(pretrained)
-    index = folder / "model_index.json"
-    hint = "Give the folder of a Stable Diffusion pipeline saved by diffusers' save_pretrained."
-    if not index.is_file():
-        raise ValueError(f"pretrained={pretrained} has no model_index.json (looked at {folder}). {hint}")
+    source = resolve(pretrained)
+    if source.is_file():
+        return load_pipeline(pretrained, revision, variant, layout)
+    place = place_of(pretrained, source)
     try:
-        parts: dict[str, Any] = json.loads(index.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"pretrained={pretrained}: {index} is no JSON ({error}). {hint}") from error
-    unused = {
-        name: None
-        for name, value in parts.items()
-        if isinstance(value, list) and not name.startswith(("tokenizer", "text_encoder", "scheduler"))
-    }
-    try:
+        parts: dict[str, Any] = DiffusionPipeline.load_config(place, revision=revision)
+        unused = {
+            name: None
+            for name, value in parts.items()
+            if isinstance(value, list) and not name.startswith(("tokenizer", "text_encoder", "scheduler"))
+        }
         pipeline = DiffusionPipeline.from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, **unused
+            place, dtype=torch.float32, use_safetensors=True, revision=revision, variant=variant, **unused
         )
     except (OSError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"pretrained={pretrained} cannot be loaded ({error}). {hint}") from error
+        raise ValueError(f"model.pretrained={pretrained} cannot be loaded: {error} {HINT}") from error
     for encoder in text_parts(pipeline)[1]:
         encoder.requires_grad_(False)
     return pipeline
@@ -56,21 +54,34 @@ class PromptStatistics(LightningModule):
     Every edit of a model with the same text encoder can use the file to preserve what the captions speak of.
 
     Args:
-        pretrained: folder of a Stable Diffusion pipeline; only its tokenizers and text encoders are loaded.
+        pretrained: folder or hub id of a Stable Diffusion pipeline, of which only the text parts are loaded,
+            or a single ``.safetensors`` checkpoint in the original layout.
         output: the ``.safetensors`` file to write.
         overwrite: replace ``output`` where it exists.
         save_every: distinct captions that a process sums between two partial files. A run that was cut off goes on from
             them when the same command is given again, and ends with the same numbers.
+        revision: branch, tag or commit of a hub id.
+        variant: which of its files are read, as in ``fp16``.
+        layout: folder with the configurations of a single checkpoint's parts.
     """
 
-    def __init__(self, pretrained: str, output: str, overwrite: bool = False, save_every: int = 10_000) -> None:
+    def __init__(
+        self,
+        pretrained: str,
+        output: str,
+        overwrite: bool = False,
+        save_every: int = 10_000,
+        revision: str | None = None,
+        variant: str | None = None,
+        layout: str | None = None,
+    ) -> None:
         super().__init__()
         if save_every < 1:
             raise ValueError(f"save_every={save_every} must be at least 1.")
         self.output = output
         self.overwrite = overwrite
         self.save_every = save_every
-        self.pipeline = load_text_parts(pretrained)
+        self.pipeline = load_text_parts(pretrained, revision, variant, layout)
         self.encoders = nn.ModuleList(text_parts(self.pipeline)[1])
         self.fingerprint = encoder_fingerprint(self.pipeline)  # before the trainer's precision casts the weights
         self.width = encode_prompts(self.pipeline, [""]).shape[-1]

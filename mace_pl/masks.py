@@ -1,0 +1,71 @@
+"""What can be wrong with a mask, and a sheet on which people see it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+FULL = 0.95  # of the picture: the target can hardly fill more and still be told from what is around it
+PIECE = 0.1  # of the mask: smaller pieces are crumbs
+FAR = 0.25  # of the picture's longer side
+GRID = 64  # pieces are looked for on at most so many rows and columns
+TINT = (255, 0, 80)
+
+
+def pieces(mask: Tensor) -> list[Tensor]:
+    """Connected parts of a mask [H, W] as lists of coordinates [P, 2] on a grid; 8 neighbours, largest first."""
+    height, width = mask.shape
+    scale = max(1.0, max(height, width) / GRID)
+    size = (max(1, round(height / scale)), max(1, round(width / scale)))
+    inside = F.interpolate(mask[None, None].float(), size=size, mode="area")[0, 0] > 0.5
+    labels = torch.arange(1, inside.numel() + 1, dtype=torch.float32).view(size) * inside
+    while True:  # every pixel takes the largest label around it until nothing changes
+        spread = F.max_pool2d(labels[None, None], 3, stride=1, padding=1)[0, 0] * inside
+        if torch.equal(spread, labels):
+            break
+        labels = spread
+    found = [(labels == label).nonzero() for label in labels.unique().tolist() if label > 0]
+    return sorted(found, key=len, reverse=True)
+
+
+def complaint(mask: Tensor) -> str | None:
+    """What is odd about a mask [H, W] of zeros and ones; None where nothing is."""
+    share = float(mask.float().mean())
+    if share == 0:
+        return "is empty"
+    if share > FULL:
+        return f"covers {share:.0%} of its picture"
+    parts = pieces(mask)
+    total = sum(len(part) for part in parts)
+    large = [part.float() for part in parts if len(part) >= PIECE * total]
+    reach = FAR * GRID * min(1.0, max(mask.shape) / GRID)
+    for i, part in enumerate(large):
+        if any(float(torch.cdist(part, other).min()) > reach for other in large[:i]):
+            return f"is in {len(large)} pieces that are far from each other"
+    return None
+
+
+def contact_sheet(path: Path, pictures: Sequence[Image.Image], masks: Tensor, columns: int = 8) -> None:
+    """Write the pictures, each above its copy on which the mask [H, W] is tinted.
+
+    Args:
+        path: the PNG file.
+        pictures: I pictures.
+        masks: [I, H, W] of zeros and ones.
+        columns: pictures beside each other.
+    """
+    width, height = pictures[0].size
+    rows = -(-len(pictures) // columns)
+    sheet = Image.new("RGB", (width * min(columns, len(pictures)), 2 * height * rows), "white")
+    colour = Image.new("RGB", (width, height), TINT)
+    for i, (picture, mask) in enumerate(zip(pictures, masks, strict=True)):
+        row, column = divmod(i, columns)
+        stencil = Image.fromarray((mask.cpu().numpy() * 128).astype("uint8")).resize((width, height))
+        sheet.paste(picture, (column * width, 2 * row * height))
+        sheet.paste(Image.composite(colour, picture, stencil), (column * width, (2 * row + 1) * height))
+    sheet.save(path)
