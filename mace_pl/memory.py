@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 SHARE = 0.7  # of the free memory that training may take; kernels want room for themselves, allocators waste some
-LARGEST = 16  # more concepts side by side make no step faster
+LARGEST = 16  # larger groups have not been tried
 UNKNOWN = 4  # concepts side by side where the system does not say what is free
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -112,44 +112,60 @@ class Drawing:
         return drawn
 
 
-def draw_concepts(
-    pipeline: Any, drawings: Sequence[Drawing], batch_size: int, progress: Callable[[int], None] | None = None
-) -> Iterator[tuple[Drawing, list[Image.Image], Tensor | None]]:
-    """Pictures of several concepts in batches that span them; each concept comes once its last picture is drawn.
+Row = tuple[Drawing, int]  # a drawing and the place of one of its pictures
+Drawn = tuple[Row, Image.Image, Tensor]  # with the picture, and its mask [H, W], empty where none is asked for
+
+
+def rows_of(drawings: Sequence[Drawing]) -> list[Row]:
+    """Every picture of every drawing."""
+    return [(drawing, i) for drawing in drawings for i in range(drawing.count)]
+
+
+def draw_rows(
+    pipeline: Any, rows: Sequence[Row], batch_size: int, progress: Callable[[int], None] | None = None
+) -> Iterator[Drawn]:
+    """Pictures in batches that span concepts, those with masks first.
 
     Args:
         pipeline: the model that draws.
-        drawings: what to draw; steps and guidance are the same in all of them.
+        rows: what to draw; steps and guidance are the same in all of them.
         batch_size: pictures at once.
         progress: called with the number of pictures done since the last call.
-
-    Yields:
-        A drawing, its pictures, and their masks [I, H, W] where it wants some.
     """
     for masked in (True, False):  # cross-attention that is looked at runs another kernel: a batch is of one sort
-        group = [d for d in drawings if (d.mask != "none") == masked]
-        rows = [(d, seed) for d in group for seed in d.seeds()]
-        begun: dict[str, list[tuple[Image.Image, Tensor]]] = {}
-        for start in range(0, len(rows), batch_size):
-            batch = rows[start : start + batch_size]
-            for (drawing, _), picture, mask in zip(batch, *_draw_batch(pipeline, batch, masked), strict=True):
-                done = begun.setdefault(drawing.target, [])
-                done.append((picture, mask))
-                if len(done) == drawing.count:
-                    del begun[drawing.target]
-                    yield drawing, [p for p, _ in done], torch.stack([m for _, m in done]) if masked else None
+        group = [row for row in rows if (row[0].mask != "none") == masked]
+        for start in range(0, len(group), batch_size):
+            batch = group[start : start + batch_size]
+            yield from zip(batch, *_draw_batch(pipeline, batch, masked), strict=True)
             if progress is not None:
                 progress(len(batch))
 
 
-def _draw_batch(
-    pipeline: Any, batch: Sequence[tuple[Drawing, int]], masked: bool
-) -> tuple[list[Image.Image], list[Tensor]]:
-    """One picture per (drawing, seed), and its mask [H, W]; an empty mask where none is asked for."""
+def by_concept(drawn: Iterable[Drawn]) -> Iterator[tuple[Drawing, list[Image.Image], Tensor | None]]:
+    """A drawing with its pictures, and their masks [I, H, W] where it wants some, once the last of them has come."""
+    begun: dict[str, dict[int, tuple[Image.Image, Tensor]]] = {}
+    for (drawing, i), picture, mask in drawn:
+        own = begun.setdefault(drawing.target, {})
+        own[i] = picture, mask
+        if len(own) == drawing.count:
+            done = [own[place] for place in sorted(begun.pop(drawing.target))]
+            masks = None if drawing.mask == "none" else torch.stack([m for _, m in done])
+            yield drawing, [p for p, _ in done], masks
+
+
+def draw_concepts(
+    pipeline: Any, drawings: Sequence[Drawing], batch_size: int, progress: Callable[[int], None] | None = None
+) -> Iterator[tuple[Drawing, list[Image.Image], Tensor | None]]:
+    """All pictures of several concepts: :func:`draw_rows`, :func:`by_concept`."""
+    return by_concept(draw_rows(pipeline, rows_of(drawings), batch_size, progress))
+
+
+def _draw_batch(pipeline: Any, batch: Sequence[Row], masked: bool) -> tuple[list[Image.Image], list[Tensor]]:
+    """The picture of each row, and its mask [H, W]; an empty mask where none is asked for."""
     templates = [PICTURE_TEMPLATE[drawing.kind] for drawing, _ in batch]
     prompts = [t.replace("{}", drawing.target) for t, (drawing, _) in zip(templates, batch, strict=True)]
     first = batch[0][0]
-    settings = ([seed for _, seed in batch], first.steps, first.guidance, len(batch))
+    settings = ([drawing.seeds()[i] for drawing, i in batch], first.steps, first.guidance, len(batch))
     if not masked:
         return draw(pipeline, prompts, *settings), [torch.empty(0)] * len(batch)
     positions = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,20 @@ from mace_pl.concepts import Concept, attended_positions
 from mace_pl.masks import complaint, contact_sheet
 from mace_pl.pictures import (
     Drawing,
-    draw_concepts,
+    Drawn,
+    by_concept,
+    draw_rows,
     is_prepared,
     read_masks,
     read_pictures,
+    rows_of,
     save_masks,
     write_pictures,
 )
 from mace_pl.progress import drawing
 from mace_pl.segment import NETWORKS, Seen, Segment, find, words_for
 from mace_pl.text import text_parts
+from mace_pl.trainer import gathered
 
 ATTENTION = "attention_masks"  # the folder of masks that are a fallback only
 
@@ -52,7 +56,8 @@ def prepare_pictures(pipeline: Any, trainer: Any, seed: int, model: Mapping[str,
     """Draw this process's share of the pictures of the targets that bring none, and make their masks.
 
     Each process draws on its own device and writes a concept as soon as its last picture is there, so a run that is
-    cut off draws only what is missing. All processes see the same folder.
+    cut off draws only what is missing. Where fewer concepts are missing than there are processes, these share the
+    pictures of each. All processes see the same folder.
 
     Args:
         pipeline: the original model; on the CPU again when this returns.
@@ -65,9 +70,26 @@ def prepare_pictures(pipeline: Any, trainer: Any, seed: int, model: Mapping[str,
     """
     data = trainer.datamodule
     rank, world = data.place()
-    own = [concept for concept in data.concepts if concept.images is None][rank::world]
-    networks = data.mask in NETWORKS
-    drawings = [
+    missing = [d for d in wanted(data, seed, model) if not is_prepared(data.pictures / slug(d.target), d)]
+    missing = trainer.strategy.broadcast(missing)  # of one process: another may be writing by now
+    few = len(missing) < world
+    rows = rows_of(missing)[rank::world] if few else rows_of(missing[rank::world])
+    masks_name = ATTENTION if data.mask in NETWORKS else "masks"
+    pipeline.to(trainer.strategy.root_device)
+    with drawing(trainer, "prepare", len(rows)) as progress:
+        drawn: Iterable[Drawn] = draw_rows(pipeline, rows, data.images_per_batch, progress)
+        if few:
+            parts = gathered(trainer, list(drawn))
+            drawn = [row for part in parts for row in part] if rank == 0 else []
+        for done, pictures, masks in by_concept(drawn):
+            write_pictures(data.pictures / slug(done.target), done, pictures, masks, masks_name)
+    pipeline.to("cpu")  # one network at a time
+    mask_pictures(data, trainer)
+
+
+def wanted(data: Any, seed: int, model: Mapping[str, str]) -> list[Drawing]:
+    """What is drawn for the concepts that bring no pictures."""
+    return [
         Drawing(
             target=concept.target,
             kind=concept.kind,
@@ -78,20 +100,23 @@ def prepare_pictures(pipeline: Any, trainer: Any, seed: int, model: Mapping[str,
             mask=attention_of(data, concept),
             **model,
         )
-        for concept in own
+        for concept in data.concepts
+        if concept.images is None
     ]
-    missing = [d for d in drawings if not is_prepared(data.pictures / slug(d.target), d)]
-    pipeline.to(trainer.strategy.root_device)
-    with drawing(trainer, "prepare", sum(d.count for d in drawings)) as progress:
-        progress(sum(d.count for d in drawings) - sum(d.count for d in missing))  # they were there
-        for drawn, pictures, masks in draw_concepts(pipeline, missing, data.images_per_batch, progress):
-            folder = data.pictures / slug(drawn.target)
-            write_pictures(folder, drawn, pictures, masks, ATTENTION if networks else "masks")
-    pipeline.to("cpu")  # one network at a time
-    masked = [concept for concept in own if data.masked(concept)]
-    if networks and masked:
-        segment_pictures(masked, data.pictures, data.mask, data.segment, trainer.strategy.root_device)
-    for concept in masked:
+
+
+def mask_pictures(data: Any, trainer: Any) -> None:
+    """Segment this process's share of the drawn pictures where networks make the masks, and look at the masks.
+
+    Raises:
+        ValueError: nothing of a target was found in a picture, and there is no fallback.
+    """
+    trainer.strategy.barrier("pictures")  # another process may have written them
+    rank, world = data.place()
+    own = [concept for concept in data.concepts if concept.images is None and data.masked(concept)][rank::world]
+    if data.mask in NETWORKS and own:
+        segment_pictures(own, data.pictures, data.mask, data.segment, trainer.strategy.root_device)
+    for concept in own:
         look_at_masks(data.pictures / slug(concept.target))
 
 

@@ -1,9 +1,10 @@
-"""The Trainer with the subcommands of this project that are no fit, validate, test or predict."""
+"""The Trainer with the subcommands that Lightning does not have, and the values of its processes."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from lightning import LightningDataModule, LightningModule, Trainer
 
 
@@ -21,3 +22,12 @@ class MaceTrainer(Trainer):
             datamodule: the captions.
         """
         self.predict(model, dataloaders, datamodule, return_predictions=False)
+
+
+def gathered(trainer: Any, value: Any) -> list[Any]:
+    """The values of all processes, on each of them."""
+    if trainer.world_size == 1:
+        return [value]
+    values: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(values, value)
+    return values

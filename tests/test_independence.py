@@ -8,12 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from runs import config, train, user_pictures
 from safetensors.torch import load_file
 from torch import Tensor
 
+from mace_pl.data.concepts import load_pictures
 from mace_pl.memory import side_by_side
 from mace_pl.modules.mace import Mace
 
@@ -95,6 +97,25 @@ def test_two_processes_learn_the_same(
     assert_same(load_file(tmp_path / "two" / "refined.safetensors"), weights(eight))
 
 
+def test_two_processes_share_the_pictures_of_one_concept(toy_pipeline: Path, tmp_path: Path) -> None:
+    """The pictures of a single process, and what it learns."""
+    concepts = [{"target": "ship", "anchor": "ground"}]
+    alone = train(toy_pipeline, tmp_path / "alone", concepts, {"images_per_concept": 3})
+    args = config(tmp_path, toy_pipeline, "two", concepts, images_per_concept=3)
+    more = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--save_pipeline", "false"]
+    command = [sys.executable, str(SCRIPT), *args, *more]
+    done = subprocess.run(
+        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    for kind in ("images", "masks"):
+        one, two = (load_pictures(tmp_path / run / "ship" / kind, kind) for run in ("alone", "pictures"))
+        assert len(one) == len(two) == 3
+        for left, right in zip(one, two, strict=True):
+            assert np.abs(np.asarray(left, dtype=int) - np.asarray(right, dtype=int)).max() <= 1
+    assert_same(load_file(tmp_path / "two" / "refined.safetensors"), weights(alone))
+
+
 def test_as_many_as_fit_learn_the_same(
     eight: Mace,
     toy_pipeline: Path,
@@ -111,8 +132,10 @@ def test_as_many_as_fit_learn_the_same(
         return side_by_side(int(6.5 * cost), cost, count)
 
     monkeypatch.setattr("mace_pl.modules.mace.side_by_side", choose)
+    logging.getLogger("lightning.pytorch").addHandler(caplog.handler)  # which may not pass its messages on
     with caplog.at_level(logging.INFO):
         found = train(toy_pipeline, tmp_path / "pictures", concepts, {"concepts_per_batch": "auto"})
+    logging.getLogger("lightning.pytorch").removeHandler(caplog.handler)
     assert found.trainer.datamodule.concepts_per_batch == 4
     assert f"Concepts side by side: 4 (one takes {costs[0] / 2**20:,.1f} MB, free: " in caplog.text
     assert_same_run(found, eight)

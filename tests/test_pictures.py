@@ -67,7 +67,8 @@ def prepare(pipeline: Path, folder: Path, rank: int = 0, world: int = 1, seed: i
     """The share of one process; a stand-in for the Trainer says which."""
     data = ConceptData(CONCEPTS, pictures=str(folder), images_per_concept=2, image_steps=1, images_per_batch=3)
     place = SimpleNamespace(global_rank=rank, world_size=world, is_global_zero=False, progress_bar_callback=None)
-    place.datamodule, place.strategy = data, SimpleNamespace(root_device=torch.device("cpu"))
+    place.datamodule = data
+    place.strategy = SimpleNamespace(root_device=torch.device("cpu"), broadcast=lambda missing: missing)
     data.trainer = place  # type: ignore[assignment]
     prepare_pictures(load_pipeline(str(pipeline)), place, seed, {"unet": "u", "text_encoder": "t"})
 
@@ -91,7 +92,7 @@ def test_only_what_is_missing_is_drawn(toy_pipeline: Path, tmp_path: Path) -> No
     assert all(made(tmp_path)[name] > second[name] for name in second)
 
 
-@pytest.mark.parametrize("world", [2, 5])
+@pytest.mark.parametrize("world", [2, 3])
 def test_processes_share_the_concepts(toy_pipeline: Path, tmp_path: Path, world: int) -> None:
     shares = []
     for rank in range(world):

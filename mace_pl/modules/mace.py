@@ -25,6 +25,7 @@ from mace_pl.pipelines import load_pipeline, picture_size, unet_fingerprint
 from mace_pl.preparing import check_prompts, prepare_pictures
 from mace_pl.statistics_file import weighted_statistics
 from mace_pl.text import encode_both, encode_prompts, encoder_fingerprint, text_parts
+from mace_pl.trainer import gathered
 
 
 @dataclass
@@ -206,7 +207,7 @@ class Mace(LightningModule):
             chosen = side_by_side(free, live.peak, len(own))
             known = "unknown" if free is None else f"{free / 2**20:,.0f} MB"
             rank_zero_info(f"Concepts side by side: {chosen} (one takes {live.peak / 2**20:,.1f} MB, free: {known})")
-        return int(min(self.gather(chosen)))  # the schedules of all processes have one length
+        return int(min(gathered(self.trainer, chosen)))  # the schedules of all processes have one length
 
     def training_key(self, concept: int) -> str:
         """SHA-256 over everything that the training of one concept depends on; equal keys give equal LoRAs."""
@@ -289,16 +290,8 @@ class Mace(LightningModule):
         self.stage.close()
         own = {self.concepts[c].target: self.loras.factors(c) for c in self.latents}
         self.loras.remove(self.unet)
-        for factors, losses in self.gather((own, self.losses)):
+        for factors, losses in gathered(self.trainer, (own, self.losses)):
             self.factors |= factors
             self.losses |= losses
         self.edit = fusion(self.T, self.sums, self.factors, self.keep_fuse)
         set_weights(self.unet, self.edit.weights({n: w.cpu() for n, w in self.original.items()}))
-
-    def gather(self, value: Any) -> list[Any]:
-        """The values of all processes, on each of them."""
-        if self.trainer.world_size == 1:
-            return [value]
-        gathered: list[Any] = [None] * self.trainer.world_size
-        torch.distributed.all_gather_object(gathered, value)
-        return gathered
