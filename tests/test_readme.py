@@ -11,7 +11,20 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SUBCOMMANDS = {
-    "erase.py": {"fit", "validate", "test", "predict", "cache", "fuse", "export", "merge", "inspect", "import-cache"},
+    "erase.py": {
+        "fit",
+        "validate",
+        "test",
+        "predict",
+        "cache",
+        "compare",
+        "attack",
+        "fuse",
+        "export",
+        "merge",
+        "inspect",
+        "import-cache",
+    },
     "train.py": {"fit", "validate", "test", "predict"},
 }
 

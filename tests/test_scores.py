@@ -4,11 +4,13 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from runs import checksums, config
+from finished import finished_run
+from runs import checksums, config, exit_message
 
 from mace_pl.artifacts import write_tensors
 from mace_pl.cli import erase_main
 from mace_pl.erasure import harmonic
+from mace_pl.export.run import export_run
 from mace_pl.sampling import draw
 from mace_pl.scores import ClipClassifier
 
@@ -110,4 +112,47 @@ def test_bad_settings_are_refused(
     with pytest.raises(SystemExit) as stop:
         erase_main([*command(toy_pipeline, toy_clip, tmp_path / "s.json"), *(m.replace("OTHER", other) for m in more)])
     assert message in str(stop.value.code) + capsys.readouterr().err
+    assert not (tmp_path / "s.json").exists()
+
+
+def test_pipelines_are_compared_with_runs(toy_pipeline: Path, toy_clip: Path, tmp_path: Path) -> None:
+    erase_main(config(tmp_path, toy_pipeline, "ships", [{"target": "ship", "anchor": "sky"}]))
+    whole = (tmp_path / "ships" / "pipeline").rename(tmp_path / "competitor")
+    runs = ["compare", str(tmp_path / "ships"), str(whole)]
+    erase_main([*runs, *command(toy_pipeline, toy_clip, tmp_path / "s.json")[1:], "--model.targets", "[ship]"])
+    scores = json.loads((tmp_path / "s.json").read_text())["scores"]
+    assert set(scores) == {"original", "ships", "competitor"}
+    assert scores["ships"]["after"]["top1"] == scores["competitor"]["after"]["top1"]  # the same weights twice
+    page = (tmp_path / "s.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png") >= 2 * 2 * 3 and "competitor" in page
+
+
+def test_scores_reach_a_logger(toy_pipeline: Path, toy_clip: Path, tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    pytest.importorskip("tensorboard.summary")
+    run = finished_run(tmp_path / "run", toy_pipeline)
+    export_run(run=str(run), format="refined")
+    args = command(toy_pipeline, toy_clip, tmp_path / "s.json")
+    args[args.index("--trainer.logger") + 1] = "TensorBoardLogger"
+    erase_main([*args, "--trainer.logger.save_dir", str(tmp_path / "logs"), "--model.runs", f"[{run}]"])
+    events = accumulator.EventAccumulator(str(next((tmp_path / "logs").rglob("events.*")).parent))
+    events.Reload()
+    tags = events.Tags()
+    written = json.loads((tmp_path / "s.json").read_text())["scores"]["run"]["after"]["top1"]
+    assert events.Scalars("run/top1/acc_s")[0].value == pytest.approx(written["acc_s"])
+    assert "run/ship" in tags["images"]
+
+
+@pytest.mark.parametrize("content", [None, b"no picture"])
+def test_a_reference_that_cannot_be_read_is_named(
+    toy_pipeline: Path, toy_clip: Path, tmp_path: Path, content: bytes | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "reference"
+    folder.mkdir()
+    if content is not None:
+        (folder / "a.png").write_bytes(content)
+    said = exit_message(
+        [*command(toy_pipeline, toy_clip, tmp_path / "s.json"), "--model.reference", str(folder)], capsys
+    )
+    assert "model.reference" in said and ("holds no picture" if content is None else "a.png does not decode") in said
     assert not (tmp_path / "s.json").exists()

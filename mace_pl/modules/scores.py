@@ -92,10 +92,13 @@ class ErasureScores(LightningModule):
         Raises:
             ValueError: neither of both, one made from another model, or a pipeline without targets.
         """
-        if (folder / "model_index.json").is_file():
+        run = self.runs[name]
+        hub = not folder.exists() and run.count("/") == 1 and not resolve(Path(run).parent).is_dir()
+        if hub or (folder / "model_index.json").is_file():
             if not targets:
-                raise ValueError(f"model.targets is empty, and the pipeline {folder} does not say what it erases.")
-            self.pipelines[name] = load_pipeline(str(folder))
+                raise ValueError(f"model.targets is empty, and the pipeline {run} does not say what it erases.")
+            self.pipelines[name] = load_pipeline(run)
+            self.fingerprints[name] = model_fingerprint(self.pipelines[name])
             self.weights[name], self.targets[name] = {}, targets
             return
         file = folder / "refined.safetensors"
