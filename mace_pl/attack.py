@@ -66,11 +66,14 @@ def diffusion_loss(pipeline: Any, latents: Tensor, text_1TD: Tensor, noise: Tens
         timesteps: [N].
     """
     scheduler = pipeline.scheduler
-    noisy = scheduler.add_noise(latents, noise, timesteps)
-    predicted = pipeline.unet(noisy, timesteps, encoder_hidden_states=text_1TD.expand(len(latents), -1, -1)).sample
+    kept = scheduler.alphas_cumprod.to(latents)[timesteps].view(-1, 1, 1, 1)
+    signal, spread = kept.sqrt(), (1 - kept).sqrt()
+    noisy = signal * latents + spread * noise
+    text = text_1TD.expand(len(latents), -1, -1)
+    predicted = pipeline.unet(noisy, timesteps, encoder_hidden_states=text).sample
     wanted = noise
     if scheduler.config.prediction_type == "v_prediction":
-        wanted = scheduler.get_velocity(latents, noise, timesteps)
+        wanted = signal * noise - spread * latents
     return (predicted - wanted).square().mean()
 
 

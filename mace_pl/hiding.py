@@ -15,11 +15,8 @@ def misspelled(target: str) -> list[str]:
     words = target.split()
     place = max(range(len(words)), key=lambda i: len(words[i]))
     word, m = words[place], len(words[place]) // 2
-    changed = [
-        word[:m] + word[m + 1 :],
-        word[: m - 1] + word[m] + word[m - 1] + word[m + 1 :],
-        word[:m] + word[m - 1 :],
-    ]
+    swapped = word[: m - 1] + word[m] + word[m - 1] + word[m + 1 :]
+    changed = [word[:m] + word[m + 1 :], swapped, word[:m] + word[m - 1 :]]
     if len(word) < 3:
         changed = [word + word[-1]]
     found = [" ".join([*words[:place], other, *words[place + 1 :]]) for other in changed]

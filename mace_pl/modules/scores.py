@@ -83,7 +83,7 @@ class ErasureScores(LightningModule):
         self.clip = ClipEncoder(classifier)
         self.features = ClipFeatures(classifier) if features is None else features
         self.reference = reference
-        self.references = None if reference is None else read_folder(resolve(reference), "model.reference")
+        self.references = [] if reference is None else self.read_reference(reference)
         self.scores: dict[str, Any] = {}
 
     def read(self, name: str, folder: Path, targets: list[str] | None) -> None:
@@ -112,6 +112,13 @@ class ErasureScores(LightningModule):
         self.weights[ORIGINAL] |= {key: own[key].clone() for key in weights}
         self.weights[name] = weights
         self.targets[name] = [concept["target"] for concept in meta["concepts"]]
+
+    def read_reference(self, reference: str) -> list[Path]:
+        """The files of the reference folder, each of which decodes."""
+        files = read_folder(resolve(reference), "model.reference")
+        for file in files:
+            read_pictures([file], "model.reference")
+        return files
 
     def setup(self, stage: str) -> None:
         """The texts of the classes in each template, and a table per model."""
@@ -212,9 +219,9 @@ class ErasureScores(LightningModule):
         """FID, KID and the mean distance of each run over its kept names, against the reference or the original."""
         names = self.words.names
         reference = None
-        if self.references is not None:
-            pictures = read_pictures(self.references, "model.reference")
-            parts = [self.features(pictures[i : i + 50])[0].cpu() for i in range(0, len(pictures), 50)]
+        if self.references:
+            batches = [self.references[i : i + 50] for i in range(0, len(self.references), 50)]
+            parts = [self.features(read_pictures(batch, "model.reference"))[0].cpu() for batch in batches]
             reference = torch.cat(parts)
             own = drawn_features(tables[ORIGINAL], list(range(len(names))))
             self.scores[ORIGINAL]["quality"] = compare(reference, own, self.kid_subset)
