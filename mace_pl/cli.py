@@ -174,7 +174,7 @@ def _file_args(args: list[str], option: str, many: bool = False) -> list[str]:
 
 
 def _compare_args(args: list[str]) -> list[str]:
-    """``RUN_A RUN_B --config …`` to options of ``test``; the runs go behind the configuration, which may name others."""
+    """``RUN_A RUN_B --config …`` to options of ``test``; the runs go behind the configuration."""
     runs = args[: next((i for i, word in enumerate(args) if word.startswith("-")), len(args))]
     if len(runs) < 2:
         raise ValueError("give at least two runs or pipelines first, as in compare RUN_A RUN_B --config …")

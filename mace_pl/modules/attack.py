@@ -99,12 +99,8 @@ class Attack(LightningModule):
         self.original, self.edited = load_pipeline(pretrained), load_edited(pretrained, edited)
         check_attackable(self.edited)
         self.steps, self.guidance, self.seed = steps, guidance, seed
-        self.tokens, self.attack_steps, self.attack_lr, self.attack_samples = (
-            tokens,
-            attack_steps,
-            attack_lr,
-            attack_samples,
-        )
+        self.tokens, self.attack_samples = tokens, attack_samples
+        self.attack_steps, self.attack_lr = attack_steps, attack_lr
         self.unets = torch.nn.ModuleList([self.original.unet, self.edited.unet])
         fingerprints = {"original": model_fingerprint(self.original), "edited": model_fingerprint(self.edited)}
         own = {"steps": steps, "guidance": guidance, "tokens": tokens, "attack_steps": attack_steps}
