@@ -22,6 +22,7 @@ from mace_pl.data.captions import Captions
 from mace_pl.data.concepts import ConceptData
 from mace_pl.data.evaluation import EvaluationPrompts
 from mace_pl.data.prompts import Prompts
+from mace_pl.detecting import detect
 from mace_pl.export.run import export_run
 from mace_pl.fusing import fuse_run
 from mace_pl.importing import import_cache
@@ -43,6 +44,7 @@ USAGE = """usage: erase.py COMMAND [options]   (erase.py COMMAND --help explains
   test    score an edited model beside its original
   compare several runs or pipelines in one table and one page
   attack  try to bring erased targets back: hidden prompts, and tokens optimised against the edit
+  detect  count explicit content in folders of pictures (extra nudenet)
   fuse    fuse a finished run again, without some concepts or with other weights, without training
   export  write a finished run in another format: pipeline, refined, edit, lora or single_file
   merge   add statistics of captions that were made apart
@@ -212,6 +214,8 @@ def _run(command: str, rest: list[str]) -> None:
         _lightning(_TestCLI, ErasureScores, EvaluationPrompts, ["test", *_compare_args(rest)])
     elif command == "attack":
         _lightning(_AttackCLI, Attack, AttackPrompts, ["attack", *rest])
+    elif command == "detect":
+        print(f"Written to {auto_cli(detect, args=_file_args(rest, '--folders', True), as_positional=False)}")
     elif command == "fuse":
         print(f"Written to {auto_cli(fuse_run, args=_fuse_args(rest), as_positional=False)}")
     elif command == "export":
