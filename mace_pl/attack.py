@@ -70,7 +70,7 @@ def diffusion_loss(pipeline: Any, latents: Tensor, text_1TD: Tensor, noise: Tens
     signal, spread = kept.sqrt(), (1 - kept).sqrt()
     noisy = signal * latents + spread * noise
     text = text_1TD.expand(len(latents), -1, -1)
-    predicted = pipeline.unet(noisy, timesteps, encoder_hidden_states=text).sample
+    predicted: Tensor = pipeline.unet(noisy, timesteps, encoder_hidden_states=text).sample
     wanted = noise
     if scheduler.config.prediction_type == "v_prediction":
         wanted = signal * noise - spread * latents

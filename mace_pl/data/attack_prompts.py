@@ -75,13 +75,14 @@ class AttackPrompts(LightningDataModule):
 
     def batches(self) -> list[dict[str, Any]]:
         """{target, kind, prompt, seed} with lists of prompts and seeds; a gradient attack is a batch of its own."""
-        found = []
+        found: list[dict[str, Any]] = []
         for target, kinds in self.prompts.items():
             for kind, prompts in kinds.items():
                 rows = [(prompt, seed) for prompt in prompts for seed in range(self.seeds)]
                 for start in range(0, len(rows), self.batch_size):
-                    prompt, seed = zip(*rows[start : start + self.batch_size], strict=True)
-                    found.append({"target": target, "kind": kind, "prompt": list(prompt), "seed": list(seed)})
+                    part = rows[start : start + self.batch_size]
+                    lists = {"prompt": [prompt for prompt, _ in part], "seed": [seed for _, seed in part]}
+                    found.append({"target": target, "kind": kind, **lists})
             for seed in range(self.attacks):
                 plain = [kinds["plain"][0]]
                 found.append({"target": target, "kind": GRADIENT, "prompt": plain, "seed": [seed]})
