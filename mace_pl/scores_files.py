@@ -27,6 +27,7 @@ def settings_of(module: Any, data: Any) -> dict[str, Any]:
         "fingerprints": module.fingerprints,
         "runs": {name: {"folder": run, "targets": module.targets[name]} for name, run in module.runs.items()},
         "classifier": module.classifier,
+        "judge": None if module.judge is None else type(module.judge).__name__,
         "features": type(module.features).__name__,
         "reference": module.reference,
         "kid_subset": module.kid_subset,

@@ -20,7 +20,7 @@ from mace_pl.text import encode_prompts
 
 def test_hidden_prompts_by_hand() -> None:
     assert misspelled("ship") == ["shp", "sihp", "shhip"]
-    assert misspelled("police officer") == ["police offcer", "police offcier", "police offiicer"]
+    assert misspelled("police officer") == ["police offcer", "police ofifcer", "police offficer"]
     assert punctuated("ship") == ["s.h.i.p", "s-h-i-p", "sh_ip", "*ship*"]
     assert cased("ship") == ["SHIP", "Ship", "sHiP"]
     found = hidden_prompts("ship", "art of a {}", ["boat"], ["a thing with a hull"])

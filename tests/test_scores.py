@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -156,3 +158,39 @@ def test_a_reference_that_cannot_be_read_is_named(
     )
     assert "model.reference" in said and ("holds no picture" if content is None else "a.png does not decode") in said
     assert not (tmp_path / "s.json").exists()
+
+
+def test_another_judge_counts_what_it_cannot_see(
+    toy_pipeline: Path, toy_clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = finished_run(tmp_path / "run", toy_pipeline)
+    export_run(run=str(run), format="refined")
+    args = [*command(toy_pipeline, toy_clip, tmp_path / "s.json"), "--model.runs", f"[{run}]"]
+    judge = ["--model.judge.class_path", "judges.Brightness", "--model.judge.init_args.names"]
+    erase_main([*args, *judge, "[cat, moon, dog, ship]"])
+    found = json.loads((tmp_path / "s.json").read_text())["scores"]["run"]
+    # eleven or ten pictures in batches of three, by word and seed: every third is blank
+    assert any("pictures after show nothing to judge" in gap for gap in found["missing"])
+    assert found["after"]["top1"]["acc_s"] <= 1 and set(found["after"]["top1"]["by_word"]) >= {"ship", "dog", "cat"}
+    assert all(set(row["seen_as"]) <= {"ship", "dog", "cat"} for row in found["concepts"])
+    other = [*args, "--model.output", str(tmp_path / "t.json"), *judge, "[cat, moon]"]
+    assert "the judge does not know ship, dog" in exit_message(other, capsys)
+
+
+def test_two_processes_score_what_one_scores(toy_pipeline: Path, toy_clip: Path, tmp_path: Path) -> None:
+    run = finished_run(tmp_path / "run", toy_pipeline)
+    export_run(run=str(run), format="refined")
+    scores = {}
+    for name, more in {"one": [], "two": ["--trainer.devices", "2", "--trainer.strategy", "ddp"]}.items():
+        args = command(toy_pipeline, toy_clip, tmp_path / f"{name}.json")
+        args += ["--model.runs", f"[{run}]", "--model.kid_subset", "4", "--trainer.accelerator", "cpu"]
+        script = Path(__file__).resolve().parent.parent / "erase.py"
+        done = subprocess.run([sys.executable, str(script), *args, *more], capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
+        scores[name] = json.loads((tmp_path / f"{name}.json").read_text())["scores"]["run"]
+    one, two = scores["one"], scores["two"]
+    assert one["after"]["top1"]["by_word"] == two["after"]["top1"]["by_word"]
+    for kind in ("probability", "clip_score"):  # pictures may differ by 1/255 where batches do
+        assert one["after"][kind]["by_word"] == pytest.approx(two["after"][kind]["by_word"], rel=1e-2)
+    for key in ("fid", "kid", "distance"):
+        assert one["quality"][key] == pytest.approx(two["quality"][key], rel=0.05, abs=1e-4)

@@ -39,6 +39,8 @@ class ErasureScores(LightningModule):
         guidance: classifier-free guidance scale.
         overwrite: replace ``output`` where it exists.
         targets: what the pipelines among ``runs`` erase; runs of ``fit`` bring their own.
+        judge: what says which name a picture shows, in place of the classifier, such as a face-identity model: a
+            :class:`mace_pl.scores.Judge`.
         features: what FID, KID and the distance see of a picture; the classifier's picture side when None.
         reference: folder of pictures for FID and KID; those of the original model when None.
         kid_subset: pictures in each of KID's subsets.
@@ -56,6 +58,7 @@ class ErasureScores(LightningModule):
         guidance: float = 5.0,
         overwrite: bool = False,
         targets: list[str] | None = None,
+        judge: torch.nn.Module | None = None,
         features: torch.nn.Module | None = None,
         reference: str | None = None,
         kid_subset: int = 50,
@@ -82,6 +85,7 @@ class ErasureScores(LightningModule):
             self.read(name, resolve(run), targets)
         self.clip = ClipEncoder(classifier)
         self.features = ClipFeatures(classifier) if features is None else features
+        self.judge: Any = judge
         self.reference = reference
         self.references = [] if reference is None else self.read_reference(reference)
         self.scores: dict[str, Any] = {}
@@ -127,6 +131,8 @@ class ErasureScores(LightningModule):
         synonyms = {t: words for t, words in data.synonyms.items() if t in erased or not self.runs}
         self.words = Words(data.names, synonyms)
         self.own = [data.names.index(self.words.meaning[word]) for word in self.words.all]
+        if self.judge is not None:
+            self.own_judge(data.names)
         texts = [self.clip.text([t.replace("{}", name) for name in data.names]) for t in data.templates]
         self.register_buffer("texts", torch.stack(texts), persistent=False)
         shape = (len(self.words.all), len(data.templates), data.seeds)
@@ -135,6 +141,30 @@ class ErasureScores(LightningModule):
         folder = self.output.with_name(f"{self.output.stem}_pictures")
         self.gallery = Shown(folder, first_cells(len(data.templates), data.seeds, self.shown))
         self.near = {name: self.next_to(targets) for name, targets in self.targets.items()}
+
+    def own_judge(self, names: list[str]) -> None:
+        """Find the data's names among those of the judge.
+
+        Raises:
+            ValueError: it does not know one.
+        """
+        unknown = [name for name in names if name not in self.judge.names]
+        if unknown:
+            raise ValueError(f"data.names: the judge does not know {', '.join(unknown)}. It knows {self.judge.names}.")
+        self.columns = [self.judge.names.index(name) for name in names]
+        self.places = torch.full((len(self.judge.names),), -1)
+        self.places[self.columns] = torch.arange(len(names))
+
+    def judged(self, pictures: list[Image.Image], image: Tensor, template: int) -> tuple[Tensor, Tensor, Tensor]:
+        """What is seen: [N] the class or −1, [N, C] probabilities, [N] bool where there is nothing to judge."""
+        if self.judge is None:
+            texts: Any = self.texts
+            probabilities = self.clip.probabilities(image, texts[template])
+            return probabilities.argmax(-1), probabilities, torch.zeros(len(pictures), dtype=torch.bool)
+        chances = self.judge(pictures)
+        blank = chances.sum(-1) == 0
+        seen = self.places.to(chances.device)[chances.argmax(-1)].masked_fill(blank, -1)
+        return seen, chances[:, self.columns], blank
 
     def next_to(self, targets: list[str]) -> dict[str, dict[str, list[str]]]:
         """The kept names next to each target, by the texts of the classifier."""
@@ -184,15 +214,17 @@ class ErasureScores(LightningModule):
         template = batch["template"]
         places = [self.words.all.index(batch["word"][i]) for i in rows]
         cells = [(place, template, batch["seed"][i]) for place, i in zip(places, rows, strict=True)]
-        texts: Any = self.texts
         image = self.clip.image(pictures)
+        seen, probabilities, blank = self.judged(pictures, image, template)
+        own = torch.tensor([self.own[place] for place in places], device=self.device)
         prompts = self.clip.text([batch["prompt"][i] for i in rows])
         features, layers = self.features(pictures)
         there = [layer[rows] for layer in originals] or layers
         table.update(
             torch.tensor(cells, device=self.device),
-            torch.tensor([self.own[place] for place in places], device=self.device),
-            self.clip.probabilities(image, texts[template]),
+            seen,
+            blank,
+            probabilities.gather(1, own.unsqueeze(1))[:, 0],
             clip_score(image, prompts),
             perceptual_distance(there, layers),
             features,
