@@ -107,10 +107,8 @@ def run_results(before: Tables, after: Tables, words: Words, targets: Sequence[s
     for when, tables in (("before", before), ("after", after)):
         blank = int(tables["blank"].sum())
         if blank:
-            said = (
-                f"{blank} of {int(tables['drawn'].sum())} pictures {when} show nothing to judge and count as not seen"
-            )
-            found["missing"].append(said)
+            drawn = int(tables["drawn"].sum())
+            found["missing"].append(f"{blank} of {drawn} pictures {when} show nothing to judge and count as not seen")
     if next(iter(first.values())).shape[1] < MIN_SEEDS:
         found["missing"].append(f"no intervals: they need data.seeds of {MIN_SEEDS} or more")
     return found

@@ -98,6 +98,8 @@ def other_model(folder: Path) -> Path:
         (["--model.runs", "[a/run, b/run]"], "folder names that differ"),
         (["--model.runs", "[OTHER]"], "another model"),
         (["--data.synonyms", "{moon: [luna]}"], "not in data.names"),
+        (["--data.synonyms", "{ship: [boat, dog]}"], "dog stands for two names"),
+        (["--model.kid_subset", "1"], "model.kid_subset=1"),
         (["--data.templates", "[a photo]"], "data.templates"),
         (["--data.seeds", "0"], "data.seeds=0"),
     ],
