@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from mace_pl.artifacts import read_tensors
 from mace_pl.edit import Edit, original_weights, set_weights
 from mace_pl.paths import resolve
+from mace_pl.pipelines import load_pipeline
 from mace_pl.text import encoder_fingerprint
 
 HINT = "Give edit.safetensors, refined.safetensors, the output folder of fit, or a LoRA file."
@@ -31,6 +32,20 @@ def apply_files(pipeline: Any, files: Sequence[str], setting: str = "model.apply
     """
     for file in files:
         apply_file(pipeline, resolve(file), setting)
+
+
+def load_edited(pretrained: str, edited: str) -> Any:
+    """A pipeline that is edited: a whole one, or the base with a file or run on top.
+
+    Args:
+        pretrained: the base pipeline.
+        edited: a pipeline folder, or what :func:`apply_files` takes.
+    """
+    if (resolve(edited) / "model_index.json").is_file():
+        return load_pipeline(edited)
+    pipeline = load_pipeline(pretrained)
+    apply_files(pipeline, [edited], "model.edited")
+    return pipeline
 
 
 def apply_file(pipeline: Any, path: Path, setting: str) -> None:

@@ -17,15 +17,18 @@ from mace_pl.callbacks.caption_bar import CaptionBar
 from mace_pl.callbacks.export import Export
 from mace_pl.callbacks.progress import StageProgress
 from mace_pl.callbacks.resume import Resume
+from mace_pl.data.attack_prompts import AttackPrompts
 from mace_pl.data.captions import Captions
 from mace_pl.data.concepts import ConceptData
 from mace_pl.data.evaluation import EvaluationPrompts
 from mace_pl.data.prompts import Prompts
+from mace_pl.detecting import detect
 from mace_pl.export.run import export_run
 from mace_pl.fusing import fuse_run
 from mace_pl.importing import import_cache
 from mace_pl.inspecting import inspect_statistics
 from mace_pl.merging import merge_statistics
+from mace_pl.modules.attack import Attack
 from mace_pl.modules.mace import Mace
 from mace_pl.modules.sampler import Sampler
 from mace_pl.modules.scores import ErasureScores
@@ -39,6 +42,9 @@ USAGE = """usage: erase.py COMMAND [options]   (erase.py COMMAND --help explains
   cache   sum the statistics of captions that an edit preserves
   predict draw pictures of prompts by any model, on any number of devices
   test    score an edited model beside its original
+  compare several runs or pipelines in one table and one page
+  attack  try to bring erased targets back: hidden prompts, and tokens optimised against the edit
+  detect  count explicit content in folders of pictures (extra nudenet)
   fuse    fuse a finished run again, without some concepts or with other weights, without training
   export  write a finished run in another format: pipeline, refined, edit, lora or single_file
   merge   add statistics of captions that were made apart
@@ -114,6 +120,15 @@ class _PredictCLI(LightningCLI):
         parser.set_defaults({"trainer.logger": False})
 
 
+class _AttackCLI(LightningCLI):
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {"attack": {"model", "dataloaders", "datamodule"}}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.set_defaults({"trainer.logger": False})
+
+
 class _CacheCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -163,6 +178,14 @@ def _file_args(args: list[str], option: str, many: bool = False) -> list[str]:
     return [option, json.dumps(args[:end]) if many else args[0], *args[end:]]
 
 
+def _compare_args(args: list[str]) -> list[str]:
+    """``RUN_A RUN_B --config …`` to options of ``test``; the runs go behind the configuration."""
+    runs = args[: next((i for i, word in enumerate(args) if word.startswith("-")), len(args))]
+    if len(runs) < 2:
+        raise ValueError("give at least two runs or pipelines first, as in compare RUN_A RUN_B --config …")
+    return [*args[len(runs) :], "--model.runs", json.dumps(runs)]
+
+
 def erase_main(args: list[str] | None = None) -> None:
     """Edit a model: ``python erase.py fit --config ...``; other commands are listed by ``--help``."""
     words = sys.argv[1:] if args is None else list(args)
@@ -190,6 +213,12 @@ def _run(command: str, rest: list[str]) -> None:
         _lightning(_PredictCLI, Sampler, Prompts, ["predict", *rest])
     elif command == "test":
         _lightning(_TestCLI, ErasureScores, EvaluationPrompts, ["test", *rest])
+    elif command == "compare":
+        _lightning(_TestCLI, ErasureScores, EvaluationPrompts, ["test", *_compare_args(rest)])
+    elif command == "attack":
+        _lightning(_AttackCLI, Attack, AttackPrompts, ["attack", *rest])
+    elif command == "detect":
+        print(f"Written to {auto_cli(detect, args=_file_args(rest, '--folders', True), as_positional=False)}")
     elif command == "fuse":
         print(f"Written to {auto_cli(fuse_run, args=_fuse_args(rest), as_positional=False)}")
     elif command == "export":

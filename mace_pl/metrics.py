@@ -102,6 +102,7 @@ class PictureScores(Metric):
     full_state_update = False
     drawn: Tensor
     seen: Tensor
+    blank: Tensor
     probability: Tensor
     clip_score: Tensor
     distance: Tensor
@@ -110,7 +111,7 @@ class PictureScores(Metric):
     def __init__(self, words: int, templates: int, seeds: int, width: int) -> None:
         super().__init__()
         shape = (words, templates, seeds)
-        for name in ("drawn", "seen"):
+        for name in ("drawn", "seen", "blank"):
             self.add_state(name, torch.zeros(shape, dtype=torch.int64), dist_reduce_fx="sum")
         for name in ("probability", "clip_score", "distance"):
             self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
@@ -119,8 +120,9 @@ class PictureScores(Metric):
     def update(
         self,
         cells: Tensor,
-        own: Tensor,
-        probabilities: Tensor,
+        seen: Tensor,
+        blank: Tensor,
+        probability: Tensor,
         clip_score: Tensor,
         distance: Tensor,
         features: Tensor,
@@ -129,24 +131,26 @@ class PictureScores(Metric):
 
         Args:
             cells: [N, 3] indices of word, template and seed.
-            own: [N] the class that each should show.
-            probabilities: [N, C] of all classes.
+            seen: [N] the class that the judge sees, −1 where it is none of them.
+            blank: [N] bool, where the judge sees nothing at all, such as no face.
+            probability: [N] of the class that each should show.
             clip_score: [N].
             distance: [N] to the original model's picture of the same cell.
             features: [N, D].
         """
         cell = cells.unbind(1)
         self.drawn[cell] = 1
-        self.seen[cell] = probabilities.argmax(-1)
-        self.probability[cell] = probabilities.gather(1, own.unsqueeze(1))[:, 0].to(self.probability)
+        self.seen[cell] = seen
+        self.blank[cell] = blank.to(self.blank)
+        self.probability[cell] = probability.to(self.probability)
         self.clip_score[cell] = clip_score.to(self.clip_score)
         self.distance[cell] = distance.to(self.distance)
         self.features[cell] = features.to(self.features)
 
     def compute(self) -> dict[str, Tensor]:
-        """``drawn`` (0 or 1), ``seen`` (class), ``probability`` (of the own class), ``clip_score``, ``distance``.
+        """The tables: ``drawn``, ``seen``, ``blank``, ``probability``, ``clip_score``, ``distance``; ``features``.
 
-        [W, P, S] each; ``features`` [W, P, S, D]. All on the CPU.
+        [W, P, S] each, the features [W, P, S, D]; all on the CPU.
         """
-        names = ("drawn", "seen", "probability", "clip_score", "distance", "features")
+        names = ("drawn", "seen", "blank", "probability", "clip_score", "distance", "features")
         return {name: getattr(self, name).cpu() for name in names}

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torchmetrics.image import FrechetInceptionDistance, KernelInceptionDistance
+from torchmetrics.image.fid import FrechetInceptionDistance  # torchmetrics.image has both with torch-fidelity only
+from torchmetrics.image.kid import KernelInceptionDistance
 
 from mace_pl.scores import ClipEncoder
 

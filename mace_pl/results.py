@@ -104,6 +104,11 @@ def run_results(before: Tables, after: Tables, words: Words, targets: Sequence[s
     found["concepts"] = concept_rows(first, second, after, words, groups)
     missing = [target for target in targets if target not in words.names]
     found["missing"] = [f"{target!r} is not in data.names: its pictures are not scored" for target in missing]
+    for when, tables in (("before", before), ("after", after)):
+        blank = int(tables["blank"].sum())
+        if blank:
+            drawn = int(tables["drawn"].sum())
+            found["missing"].append(f"{blank} of {drawn} pictures {when} show nothing to judge and count as not seen")
     if next(iter(first.values())).shape[1] < MIN_SEEDS:
         found["missing"].append(f"no intervals: they need data.seeds of {MIN_SEEDS} or more")
     return found
@@ -137,7 +142,7 @@ def _of(members: Sequence[int], words: Words, *values: Tensor) -> tuple[list[Any
 
 def _seen_as(seen: Tensor, word: str, words: Words) -> dict[str, float]:
     """The classes that were seen in a word's pictures in place of its own, with their shares, most frequent first."""
-    counts = torch.bincount(seen.flatten(), minlength=len(words.names))
+    counts = torch.bincount(seen[seen >= 0], minlength=len(words.names))
     shares = {name: float(n) / seen.numel() for name, n in zip(words.names, counts.tolist(), strict=True) if n}
     shares.pop(words.meaning[word], None)
     return dict(sorted(shares.items(), key=lambda item: (-item[1], item[0])))

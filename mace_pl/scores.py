@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,6 +14,15 @@ from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
 from mace_pl.paths import resolve
+
+
+class Judge(Protocol):
+    """What says which of some names a picture shows, such as a face-identity model behind a face detector."""
+
+    names: list[str]
+
+    def __call__(self, pictures: Sequence[Image.Image]) -> Tensor:
+        """Probabilities [N, C] over ``names``; a row of zeros where there is nothing to judge, such as no face."""
 
 
 class ClipEncoder(torch.nn.Module):

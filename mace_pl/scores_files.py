@@ -27,6 +27,7 @@ def settings_of(module: Any, data: Any) -> dict[str, Any]:
         "fingerprints": module.fingerprints,
         "runs": {name: {"folder": run, "targets": module.targets[name]} for name, run in module.runs.items()},
         "classifier": module.classifier,
+        "judge": None if module.judge is None else type(module.judge).__name__,
         "features": type(module.features).__name__,
         "reference": module.reference,
         "kid_subset": module.kid_subset,
@@ -104,11 +105,12 @@ def log_scores(logger: Any, scores: Mapping[str, Any], gallery: Shown) -> None:
         figures = {f"{name}/{kind}/{k}": v for kind, values in found["after"].items() for k, v in scalars(values)}
         figures |= {f"{name}/{key}": value for key, value in scalars(found["quality"])}
         logger.log_metrics(figures, step=0)
-        add = getattr(logger.experiment, "add_image", None)
-        for row in found["concepts"] if add is not None else []:
+        if not hasattr(logger.experiment, "add_image"):
+            continue
+        for row in found["concepts"]:
             pairs = gallery.pairs((ORIGINAL, name), row["word"])
             if pairs:
-                add(f"{name}/{row['word']}", np.asarray(sheet(pairs)), 0, dataformats="HWC")
+                logger.experiment.add_image(f"{name}/{row['word']}", np.asarray(sheet(pairs)), 0, dataformats="HWC")
 
 
 def scalars(values: Mapping[str, Any]) -> list[tuple[str, float]]:

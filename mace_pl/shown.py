@@ -39,7 +39,7 @@ class Shown:
 
     def pairs(self, models: tuple[str, str], word: str) -> list[tuple[tuple[int, int], Path, Path]]:
         """(cell, picture of the first model, picture of the second) where both are there."""
-        found = [(cell, *[self.path(model, word, cell) for model in models]) for cell in self.cells]
+        found = [(cell, self.path(models[0], word, cell), self.path(models[1], word, cell)) for cell in self.cells]
         return [(cell, a, b) for cell, a, b in found if a.is_file() and b.is_file()]
 
 

@@ -9,7 +9,7 @@ from lightning import LightningDataModule, LightningModule, Trainer
 
 
 class MaceTrainer(Trainer):
-    """Lightning's Trainer with one more entry point, :meth:`cache`."""
+    """Lightning's Trainer with more entry points, :meth:`cache` and :meth:`attack`."""
 
     def cache(
         self, model: LightningModule, dataloaders: Any = None, datamodule: LightningDataModule | None = None
@@ -22,6 +22,18 @@ class MaceTrainer(Trainer):
             datamodule: the captions.
         """
         self.predict(model, dataloaders, datamodule, return_predictions=False)
+
+    def attack(
+        self, model: LightningModule, dataloaders: Any = None, datamodule: LightningDataModule | None = None
+    ) -> None:
+        """Try to bring erased targets back.
+
+        Args:
+            model: the module that draws and optimises, such as ``Attack``.
+            dataloaders: batches of prompts; or give ``datamodule``.
+            datamodule: the prompts.
+        """
+        self.test(model, dataloaders, datamodule=datamodule, verbose=False)
 
 
 def gathered(trainer: Any, value: Any) -> list[Any]:

@@ -114,7 +114,8 @@ def filled(seen: dict[str, list[int]]) -> PictureScores:
         cells = torch.tensor([[place, 0, seed] for seed in range(2)])
         chances = torch.nn.functional.one_hot(torch.tensor(classes), 3) * 0.7 + 0.1
         ones = torch.ones(2)
-        metric.update(cells, own, chances, 20 * ones, ones, torch.ones(2, 3))
+        chance, blank = chances.gather(1, own.unsqueeze(1))[:, 0], torch.zeros(2, dtype=torch.bool)
+        metric.update(cells, torch.tensor(classes), blank, chance, 20 * ones, ones, torch.ones(2, 3))
     return metric
 
 

@@ -10,10 +10,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SUBCOMMANDS = {
-    "erase.py": {"fit", "validate", "test", "predict", "cache", "fuse", "export", "merge", "inspect", "import-cache"},
-    "train.py": {"fit", "validate", "test", "predict"},
-}
+ERASE = "fit validate test predict compare attack detect cache fuse export merge inspect import-cache"
+SUBCOMMANDS = {"erase.py": set(ERASE.split()), "train.py": {"fit", "validate", "test", "predict"}}
 
 
 def commands() -> list[list[str]]:

@@ -1,14 +1,18 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from runs import checksums, config
+from finished import finished_run
+from runs import checksums, config, exit_message
 
 from mace_pl.artifacts import write_tensors
 from mace_pl.cli import erase_main
 from mace_pl.erasure import harmonic
+from mace_pl.export.run import export_run
 from mace_pl.sampling import draw
 from mace_pl.scores import ClipClassifier
 
@@ -94,6 +98,8 @@ def other_model(folder: Path) -> Path:
         (["--model.runs", "[a/run, b/run]"], "folder names that differ"),
         (["--model.runs", "[OTHER]"], "another model"),
         (["--data.synonyms", "{moon: [luna]}"], "not in data.names"),
+        (["--data.synonyms", "{ship: [boat, dog]}"], "dog stands for two names"),
+        (["--model.kid_subset", "1"], "model.kid_subset=1"),
         (["--data.templates", "[a photo]"], "data.templates"),
         (["--data.seeds", "0"], "data.seeds=0"),
     ],
@@ -111,3 +117,82 @@ def test_bad_settings_are_refused(
         erase_main([*command(toy_pipeline, toy_clip, tmp_path / "s.json"), *(m.replace("OTHER", other) for m in more)])
     assert message in str(stop.value.code) + capsys.readouterr().err
     assert not (tmp_path / "s.json").exists()
+
+
+def test_pipelines_are_compared_with_runs(toy_pipeline: Path, toy_clip: Path, tmp_path: Path) -> None:
+    erase_main(config(tmp_path, toy_pipeline, "ships", [{"target": "ship", "anchor": "sky"}]))
+    whole = (tmp_path / "ships" / "pipeline").rename(tmp_path / "competitor")
+    runs = ["compare", str(tmp_path / "ships"), str(whole)]
+    erase_main([*runs, *command(toy_pipeline, toy_clip, tmp_path / "s.json")[1:], "--model.targets", "[ship]"])
+    scores = json.loads((tmp_path / "s.json").read_text())["scores"]
+    assert set(scores) == {"original", "ships", "competitor"}
+    assert scores["ships"]["after"]["top1"] == scores["competitor"]["after"]["top1"]  # the same weights twice
+    page = (tmp_path / "s.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png") >= 2 * 2 * 3 and "competitor" in page
+
+
+def test_scores_reach_a_logger(toy_pipeline: Path, toy_clip: Path, tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    pytest.importorskip("tensorboard.summary")
+    run = finished_run(tmp_path / "run", toy_pipeline)
+    export_run(run=str(run), format="refined")
+    args = command(toy_pipeline, toy_clip, tmp_path / "s.json")
+    args[args.index("--trainer.logger") + 1] = "TensorBoardLogger"
+    erase_main([*args, "--trainer.logger.save_dir", str(tmp_path / "logs"), "--model.runs", f"[{run}]"])
+    events = accumulator.EventAccumulator(str(next((tmp_path / "logs").rglob("events.*")).parent))
+    events.Reload()
+    tags = events.Tags()
+    written = json.loads((tmp_path / "s.json").read_text())["scores"]["run"]["after"]["top1"]
+    assert events.Scalars("run/top1/acc_s")[0].value == pytest.approx(written["acc_s"])
+    assert "run/ship" in tags["images"]
+
+
+@pytest.mark.parametrize("content", [None, b"no picture"])
+def test_a_reference_that_cannot_be_read_is_named(
+    toy_pipeline: Path, toy_clip: Path, tmp_path: Path, content: bytes | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "reference"
+    folder.mkdir()
+    if content is not None:
+        (folder / "a.png").write_bytes(content)
+    said = exit_message(
+        [*command(toy_pipeline, toy_clip, tmp_path / "s.json"), "--model.reference", str(folder)], capsys
+    )
+    assert "model.reference" in said and ("holds no picture" if content is None else "a.png does not decode") in said
+    assert not (tmp_path / "s.json").exists()
+
+
+def test_another_judge_counts_what_it_cannot_see(
+    toy_pipeline: Path, toy_clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = finished_run(tmp_path / "run", toy_pipeline)
+    export_run(run=str(run), format="refined")
+    args = [*command(toy_pipeline, toy_clip, tmp_path / "s.json"), "--model.runs", f"[{run}]"]
+    judge = ["--model.judge.class_path", "judges.Brightness", "--model.judge.init_args.names"]
+    erase_main([*args, *judge, "[cat, moon, dog, ship]"])
+    found = json.loads((tmp_path / "s.json").read_text())["scores"]["run"]
+    # eleven or ten pictures in batches of three, by word and seed: every third is blank
+    assert any("pictures after show nothing to judge" in gap for gap in found["missing"])
+    assert found["after"]["top1"]["acc_s"] <= 1 and set(found["after"]["top1"]["by_word"]) >= {"ship", "dog", "cat"}
+    assert all(set(row["seen_as"]) <= {"ship", "dog", "cat"} for row in found["concepts"])
+    other = [*args, "--model.output", str(tmp_path / "t.json"), *judge, "[cat, moon]"]
+    assert "the judge does not know ship, dog" in exit_message(other, capsys)
+
+
+def test_two_processes_score_what_one_scores(toy_pipeline: Path, toy_clip: Path, tmp_path: Path) -> None:
+    run = finished_run(tmp_path / "run", toy_pipeline)
+    export_run(run=str(run), format="refined")
+    scores = {}
+    for name, more in {"one": [], "two": ["--trainer.devices", "2", "--trainer.strategy", "ddp"]}.items():
+        args = command(toy_pipeline, toy_clip, tmp_path / f"{name}.json")
+        args += ["--model.runs", f"[{run}]", "--model.kid_subset", "4", "--trainer.accelerator", "cpu"]
+        script = Path(__file__).resolve().parent.parent / "erase.py"
+        done = subprocess.run([sys.executable, str(script), *args, *more], capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
+        scores[name] = json.loads((tmp_path / f"{name}.json").read_text())["scores"]["run"]
+    one, two = scores["one"], scores["two"]
+    assert one["after"]["top1"]["by_word"] == two["after"]["top1"]["by_word"]
+    for kind in ("probability", "clip_score"):  # pictures may differ by 1/255 where batches do
+        assert one["after"][kind]["by_word"] == pytest.approx(two["after"][kind]["by_word"], rel=1e-2)
+    for key in ("fid", "kid", "distance"):
+        assert one["quality"][key] == pytest.approx(two["quality"][key], rel=0.05, abs=1e-4)

@@ -61,6 +61,11 @@ class EvaluationPrompts(LightningDataModule):
             if target not in names:
                 raise ValueError(f"data.synonyms names {target!r}, which is not in data.names={names}.")
 
+        words = names + [word for found in self.synonyms.values() for word in found]
+        twice = sorted({word for word in words if words.count(word) > 1})
+        if twice:
+            raise ValueError(f"data.synonyms: {', '.join(twice)} stands for two names, or twice. Name each word once.")
+
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Batches {prompt, seed, word}, lists of equal length, and the index of the batch's template."""
         words = self.names + [word for synonyms in self.synonyms.values() for word in synonyms]

@@ -42,6 +42,8 @@ class ErasureScores(LightningModule):
         guidance: classifier-free guidance scale.
         overwrite: replace ``output`` where it exists.
         targets: what the pipelines among ``runs`` erase; runs of ``fit`` bring their own.
+        judge: what says which name a picture shows, in place of the classifier, such as a face-identity model: a
+            :class:`mace_pl.scores.Judge`.
         features: what FID, KID and the distance see of a picture; the classifier's picture side when None.
         reference: folder of pictures for FID and KID; those of the original model when None.
         kid_subset: pictures in each of KID's subsets.
@@ -59,6 +61,7 @@ class ErasureScores(LightningModule):
         guidance: float = 5.0,
         overwrite: bool = False,
         targets: list[str] | None = None,
+        judge: torch.nn.Module | None = None,
         features: torch.nn.Module | None = None,
         reference: str | None = None,
         kid_subset: int = 50,
@@ -88,8 +91,9 @@ class ErasureScores(LightningModule):
             self.read(name, resolve(run), targets)
         self.clip = ClipEncoder(classifier)
         self.features = ClipFeatures(classifier) if features is None else features
+        self.judge: Any = judge
         self.reference = reference
-        self.references = None if reference is None else read_folder(resolve(reference), "model.reference")
+        self.references = [] if reference is None else self.read_reference(reference)
         self.scores: dict[str, Any] = {}
 
     def read(self, name: str, folder: Path, targets: list[str] | None) -> None:
@@ -98,10 +102,13 @@ class ErasureScores(LightningModule):
         Raises:
             ValueError: neither of both, one made from another model, or a pipeline without targets.
         """
-        if (folder / "model_index.json").is_file():
+        run = self.runs[name]
+        hub = not folder.exists() and run.count("/") == 1 and not resolve(Path(run).parent).is_dir()
+        if hub or (folder / "model_index.json").is_file():
             if not targets:
-                raise ValueError(f"model.targets is empty, and the pipeline {folder} does not say what it erases.")
-            self.pipelines[name] = load_pipeline(str(folder))
+                raise ValueError(f"model.targets is empty, and the pipeline {run} does not say what it erases.")
+            self.pipelines[name] = load_pipeline(run)
+            self.fingerprints[name] = model_fingerprint(self.pipelines[name])
             self.weights[name], self.targets[name] = {}, targets
             return
         file = folder / "refined.safetensors"
@@ -116,6 +123,13 @@ class ErasureScores(LightningModule):
         self.weights[name] = weights
         self.targets[name] = [concept["target"] for concept in meta["concepts"]]
 
+    def read_reference(self, reference: str) -> list[Path]:
+        """The files of the reference folder, each of which decodes."""
+        files = read_folder(resolve(reference), "model.reference")
+        for file in files:
+            read_pictures([file], "model.reference")
+        return files
+
     def setup(self, stage: str) -> None:
         """The texts of the classes in each template, and a table per model."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -123,6 +137,8 @@ class ErasureScores(LightningModule):
         synonyms = {t: words for t, words in data.synonyms.items() if t in erased or not self.runs}
         self.words = Words(data.names, synonyms)
         self.own = [data.names.index(self.words.meaning[word]) for word in self.words.all]
+        if self.judge is not None:
+            self.own_judge(data.names)
         texts = [self.clip.text([t.replace("{}", name) for name in data.names]) for t in data.templates]
         self.register_buffer("texts", torch.stack(texts), persistent=False)
         shape = (len(self.words.all), len(data.templates), data.seeds)
@@ -131,6 +147,30 @@ class ErasureScores(LightningModule):
         folder = self.output.with_name(f"{self.output.stem}_pictures")
         self.gallery = Shown(folder, first_cells(len(data.templates), data.seeds, self.shown))
         self.near = {name: self.next_to(targets) for name, targets in self.targets.items()}
+
+    def own_judge(self, names: list[str]) -> None:
+        """Find the data's names among those of the judge.
+
+        Raises:
+            ValueError: it does not know one.
+        """
+        unknown = [name for name in names if name not in self.judge.names]
+        if unknown:
+            raise ValueError(f"data.names: the judge does not know {', '.join(unknown)}. It knows {self.judge.names}.")
+        self.columns = [self.judge.names.index(name) for name in names]
+        self.places = torch.full((len(self.judge.names),), -1)
+        self.places[self.columns] = torch.arange(len(names))
+
+    def judged(self, pictures: list[Image.Image], image: Tensor, template: int) -> tuple[Tensor, Tensor, Tensor]:
+        """What is seen: [N] the class or −1, [N, C] probabilities, [N] bool where there is nothing to judge."""
+        if self.judge is None:
+            texts: Any = self.texts
+            probabilities = self.clip.probabilities(image, texts[template])
+            return probabilities.argmax(-1), probabilities, torch.zeros(len(pictures), dtype=torch.bool)
+        chances = self.judge(pictures)
+        blank = chances.sum(-1) == 0
+        seen = self.places.to(chances.device)[chances.argmax(-1)].masked_fill(blank, -1)
+        return seen, chances[:, self.columns], blank
 
     def next_to(self, targets: list[str]) -> dict[str, dict[str, list[str]]]:
         """The kept names next to each target, by the texts of the classifier."""
@@ -180,15 +220,17 @@ class ErasureScores(LightningModule):
         template = batch["template"]
         places = [self.words.all.index(batch["word"][i]) for i in rows]
         cells = [(place, template, batch["seed"][i]) for place, i in zip(places, rows, strict=True)]
-        texts: Any = self.texts
         image = self.clip.image(pictures)
+        seen, probabilities, blank = self.judged(pictures, image, template)
+        own = torch.tensor([self.own[place] for place in places], device=self.device)
         prompts = self.clip.text([batch["prompt"][i] for i in rows])
         features, layers = self.features(pictures)
         there = [layer[rows] for layer in originals] or layers
         table.update(
             torch.tensor(cells, device=self.device),
-            torch.tensor([self.own[place] for place in places], device=self.device),
-            self.clip.probabilities(image, texts[template]),
+            seen,
+            blank,
+            probabilities.gather(1, own.unsqueeze(1))[:, 0],
             clip_score(image, prompts),
             perceptual_distance(there, layers),
             features,
@@ -215,9 +257,9 @@ class ErasureScores(LightningModule):
         """FID, KID and the mean distance of each run over its kept names, against the reference or the original."""
         names = self.words.names
         reference = None
-        if self.references is not None:
-            pictures = read_pictures(self.references, "model.reference")
-            parts = [self.features(pictures[i : i + 50])[0].cpu() for i in range(0, len(pictures), 50)]
+        if self.references:
+            batches = [self.references[i : i + 50] for i in range(0, len(self.references), 50)]
+            parts = [self.features(read_pictures(batch, "model.reference"))[0].cpu() for batch in batches]
             reference = torch.cat(parts)
             own = drawn_features(tables[ORIGINAL], list(range(len(names))))
             self.scores[ORIGINAL]["quality"] = compare(reference, own, self.kid_subset)

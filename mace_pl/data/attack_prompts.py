@@ -1,0 +1,95 @@
+"""Prompts that try to bring erased targets back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader, IterableDataset
+
+from mace_pl.hiding import hidden_prompts
+
+GRADIENT = "gradient"
+
+
+class _Batches(IterableDataset[dict[str, Any]]):
+    """Batches of rows that share target and kind."""
+
+    def __init__(self, batches: list[dict[str, Any]]) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter(self.batches)
+
+
+class AttackPrompts(LightningDataModule):
+    """Each target asked for in hidden ways, and by free tokens that are optimised.
+
+    Args:
+        names: the classes of the classifier.
+        targets: the erased names among them.
+        synonyms: other words, by target.
+        descriptions: whole prompts that describe a target without its name, by target.
+        template: a prompt with ``{}`` for the name.
+        seeds: pictures per prompt, seeds 0 … seeds − 1.
+        attacks: seeds for which tokens are optimised; none switches the gradient attack off.
+        batch_size: pictures at once.
+    """
+
+    def __init__(
+        self,
+        names: list[str],
+        targets: list[str],
+        synonyms: dict[str, list[str]] | None = None,
+        descriptions: dict[str, list[str]] | None = None,
+        template: str = "a photo of a {}",
+        seeds: int = 5,
+        attacks: int = 5,
+        batch_size: int = 20,
+    ) -> None:
+        super().__init__()
+        unknown = [target for target in targets if target not in names]
+        if not targets or unknown:
+            raise ValueError(
+                f"data.targets={targets} must be some of data.names={names}; the classifier knows no other."
+            )
+        if template.count("{}") != 1:
+            raise ValueError(f"data.template={template!r} must contain {{}} once, where the name goes.")
+        for name, value, least in (("seeds", seeds, 1), ("attacks", attacks, 0), ("batch_size", batch_size, 1)):
+            if value < least:
+                raise ValueError(f"data.{name}={value} must be at least {least}.")
+        self.names, self.targets, self.template, self.seeds, self.attacks = names, targets, template, seeds, attacks
+        self.batch_size = batch_size
+        self.prompts = {
+            target: hidden_prompts(
+                target, template, (synonyms or {}).get(target, ()), (descriptions or {}).get(target, ())
+            )
+            for target in targets
+        }
+        self.kinds = list(dict.fromkeys(kind for found in self.prompts.values() for kind in found))
+        self.kinds += [GRADIENT] if attacks else []
+
+    def batches(self) -> list[dict[str, Any]]:
+        """{target, kind, prompt, seed} with lists of prompts and seeds; a gradient attack is a batch of its own."""
+        found: list[dict[str, Any]] = []
+        for target, kinds in self.prompts.items():
+            for kind, prompts in kinds.items():
+                rows = [(prompt, seed) for prompt in prompts for seed in range(self.seeds)]
+                for start in range(0, len(rows), self.batch_size):
+                    part = rows[start : start + self.batch_size]
+                    lists = {"prompt": [prompt for prompt, _ in part], "seed": [seed for _, seed in part]}
+                    found.append({"target": target, "kind": kind, **lists})
+            for seed in range(self.attacks):
+                plain = [kinds["plain"][0]]
+                found.append({"target": target, "kind": GRADIENT, "prompt": plain, "seed": [seed]})
+        return found
+
+    def test_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """The batches; each process takes every world-th."""
+        trainer = self.trainer
+        rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
+        return DataLoader(_Batches(self.batches()[rank::world]), batch_size=None)

@@ -1,0 +1,58 @@
+"""Counts of explicit content by hand, and the real detector where it is installed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from runs import exit_message
+
+from mace_pl.detecting import CURVE, Detections, NudeNet, counts, detect_with
+
+FOUND: list[Detections] = [[("FEET_EXPOSED", 0.7), ("FEET_EXPOSED", 0.5)], [], [("BELLY_EXPOSED", 0.6)]]
+
+
+def test_counts_by_hand() -> None:
+    found = counts(FOUND, 0.6)
+    assert found == {"parts": {"BELLY_EXPOSED": 1, "FEET_EXPOSED": 1}, "detections": 2, "pictures": 2, "of": 3}
+    assert counts(FOUND, 0.65)["pictures"] == 1
+    assert counts(FOUND, 0.5)["detections"] == 3
+    assert counts([], 0.5) == {"parts": {}, "detections": 0, "pictures": 0, "of": 0}
+
+
+class Redness:
+    """A detector of red pictures, whose score is how red they are."""
+
+    def __call__(self, picture: Image.Image) -> Detections:
+        red = float(np.asarray(picture)[..., 0].mean()) / 255
+        return [("RED", red)] if red > 0.25 else []
+
+
+def test_folders_are_counted_over_thresholds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, values in {"before": [255, 200, 0], "after": [128, 0, 0]}.items():
+        (tmp_path / name).mkdir()
+        for i, red in enumerate(values):
+            Image.new("RGB", (8, 8), (red, 0, 0)).save(tmp_path / name / f"{i}.png")
+    folders = [str(tmp_path / name) for name in ("before", "after")]
+    written = json.loads(detect_with(Redness(), folders, tmp_path / "out.json", 0.6).read_text())["folders"]
+    assert [written[folder]["detections"] for folder in folders] == [2, 0]
+    curve = {row["threshold"]: row["pictures"] for row in written[folders[1]]["curve"]}
+    assert list(curve) == list(CURVE) and curve[0.5] == 1 and curve[0.55] == 0
+    assert written[folders[0]]["found"]["1.png"][0][1] == pytest.approx(200 / 255)
+    assert "2 of 3" in capsys.readouterr().out
+
+
+def test_bad_input_ends_in_one_clear_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    more = ["--output", str(tmp_path / "out.json"), "--threshold", "2"]
+    assert "threshold=2" in exit_message(["detect", str(tmp_path), *more], capsys)
+
+
+def test_the_real_detector_runs(tmp_path: Path) -> None:
+    pytest.importorskip("nudenet")
+    for i, colour in enumerate(("white", "pink")):
+        Image.new("RGB", (64, 64), colour).save(tmp_path / f"{i}.png")
+    output = detect_with(NudeNet(), [str(tmp_path)], tmp_path / "out.json", 0.6)
+    assert json.loads(output.read_text())["folders"][str(tmp_path)]["of"] == 2
