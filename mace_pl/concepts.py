@@ -157,17 +157,22 @@ def aligned_positions(tokenizer: Any, target_prompt: str, anchor_prompt: str) ->
     return [*range(prefix), *target_tail[:length]], [*range(prefix), *anchor_tail[:length]]
 
 
+def token_span(tokenizer: Any, template: str, words: str) -> tuple[int, int]:
+    """Positions [start, stop) of the words' own tokens in the filled template, wherever the tokenizer cuts it."""
+    before = template.split("{}")[0]
+    # tokens are counted on the text up to the words, so that words which occur elsewhere too are found here
+    start = _length(tokenizer, before.strip()) - 1 if before.strip() else 1
+    return start, _length(tokenizer, (before + words).strip()) - 1
+
+
 def target_span(tokenizer: Any, template: str, target: str) -> tuple[int, int]:
     """Positions [start, stop) of the target's own tokens in the filled template.
 
     Raises:
         ValueError: truncation at the tokenizer's length cuts the target, or it has no token of its own.
     """
-    before, after = template.split("{}")
     size = tokenizer.model_max_length
-    # tokens are counted on the text up to the target, so that a target whose words occur elsewhere is found here
-    start = _length(tokenizer, before.strip()) - 1 if before.strip() else 1
-    stop = _length(tokenizer, (before + target).strip()) - 1
+    start, stop = token_span(tokenizer, template, target)
     if stop <= start or stop > size - 1:
         raise ValueError(
             f"data.templates: {template!r} does not show the target {target!r}: its tokens are {start} to {stop} of "
