@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,6 +120,24 @@ def read_templates(source: str | Sequence[str] | None, kind: str) -> list[str]:
         if line.count("{}") != 1:
             raise ValueError(f"data.templates: {line!r} must contain {{}} exactly once, where the target goes.")
     return lines
+
+
+def templates_of(
+    source: str | Sequence[str] | Mapping[str, str | Sequence[str]] | None, concepts: Sequence[Concept]
+) -> list[list[str]]:
+    """The templates of each concept; a mapping, given or in a YAML file, is looked up by target, then by kind.
+
+    Raises:
+        ValueError: a mapping with a name that is neither, or templates that cannot be used.
+    """
+    if isinstance(source, str) and resolve(source).is_file() and resolve(source).suffix in (".yaml", ".yml"):
+        source = yaml.safe_load(resolve(source).read_text(encoding="utf-8"))
+    if not isinstance(source, Mapping):
+        return [read_templates(source, concept.kind) for concept in concepts]
+    for name in set(source) - set(TEMPLATES) - {concept.target for concept in concepts}:
+        kinds = ", ".join(TEMPLATES)
+        raise ValueError(f"data.templates: {name!r} is neither a target nor a kind. Choose from {kinds}, or a target.")
+    return [read_templates(source.get(c.target, source.get(c.kind)), c.kind) for c in concepts]
 
 
 def _tokens(tokenizer: Any, prompt: str) -> list[int]:

@@ -1,4 +1,4 @@
-"""What is known before anything is trained: tokens, names that share them, and what the base model draws of a target."""
+"""What is known before training: tokens, names that share them, and what the base model draws of a target."""
 
 from __future__ import annotations
 

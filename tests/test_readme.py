@@ -11,7 +11,19 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SUBCOMMANDS = {
-    "erase.py": {"fit", "validate", "test", "predict", "cache", "fuse", "export", "merge", "inspect", "import-cache"},
+    "erase.py": {
+        "fit",
+        "validate",
+        "test",
+        "predict",
+        "cache",
+        "fuse",
+        "export",
+        "merge",
+        "inspect",
+        "import-cache",
+        "prompts",
+    },
     "train.py": {"fit", "validate", "test", "predict"},
 }
 
