@@ -34,6 +34,7 @@ from mace_pl.modules.sampler import Sampler
 from mace_pl.modules.scores import ErasureScores
 from mace_pl.modules.statistics import PromptStatistics
 from mace_pl.paths import with_bundled
+from mace_pl.prompting import write_prompts
 from mace_pl.trainer import MaceTrainer
 
 USAGE = """usage: erase.py COMMAND [options]   (erase.py COMMAND --help explains each)
@@ -47,6 +48,7 @@ USAGE = """usage: erase.py COMMAND [options]   (erase.py COMMAND --help explains
   detect  count explicit content in folders of pictures (extra nudenet)
   fuse    fuse a finished run again, without some concepts or with other weights, without training
   export  write a finished run in another format: pipeline, refined, edit, lora or single_file
+  prompts let a language model write prompts of the targets, into a file for data.templates
   merge   add statistics of captions that were made apart
   inspect print what statistics were made from, and their spectrum
   import-cache   read a cache of the published layout
@@ -223,6 +225,8 @@ def _run(command: str, rest: list[str]) -> None:
         print(f"Written to {auto_cli(fuse_run, args=_fuse_args(rest), as_positional=False)}")
     elif command == "export":
         print(f"Written to {auto_cli(export_run, args=rest, as_positional=False)}")
+    elif command == "prompts":
+        print(f"Written to {auto_cli(write_prompts, args=rest, as_positional=False)}")
     elif command == "merge":
         print(f"Written to {auto_cli(merge_statistics, args=_file_args(rest, '--files', True), as_positional=False)}")
     elif command == "inspect":

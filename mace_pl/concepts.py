@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,6 +122,24 @@ def read_templates(source: str | Sequence[str] | None, kind: str) -> list[str]:
     return lines
 
 
+def templates_of(
+    source: str | Sequence[str] | Mapping[str, str | Sequence[str]] | None, concepts: Sequence[Concept]
+) -> list[list[str]]:
+    """The templates of each concept; a mapping, given or in a YAML file, is looked up by target, then by kind.
+
+    Raises:
+        ValueError: a mapping with a name that is neither, or templates that cannot be used.
+    """
+    if isinstance(source, str) and resolve(source).is_file() and resolve(source).suffix in (".yaml", ".yml"):
+        source = yaml.safe_load(resolve(source).read_text(encoding="utf-8"))
+    if not isinstance(source, Mapping):
+        return [read_templates(source, concept.kind) for concept in concepts]
+    for name in set(source) - set(TEMPLATES) - {concept.target for concept in concepts}:
+        kinds = ", ".join(TEMPLATES)
+        raise ValueError(f"data.templates: {name!r} is neither a target nor a kind. Choose from {kinds}, or a target.")
+    return [read_templates(source.get(c.target, source.get(c.kind)), c.kind) for c in concepts]
+
+
 def _tokens(tokenizer: Any, prompt: str) -> list[int]:
     ids: list[int] = tokenizer(
         prompt, padding="max_length", truncation=True, max_length=tokenizer.model_max_length
@@ -157,17 +175,22 @@ def aligned_positions(tokenizer: Any, target_prompt: str, anchor_prompt: str) ->
     return [*range(prefix), *target_tail[:length]], [*range(prefix), *anchor_tail[:length]]
 
 
+def token_span(tokenizer: Any, template: str, words: str) -> tuple[int, int]:
+    """Positions [start, stop) of the words' own tokens in the filled template, wherever the tokenizer cuts it."""
+    before = template.split("{}")[0]
+    # tokens are counted on the text up to the words, so that words which occur elsewhere too are found here
+    start = _length(tokenizer, before.strip()) - 1 if before.strip() else 1
+    return start, _length(tokenizer, (before + words).strip()) - 1
+
+
 def target_span(tokenizer: Any, template: str, target: str) -> tuple[int, int]:
     """Positions [start, stop) of the target's own tokens in the filled template.
 
     Raises:
         ValueError: truncation at the tokenizer's length cuts the target, or it has no token of its own.
     """
-    before, after = template.split("{}")
     size = tokenizer.model_max_length
-    # tokens are counted on the text up to the target, so that a target whose words occur elsewhere is found here
-    start = _length(tokenizer, before.strip()) - 1 if before.strip() else 1
-    stop = _length(tokenizer, (before + target).strip()) - 1
+    start, stop = token_span(tokenizer, template, target)
     if stop <= start or stop > size - 1:
         raise ValueError(
             f"data.templates: {template!r} does not show the target {target!r}: its tokens are {start} to {stop} of "

@@ -35,6 +35,9 @@ def test_everything_promised_is_written(run: Path) -> None:
         assert {f"lora/{target}.safetensors", f"statistics/{target}.safetensors"} <= names
     assert {"config.yaml", "edit.safetensors", "refined.safetensors", "pipeline/model_index.json"} <= names
     assert {"report/before_after.png", "report/losses.png", "report/metrics.json", "report/summary.md"} <= names
+    rows = json.loads((run / "report/preflight.json").read_text())
+    assert [row["target"] for row in rows] == ["ship", "painter", "dog"]
+    assert all(len(row["spans"]) >= 30 and row["accuracy"] is None for row in rows)
     losses = json.loads((run / "report/metrics.json").read_text())["losses"]
     assert {t: m["steps"] for t, m in losses.items()} == {"ship": 3, "painter": 3, "dog": 3}
     assert not [f for f in run.parent.rglob("*.partial")]

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-ERASE = "fit validate test predict compare attack detect cache fuse export merge inspect import-cache"
+ERASE = "fit validate test predict compare attack detect cache fuse export merge inspect import-cache prompts"
 SUBCOMMANDS = {"erase.py": set(ERASE.split()), "train.py": {"fit", "validate", "test", "predict"}}
 
 

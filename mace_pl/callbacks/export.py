@@ -9,13 +9,14 @@ import yaml
 from lightning import Callback, LightningModule, Trainer
 from rich.console import Console
 
-from mace_pl.artifacts import claim_output, written_aside
+from mace_pl.artifacts import claim_output, write_json, written_aside
 from mace_pl.callbacks.report import Report
 from mace_pl.edit import save_concept
 from mace_pl.export.base import base_file
 from mace_pl.export.finished import PLACES, Finished, check_formats
 from mace_pl.export.single_file import check_single_file
 from mace_pl.pipelines import relative_to_project
+from mace_pl.preflight import preflight, show_preflight
 
 
 class Export(Callback):
@@ -70,6 +71,9 @@ class Export(Callback):
             data: Any = trainer.datamodule  # type: ignore[attr-defined]
             self.report = Report(data.concepts, self.kept, self.classifier, self.seeds)
             self.report.look("before", pl_module, trainer)
+            seen = self.report.accuracy.get("before", {})
+            self.rows = preflight(pl_module.pipeline, data.concepts, data.templates, self.kept, seen)
+            show_preflight(self.rows, Console())
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the run, aside and renamed, on one process."""
@@ -89,6 +93,7 @@ class Export(Callback):
         for c in module.concepts:
             save_concept(folder, c.target, module.sums[c.target], module.factors[c.target], meta | {"target": c.target})
         self.report.write(folder / "report", module.losses)
+        write_json(folder / "report" / "preflight.json", self.rows)
         original = {name: weight.cpu() for name, weight in module.original.items()}
         metrics = folder / "report" / "metrics.json"
         finished = Finished(module.pipeline, module.edit, original, meta | {"concepts": concepts}, self.config, metrics)

@@ -14,10 +14,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from mace_pl.artifacts import slug
-from mace_pl.concepts import Concept, read_concepts, read_templates
+from mace_pl.concepts import Concept, read_concepts, templates_of
 from mace_pl.paths import resolve
 from mace_pl.segment import NETWORKS, Segment
-from mace_pl.templates import TEMPLATES
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 MASKS = ("attention", *NETWORKS, "none")
@@ -94,8 +93,8 @@ class ConceptData(LightningDataModule):
 
     Args:
         concepts: a list of {target, anchor, kind: object|person|style, optional images, masks}, or a CSV or YAML file.
-        templates: prompts with ``{}`` where the target goes, as a list or a text file, or one of these for each kind;
-            default at least 30 of our own per kind.
+        templates: prompts with ``{}`` where the target goes, as a list or a text file, or one of these by kind or
+            target, which a YAML file (``erase.py prompts``) may hold too; default at least 30 of our own per kind.
         pictures: folder in which pictures drawn by the original model are kept, one folder per concept.
         images_per_concept: how many pictures the original model draws of each target.
         image_steps: denoising steps for those pictures.
@@ -139,11 +138,7 @@ class ConceptData(LightningDataModule):
             if value < 1:
                 raise ValueError(f"data.{name}={value} must be at least 1.")
         self.concepts: list[Concept] = read_concepts(concepts)
-        by_kind = templates if isinstance(templates, dict) else dict.fromkeys(TEMPLATES, templates)
-        unknown = sorted(set(by_kind) - set(TEMPLATES))
-        if unknown:
-            raise ValueError(f"data.templates: {unknown[0]!r} is no kind. Choose from {', '.join(TEMPLATES)}.")
-        self.templates = [read_templates(by_kind.get(c.kind), c.kind) for c in self.concepts]
+        self.templates = templates_of(templates, self.concepts)
         self.pictures = Path(pictures)
         self.images_per_concept = images_per_concept
         self.image_steps = image_steps
