@@ -200,6 +200,7 @@ def test_compiled_blocks_give_the_same_gradients() -> None:
         )
     )
     plain = trained.gradients()
+    torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     with compiled(trained.unet):
         fast = trained.gradients()

@@ -1,6 +1,6 @@
 """Stages 1 and 3 of 100 concepts at the shapes of SD 1.4, beside the textbook form.
 
-Run it as ``python configs/benchmarks/closed_form.py``: about fifteen minutes on two CPU cores, nearly all of them for
+Run it as ``python configs/benchmarks/closed_form.py``: many minutes on two CPU cores, nearly all of them for
 the textbook form. Embeddings are given: 30 prompts of 77 tokens of width 768 for each concept, made from a seed when
 they are asked for, without counting the time; so are the 32 matrices and LoRAs of rank 1. The textbook form needs all
 tokens for each matrix and keeps them. Each form runs in a process of its own.

@@ -1,6 +1,6 @@
 """How time and memory grow with the number of concepts on the bundled model.
 
-Run it as ``python configs/benchmarks/growth.py --output growth.png``: about five minutes on two CPU cores. Each number
+Run it as ``python configs/benchmarks/growth.py --output growth.png``: some minutes on two CPU cores. Each number
 of concepts runs in a process of its own, from the model on the disk to the edited weights, on made-up pictures.
 """
 

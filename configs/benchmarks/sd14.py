@@ -1,6 +1,6 @@
 """Time and peak memory of a training step at the shapes of SD 1.4, beside a plain reference.
 
-Run it as ``python configs/benchmarks/sd14.py``: about ten minutes and 16 GB on two CPU cores. Weights are random, the
+Run it as ``python configs/benchmarks/sd14.py``: some minutes and about 10 GB on two CPU cores. Weights are random, the
 picture has 512 × 512 pixels. On a GPU, the table over the number of concepts side by side:
 ``python configs/benchmarks/sd14.py --device cuda --precision bf16 --side_by_side "[1, 2, 4, 8, 16]"``. Each row runs in
 a process of its own.

@@ -1,6 +1,6 @@
 """How many samples a second stage 2 trains on the bundled model, beside a plain reference.
 
-Run it as ``python configs/benchmarks/training.py``: about five minutes on two CPU cores. 16 concepts with made-up
+Run it as ``python configs/benchmarks/training.py``: some minutes on two CPU cores. 16 concepts with made-up
 pictures are trained side by side by the real module; the reference (``reference.py``) trains one of them. The two take
 turns. Ours counts everything from the encoding of the pictures to the last step.
 """

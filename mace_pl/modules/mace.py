@@ -189,22 +189,23 @@ class Mace(LightningModule):
         for part in (self.pipeline.vae, *text_parts(self.pipeline)[1]):
             part.cpu()  # not needed while LoRAs are trained
         if data.concepts_per_batch == "auto":
-            data.concepts_per_batch = self.fitting_concepts(data.own_concepts())
+            left = [c for c in data.own_concepts() if data.done.get(c, 0) < data.steps_per_concept]
+            data.concepts_per_batch = self.fitting_concepts(left)
         if self.compile_blocks:
             self.stage.enter_context(compiled(self.unet))
 
-    def fitting_concepts(self, own: Sequence[int]) -> int:
+    def fitting_concepts(self, left: Sequence[int]) -> int:
         """How many concepts are trained side by side: a step of one is run and measured, its gradient is dropped."""
-        chosen = LARGEST  # of a process without concepts
-        if own:
+        chosen = LARGEST  # of a process that has nothing left to train
+        if left:
             with LiveBytes() as live, self.trainer.precision_plugin.train_step_context():
-                self.losses_of(own[:1], 0).sum().backward()
+                self.losses_of(left[:1], 0).sum().backward()
             self.loras.activate(None)
             self.zero_grad(set_to_none=True)
             free = free_bytes(self.device)
             if free is not None and self.device.type == "cpu":
                 free //= self.trainer.num_devices  # the processes of a node share its memory
-            chosen = side_by_side(free, live.peak, len(own))
+            chosen = side_by_side(free, live.peak, len(left))
             known = "unknown" if free is None else f"{free / 2**20:,.0f} MB"
             rank_zero_info(f"Concepts side by side: {chosen} (one takes {live.peak / 2**20:,.1f} MB, free: {known})")
         return int(min(gathered(self.trainer, chosen)))  # the schedules of all processes have one length

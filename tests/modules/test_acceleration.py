@@ -85,6 +85,7 @@ def test_captured_blocks_give_the_same_weights(
 ) -> None:
     """Blocks are captured and differentiated as for any backend; generating code for each takes minutes on CPU."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    torch._dynamo.reset()  # what another test has captured would be used again
     torch._dynamo.utils.counters.clear()
     module = train(toy_pipeline, pictures, data=DATA, compile=True, gradient_checkpointing=checkpointing)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 5
