@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,7 @@ def write_scores(module: Any) -> None:
         aside.write_text(report(content, module.gallery), encoding="utf-8")
     for logger in module.loggers:
         log_scores(logger, scores, module.gallery)
+    shutil.rmtree(module.gallery.folder, ignore_errors=True)  # the page holds its pictures
     console = Console()
     show(console, rows, scores)
     console.print(f"Written to {module.output}, {markdown} and {page}", highlight=False)

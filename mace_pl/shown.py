@@ -1,4 +1,4 @@
-"""The pictures that a report shows: written by the process that draws them, read by the one that writes the report."""
+"""The pictures of a report, on disk while it is made: any process draws them, one writes the report."""
 
 from __future__ import annotations
 

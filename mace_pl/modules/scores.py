@@ -144,7 +144,7 @@ class ErasureScores(LightningModule):
         shape = (len(self.words.all), len(data.templates), data.seeds)
         width = int(self.features.num_features)  # type: ignore[arg-type]
         self.tables = torch.nn.ModuleList(PictureScores(*shape, width) for _ in self.weights)
-        folder = self.output.with_name(f"{self.output.stem}_pictures")
+        folder = self.output.with_name(f".{self.output.name}.pictures.partial")
         self.gallery = Shown(folder, first_cells(len(data.templates), data.seeds, self.shown))
         self.near = {name: self.next_to(targets) for name, targets in self.targets.items()}
 
