@@ -58,7 +58,7 @@ def detector(folder: Path) -> Path:
             out_indices=[2, 3],
         ),
         text_config=BertConfig(vocab_size=len(words), max_position_embeddings=32, **size),
-        d_model=16,
+        d_model=32,  # its group norms have 32 groups
         num_feature_levels=2,
         num_queries=6,
         encoder_layers=1,

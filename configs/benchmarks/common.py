@@ -9,6 +9,7 @@ import os
 import platform
 import warnings
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +76,8 @@ class Peak:
 
 def alone(measure: Callable[..., Any], *arguments: Any) -> Any:
     """The result of a function in a process of its own, so that no other's memory counts."""
-    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        return pool.apply(_quietly, (torch.get_num_threads(), measure, *arguments))
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:  # a killed one is an error
+        return pool.submit(_quietly, torch.get_num_threads(), measure, *arguments).result()
 
 
 def _quietly(threads: int, measure: Callable[..., Any], *arguments: Any) -> Any:
