@@ -79,6 +79,7 @@ def test_float16_takes_the_loss_scale_out_before_it_clips(plain: Mace, pictures:
     assert relative(change(module), change(plain)) < 0.03
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_captured_blocks_give_the_same_weights(
     plain: Mace, pictures: Path, toy_pipeline: Path, checkpointing: bool, monkeypatch: pytest.MonkeyPatch
