@@ -104,7 +104,7 @@ def optimise_tokens(
         loss = diffusion_loss(pipeline, latents, text, noise, timesteps)
         (free.grad,) = torch.autograd.grad(loss, [free])
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     return (free * scale).detach(), losses
 
 
