@@ -1,6 +1,7 @@
 """Masks by CLIPSeg and by Grounding DINO with SAM: real classes at toy size, beside what the bare networks say."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -125,8 +126,14 @@ def masks_of(folder: Path) -> np.ndarray:
 
 
 def test_nothing_found_is_refused_unless_a_fallback_is_allowed(networks: dict[str, str], drawn: Path) -> None:
+    blind = drawn.parent.parent / "blind"  # a network that finds nothing anywhere
+    shutil.copytree(networks["clipseg"], blind)
+    model = CLIPSegForImageSegmentation.from_pretrained(blind)
+    model.decoder.transposed_convolution.bias.data.fill_(-1e6)
+    model.save_pretrained(blind)
+
     def run(fallback: str | None) -> None:
-        settings = Segment(**networks, clipseg_threshold=0.999, fallback=fallback)
+        settings = Segment(clipseg=str(blind), fallback=fallback)
         segment_pictures([Concept("ship", "sky")], drawn.parent, "clipseg", settings, CPU)
 
     with pytest.raises(ValueError, match=r"found no 'ship' in .*images/000\.png, .*001\.png. Lower the thresholds"):
