@@ -1,6 +1,7 @@
 """Masks by CLIPSeg and by Grounding DINO with SAM: real classes at toy size, beside what the bare networks say."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from transformers import CLIPSegForImageSegmentation, CLIPTokenizer, SamModel
 from mace_pl.cli import erase_main
 from mace_pl.concepts import Concept
 from mace_pl.preparing import ATTENTION, segment_pictures
-from mace_pl.segment import Seen, Segment, chosen_boxes, detect, find, words_for
+from mace_pl.segment import Seen, Segment, chosen_boxes, detect, find, sam, words_for
 
 CPU = torch.device("cpu")
 IMAGENET = (torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225]))
@@ -84,6 +85,13 @@ def test_all_boxes_are_a_union_and_batches_do_not_matter(networks: dict[str, str
         assert single.sum() > best.sum()
 
 
+def test_a_picture_without_boxes_has_an_empty_mask(networks: dict[str, str]) -> None:
+    boxes = [torch.zeros(0, 4), torch.tensor([[2.0, 2.0, 20.0, 20.0]])]
+    (found,) = sam([Seen("ship", noise(2))], [boxes], Segment(**networks), CPU)
+    assert found.shape == (2, SIDE, SIDE)
+    assert not found[0].any() and found[1].any()
+
+
 def test_boxes_are_chosen_by_score() -> None:
     scores, boxes = torch.tensor([0.2, 0.9, 0.4]), torch.arange(12.0).view(3, 4)
     assert chosen_boxes(scores, boxes, "best").tolist() == [boxes[1].tolist()]
@@ -118,9 +126,15 @@ def masks_of(folder: Path) -> np.ndarray:
 
 
 def test_nothing_found_is_refused_unless_a_fallback_is_allowed(networks: dict[str, str], drawn: Path) -> None:
+    blind = drawn.parent.parent / "blind"  # a network that finds nothing anywhere
+    shutil.copytree(networks["clipseg"], blind)
+    model = CLIPSegForImageSegmentation.from_pretrained(blind)
+    model.decoder.transposed_convolution.bias.data.fill_(-1e6)
+    model.save_pretrained(blind)
+
     def run(fallback: str | None) -> None:
-        settings = Segment(**networks, box_threshold=0.999, fallback=fallback)
-        segment_pictures([Concept("ship", "sky")], drawn.parent, "grounded_sam", settings, CPU)
+        settings = Segment(clipseg=str(blind), fallback=fallback)
+        segment_pictures([Concept("ship", "sky")], drawn.parent, "clipseg", settings, CPU)
 
     with pytest.raises(ValueError, match=r"found no 'ship' in .*images/000\.png, .*001\.png. Lower the thresholds"):
         run(None)

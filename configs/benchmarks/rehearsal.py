@@ -45,13 +45,15 @@ TARGETS = ("ship", "bird", "automobile", "cat", "deer", "dog", "frog", "horse", 
 CARDS = (8, 12, 16, 24, 40, 48, 80)  # GiB of memory that cards are sold with
 SPARE = 0.5  # GiB that the driver and the context take
 GIB = 1024**3
+WIDTHS = {False: (768, 1280), True: (64, 128)}  # of the first and the second text encoder; toy or not
 
 
 def unet_settings(family: str, toy: bool) -> dict[str, Any]:
     """The UNet's configuration; what is left out is diffusers' default, which is that of SD 1.x."""
+    first, second = WIDTHS[toy]
     if family == "sd1":
         small = {"block_out_channels": (32, 32, 32, 32), "norm_num_groups": 8}
-        settings = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
+        settings = {"sample_size": 64, "cross_attention_dim": first, "attention_head_dim": 8}
     else:
         small = {"block_out_channels": (32, 32, 32), "norm_num_groups": 8, "attention_head_dim": 4}
         small |= {"transformer_layers_per_block": (1, 1, 2)}
@@ -62,11 +64,11 @@ def unet_settings(family: str, toy: bool) -> dict[str, Any]:
             "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
             "transformer_layers_per_block": (1, 2, 10),
             "attention_head_dim": (5, 10, 20),
-            "cross_attention_dim": 2048,
+            "cross_attention_dim": first + second,
             "use_linear_projection": True,
             "addition_embed_type": "text_time",
             "addition_time_embed_dim": 256,
-            "projection_class_embeddings_input_dim": 6 * 256 + 1280,
+            "projection_class_embeddings_input_dim": 6 * 256 + second,
         }
     return settings | small | {"sample_size": 8} if toy else settings
 
@@ -86,13 +88,13 @@ def vae_settings(toy: bool) -> dict[str, Any]:
 
 def text_settings(second: bool, toy: bool) -> dict[str, Any]:
     """The configuration of CLIP ViT-L/14's text encoder, or of OpenCLIP ViT-bigG/14's."""
-    width, layers, heads = (1280, 32, 20) if second else (768, 12, 12)
+    width, layers = WIDTHS[toy][second], 32 if second else 12
     return {
-        "vocab_size": 49408,
+        "vocab_size": 4096 if toy else 49408,
         "hidden_size": width,
         "intermediate_size": 4 * width,
         "num_hidden_layers": 2 if toy else layers,
-        "num_attention_heads": heads,
+        "num_attention_heads": width // 64,
         "projection_dim": width,
         "hidden_act": "gelu" if second else "quick_gelu",
     }

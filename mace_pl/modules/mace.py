@@ -136,6 +136,7 @@ class Mace(LightningModule):
         self.prepare(data)
         self.concepts: list[Concept] = data.concepts
         self.guidance: float = data.image_guidance
+        self.pipeline.to(self.trainer.strategy.root_device)  # on every process alike, so that their sums are equal
         self.original = original_weights(self.unet)
         self.sums: dict[str, ConceptSums] = {}
         self.embeddings: list[Tensor] = []
