@@ -113,6 +113,9 @@ def save_half(model: Any, folder: Path) -> None:
         raise ValueError(f"{folder.name}: {bad[0]} is not finite: training diverged. Lower model.learning_rate.")
     with written_aside(folder) as aside:
         half.save_pretrained(aside, safe_serialization=True)
+        config = json.loads((aside / "config.json").read_text(encoding="utf-8"))
+        config.pop("_name_or_path", None)  # a folder of the machine that trained it
+        save_text(aside / "config.json", config)
 
 
 def save_text(path: Path, content: Any) -> None:

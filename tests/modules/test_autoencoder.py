@@ -88,6 +88,7 @@ def test_the_decoder_alone_is_trained_and_latents_stay(tmp_path: Path) -> None:
         torch.testing.assert_close(second.encode(pictures).latent_dist.mean, first.encode(pictures).latent_dist.mean)
     assert second.config.scaling_factor == first.config.scaling_factor
     assert error_of(second) < 0.9 * error_of(first)
+    assert str(tmp_path) not in (tmp_path / "second" / "vae" / "config.json").read_text()
 
 
 def test_existing_parts_are_refused_unless_overwrite(tmp_path: Path) -> None:
