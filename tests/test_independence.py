@@ -22,6 +22,8 @@ from mace_pl.modules.mace import Mace
 SCRIPT = Path(__file__).resolve().parent.parent / "erase.py"
 NAMES = ["ship", "painter", "dog", "cat", "bird", "house", "street", "person"]
 TOLERANCE = 1e-5
+OF_FACTORS = 1e-4  # AdamW divides a small gradient by its own size, and so its rounding too
+REDRAWN = 1e-4  # pictures drawn in other batches differ by a grey level here and there, and a mask by a pixel
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +38,14 @@ def concepts(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def eight(toy_pipeline: Path, concepts: list[dict[str, str]], tmp_path_factory: pytest.TempPathFactory) -> Mace:
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the first run draws, all runs learn from."""
+    return tmp_path_factory.mktemp("run") / "pictures"
+
+
+@pytest.fixture(scope="module")
+def eight(toy_pipeline: Path, concepts: list[dict[str, str]], pictures: Path) -> Mace:
     """The run that the others are compared with: all side by side."""
-    pictures = tmp_path_factory.mktemp("run") / "pictures"
     return train(toy_pipeline, pictures, concepts, {"concepts_per_batch": 8})
 
 
@@ -46,10 +53,10 @@ def weights(module: Mace) -> dict[str, Tensor]:
     return {f"{name}.weight": module.unet.get_submodule(name).weight.detach() for name in module.original}
 
 
-def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = TOLERANCE) -> None:
     assert found.keys() == expected.keys()
     for name in expected:
-        torch.testing.assert_close(found[name], expected[name], rtol=0, atol=TOLERANCE)
+        torch.testing.assert_close(found[name], expected[name], rtol=0, atol=tolerance)
 
 
 def assert_same_run(found: Mace, expected: Mace) -> None:
@@ -57,7 +64,7 @@ def assert_same_run(found: Mace, expected: Mace) -> None:
     for target, layers in expected.factors.items():
         for name, pair in layers.items():
             for one, other in zip(found.factors[target][name], pair, strict=True):
-                torch.testing.assert_close(one, other, rtol=0, atol=TOLERANCE)
+                torch.testing.assert_close(one, other, rtol=0, atol=OF_FACTORS)
 
 
 def test_eight_concepts_change_the_weights_and_each_its_own_way(eight: Mace) -> None:
@@ -70,25 +77,31 @@ def test_eight_concepts_change_the_weights_and_each_its_own_way(eight: Mace) -> 
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_groups_of_any_size_learn_the_same(
-    eight: Mace, toy_pipeline: Path, concepts: list[dict[str, str]], tmp_path: Path, count: int
+    eight: Mace, toy_pipeline: Path, concepts: list[dict[str, str]], pictures: Path, count: int
+) -> None:
+    assert_same_run(train(toy_pipeline, pictures, concepts, {"concepts_per_batch": count}), eight)
+
+
+def test_pictures_in_other_batches_teach_the_same(
+    eight: Mace, toy_pipeline: Path, concepts: list[dict[str, str]], tmp_path: Path
 ) -> None:
     """Pictures are drawn anew, in batches that begin and end within concepts."""
-    data = {"concepts_per_batch": count, "images_per_batch": 3}
-    assert_same_run(train(toy_pipeline, tmp_path / "pictures", concepts, data), eight)
+    data = {"concepts_per_batch": 8, "images_per_batch": 3}
+    found = train(toy_pipeline, tmp_path / "pictures", concepts, data)
+    assert_same(weights(found), weights(eight), REDRAWN)
 
 
 def test_any_order_learns_the_same(
-    eight: Mace, toy_pipeline: Path, concepts: list[dict[str, str]], tmp_path: Path
+    eight: Mace, toy_pipeline: Path, concepts: list[dict[str, str]], pictures: Path
 ) -> None:
     shuffled = [concepts[i] for i in (6, 1, 7, 0, 3, 5, 2, 4)]
-    data = {"concepts_per_batch": 3, "images_per_batch": 3}
-    assert_same_run(train(toy_pipeline, tmp_path / "pictures", shuffled, data), eight)
+    assert_same_run(train(toy_pipeline, pictures, shuffled, {"concepts_per_batch": 3}), eight)
 
 
 def test_two_processes_learn_the_same(
-    eight: Mace, toy_pipeline: Path, concepts: list[dict[str, str]], tmp_path: Path
+    eight: Mace, toy_pipeline: Path, concepts: list[dict[str, str]], pictures: Path, tmp_path: Path
 ) -> None:
-    args = config(tmp_path, toy_pipeline, "two", concepts, concepts_per_batch=3, images_per_batch=3)
+    args = config(tmp_path, toy_pipeline, "two", concepts, concepts_per_batch=3, pictures=str(pictures))
     more = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--save_pipeline", "false"]
     command = [sys.executable, str(SCRIPT), *args, *more]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -113,7 +126,7 @@ def test_two_processes_share_the_pictures_of_one_concept(toy_pipeline: Path, tmp
         assert len(one) == len(two) == 3
         for left, right in zip(one, two, strict=True):
             assert np.abs(np.asarray(left, dtype=int) - np.asarray(right, dtype=int)).max() <= 1
-    assert_same(load_file(tmp_path / "two" / "refined.safetensors"), weights(alone))
+    assert_same(load_file(tmp_path / "two" / "refined.safetensors"), weights(alone), REDRAWN)
 
 
 def test_as_many_as_fit_learn_the_same(
