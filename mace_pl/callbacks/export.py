@@ -53,7 +53,8 @@ class Export(Callback):
         self.folder = Path(output_dir)
         self.overwrite = overwrite
         check_formats(export or [], "export")
-        self.formats, self.save_pipeline = export, save_pipeline
+        self.export, self.save_pipeline = export, save_pipeline
+        self.formats: list[str] = []
         self.kept = kept or []
         self.classifier, self.seeds = classifier, report_seeds
         self.config = config or {}
@@ -61,9 +62,8 @@ class Export(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Draw the pictures of the model as it was."""
-        formats = (
-            ["single_file" if base_file(pl_module.pipeline) else "pipeline"] if self.formats is None else self.formats
-        )
+        own_form = "single_file" if base_file(pl_module.pipeline) else "pipeline"
+        formats = [own_form] if self.export is None else self.export
         self.formats = [name for name in formats if self.save_pipeline or name != "pipeline"]
         if "single_file" in self.formats:
             check_single_file(pl_module.pipeline)
@@ -97,7 +97,7 @@ class Export(Callback):
         original = {name: weight.cpu() for name, weight in module.original.items()}
         metrics = folder / "report" / "metrics.json"
         finished = Finished(module.pipeline, module.edit, original, meta | {"concepts": concepts}, self.config, metrics)
-        for name in dict.fromkeys(("edit", "refined", *(self.formats or []))):
+        for name in dict.fromkeys(("edit", "refined", *self.formats)):
             finished.write(name, folder / PLACES[name])
 
     def show(self, module: Any) -> None:

@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from lightning import LightningDataModule
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 
+from mace_pl.data.batches import Batches
 from mace_pl.hiding import hidden_prompts
 
 GRADIENT = "gradient"
-
-
-class _Batches(IterableDataset[dict[str, Any]]):
-    """Batches of rows that share target and kind."""
-
-    def __init__(self, batches: list[dict[str, Any]]) -> None:
-        self.batches = batches
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        return iter(self.batches)
 
 
 class AttackPrompts(LightningDataModule):
@@ -92,4 +79,4 @@ class AttackPrompts(LightningDataModule):
         """The batches; each process takes every world-th."""
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
-        return DataLoader(_Batches(self.batches()[rank::world]), batch_size=None)
+        return DataLoader(Batches(self.batches()[rank::world]), batch_size=None)

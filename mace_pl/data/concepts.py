@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,10 +11,11 @@ import torch
 from lightning import LightningDataModule
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 
 from mace_pl.artifacts import slug
 from mace_pl.concepts import Concept, read_concepts, templates_of
+from mace_pl.data.batches import Batches
 from mace_pl.paths import resolve
 from mace_pl.segment import NETWORKS, Segment
 
@@ -73,19 +74,6 @@ def load_masks(folder: Path, pictures: Path, setting: str) -> list[Tensor]:
             )
         masks.append(inside[None])
     return masks
-
-
-class _Schedule(IterableDataset[dict[str, Any]]):
-    """Batches of a process; an iterable, so that no sampler deals them out over processes."""
-
-    def __init__(self, batches: list[dict[str, Any]]) -> None:
-        self.batches = batches
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        return iter(self.batches)
 
 
 class ConceptData(LightningDataModule):
@@ -217,4 +205,4 @@ class ConceptData(LightningDataModule):
         schedules = [self.schedule(range(other, len(self.concepts), world)) for other in range(world)]
         own, longest = schedules[rank], max(1, *(len(batches) for batches in schedules))
         empty = [{"concepts": [], "step": 0}] * (longest - len(own))
-        return DataLoader(_Schedule([*own, *empty]), batch_size=None)
+        return DataLoader(Batches([*own, *empty]), batch_size=None)

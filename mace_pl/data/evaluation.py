@@ -2,27 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from lightning import LightningDataModule
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 
-
-class _Rows(IterableDataset[dict[str, Any]]):
-    """Batches of rows; each process takes every world-th, so that no row is drawn twice."""
-
-    def __init__(self, rows: list[dict[str, Any]], batch_size: int) -> None:
-        same = [[row for row in rows if row["template"] == t] for t in dict.fromkeys(row["template"] for row in rows)]
-        self.batches = [part[i : i + batch_size] for part in same for i in range(0, len(part), batch_size)]
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        for batch in self.batches:
-            lists = {key: [row[key] for row in batch] for key in ("prompt", "seed", "word")}
-            yield lists | {"template": batch[0]["template"]}
+from mace_pl.data.batches import Batches
 
 
 class EvaluationPrompts(LightningDataModule):
@@ -77,4 +62,14 @@ class EvaluationPrompts(LightningDataModule):
         ]
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
-        return DataLoader(_Rows(rows[rank::world], self.batch_size), batch_size=None)
+        return DataLoader(Batches(by_template(rows[rank::world], self.batch_size)), batch_size=None)
+
+
+def by_template(rows: list[dict[str, Any]], batch_size: int) -> list[dict[str, Any]]:
+    """Batches {prompt, seed, word, template} of rows, each of one template."""
+    same = [[row for row in rows if row["template"] == t] for t in dict.fromkeys(row["template"] for row in rows)]
+    parts = [part[i : i + batch_size] for part in same for i in range(0, len(part), batch_size)]
+    return [
+        {key: [row[key] for row in part] for key in ("prompt", "seed", "word")} | {"template": part[0]["template"]}
+        for part in parts
+    ]

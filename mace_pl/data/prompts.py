@@ -9,25 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from lightning import LightningDataModule
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 
+from mace_pl.data.batches import Batches
 from mace_pl.data.sources import CaptionSource
 from mace_pl.paths import resolve
-
-
-class _Batches(IterableDataset[dict[str, list[Any]]]):
-    """Batches {index, prompt, seed} of some rows."""
-
-    def __init__(self, rows: list[tuple[int, dict[str, Any]]], batch_size: int) -> None:
-        self.batches = [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[dict[str, list[Any]]]:
-        for batch in self.batches:
-            lists = {key: [row[key] for _, row in batch] for key in ("prompt", "seed")}
-            yield {"index": [index for index, _ in batch]} | lists
 
 
 class Prompts(LightningDataModule):
@@ -75,7 +61,17 @@ class Prompts(LightningDataModule):
         pending = [(i, row) for i, row in enumerate(self.rows) if i not in self.done]
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
-        return DataLoader(_Batches(pending[rank::world], self.batch_size), batch_size=None)
+        own = pending[rank::world]
+        parts = [own[i : i + self.batch_size] for i in range(0, len(own), self.batch_size)]
+        batches = [
+            {
+                "index": [i for i, _ in part],
+                "prompt": [row["prompt"] for _, row in part],
+                "seed": [row["seed"] for _, row in part],
+            }
+            for part in parts
+        ]
+        return DataLoader(Batches(batches), batch_size=None)
 
 
 def named_rows(names: list[str], templates: list[str], seeds: int) -> Iterator[dict[str, Any]]:
