@@ -124,4 +124,6 @@ def test_a_target_that_is_no_class_is_refused(
     run = finished_run(tmp_path / "run", toy_pipeline)
     args = command(toy_pipeline, run, toy_clip, tmp_path / "attack.json")
     args[args.index("[ship]")] = "[moon]"
-    assert "data.targets=['moon'] must be some of data.names" in exit_message(args, capsys)
+    assert "data.targets: ['moon'] are not in data.names=" in exit_message(args, capsys)
+    args[args.index("[moon]")] = "[]"
+    assert "data.targets is empty. Name at least one" in exit_message(args, capsys)

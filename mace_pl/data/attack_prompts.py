@@ -39,11 +39,11 @@ class AttackPrompts(LightningDataModule):
         batch_size: int = 20,
     ) -> None:
         super().__init__()
+        if not targets:
+            raise ValueError("data.targets is empty. Name at least one erased name, as in [ship].")
         unknown = [target for target in targets if target not in names]
-        if not targets or unknown:
-            raise ValueError(
-                f"data.targets={targets} must be some of data.names={names}; the classifier knows no other."
-            )
+        if unknown:
+            raise ValueError(f"data.targets: {unknown} are not in data.names={names}; the classifier knows no other.")
         if template.count("{}") != 1:
             raise ValueError(f"data.template={template!r} must contain {{}} once, where the name goes.")
         for name, value, least in (("seeds", seeds, 1), ("attacks", attacks, 0), ("batch_size", batch_size, 1)):
