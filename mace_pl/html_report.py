@@ -86,7 +86,8 @@ def score_section(scores: Mapping[str, Any], runs: Mapping[str, Any]) -> str:
         found = scores[ORIGINAL]
         rows = [[kind, value(found[kind], "acc_s")] for kind in ("top1", "probability")]
         return table(["kind", "mean over all names"], rows)
-    keys = {"acc_e": "Acc_e ↓", "acc_s": "Acc_s ↑", "acc_g": "Acc_g ↓", "acc_n": "nearest kept ↑", "h": "H ↑"}
+    keys = {"acc_e": "Acc_e ↓", "acc_s": "Acc_s ↑", "acc_g": "Acc_g ↓", "acc_n": "nearest kept ↑"}
+    keys |= {"h": "H ↑", "h_c": "H_c ↑"}
     html = ""
     for kind, said in (("top1", "Top-1 accuracy"), ("probability", "Mean probability of the class")):
         rows = [
@@ -169,8 +170,10 @@ def change(row: Mapping[str, Any]) -> str:
 
 
 def seen(row: Mapping[str, Any]) -> str:
-    """What a concept's pictures are taken for, the three most frequent."""
-    return ", ".join(f"{name} {share:.0%}" for name, share in list(row["seen_as"].items())[:3]) or "nothing else"
+    """What a concept's pictures are taken for, the three most frequent; those with nothing to judge."""
+    found = [f"{name} {share:.0%}" for name, share in list(row["seen_as"].items())[:3]]
+    found += [f"nothing to judge {row['blank']:.0%}"] if row["blank"] else []
+    return ", ".join(found) or "nothing else"
 
 
 def concept_section(runs: Mapping[str, Any]) -> str:

@@ -131,6 +131,7 @@ def concept_rows(
             row |= {"before": float(old[i]), "after": float(new[i]), "change": float(new[i] - old[i])}
             row["interval"] = limits(spread) if seeds >= MIN_SEEDS else None
             row |= {kind: float(second[kind][i].mean()) for kind in ("probability", "clip_score")}
+            row["blank"] = float(after["blank"][i].double().mean())
             rows.append(row | {"seen_as": _seen_as(after["seen"][i], words.all[i], words)})
     return rows
 

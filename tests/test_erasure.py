@@ -66,6 +66,10 @@ def test_scores_by_hand() -> None:
     assert found["acc_e"] == 0.25 and found["acc_s"] == 0.75 and found["acc_g"] == 0.25 and found["acc_n"] == 1.0
     assert found["h"] == pytest.approx(0.75)
     assert found["h_c"] == pytest.approx(0.75)
+    # 2 / (1/0.9 + 1/0.6) = 0.72, whatever the synonyms are; without them H is H_c
+    people = torch.tensor([[0.1, 0.4, 0.8, 1.0, 1.0]], dtype=torch.float64)
+    assert float(accuracies(people, Groups([0], [1, 2], [3], []))["h_c"]) == pytest.approx(0.72)
+    assert float(accuracies(people, Groups([0], [1, 2], [], []))["h"]) == pytest.approx(0.72)
     alone = accuracies(right, Groups([], [0, 1, 2], [], []))
     assert set(alone) == {"acc_s"}
     score = torch.tensor([[20.0, 30.0, 28.0, 21.0, 23.0]], dtype=torch.float64)

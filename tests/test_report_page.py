@@ -24,11 +24,11 @@ SECTIONS = ["scores", "pictures", "worst", "concepts", "settings"]
 def concept(word: str, role: str, before: float, after: float, seen: dict[str, float]) -> dict[str, Any]:
     row = {"word": word, "role": role, "nearest": word == "<boat>", "before": before, "after": after}
     row |= {"change": after - before, "interval": [after - before - 0.1, after - before + 0.1]}
-    return row | {"probability": after, "clip_score": 20.0, "seen_as": seen}
+    return row | {"probability": after, "clip_score": 20.0, "seen_as": seen, "blank": 0.25 * (word == "<boat>")}
 
 
 def content() -> dict[str, Any]:
-    top1 = {"acc_e": 0.1, "acc_s": 0.8, "h": 0.85, "intervals": {"acc_e": [0.05, 0.2]}}
+    top1 = {"acc_e": 0.1, "acc_s": 0.8, "h": 0.85, "h_c": 0.8471, "intervals": {"acc_e": [0.05, 0.2]}}
     when = {"top1": top1, "probability": top1, "clip_score": {"erased": 20.0, "kept": 24.0, "h_a": 4.0}}
     found = {
         "before": when,
@@ -92,8 +92,9 @@ def test_it_shows_pairs_worst_cases_and_gaps(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert "&lt;boat&gt;" in text and "<boat>" not in text
     worst = text.split('id="worst"')[1].split("</section>")[0]
-    assert "&lt;boat&gt;: " in worst and "seen as dog 50%" in worst and "dog: " not in worst
+    assert "&lt;boat&gt;: " in worst and "seen as dog 50%, nothing to judge 25%" in worst and "dog: " not in worst
     assert worst.count("<figure>") == 3 and worst.count("<img") == 6
+    assert "H_c ↑" in text and "<td>0.847</td>" in text  # of 0.9 and 0.8
     assert "0.050 … 0.200" in text and "needs 50 pictures" in text and "they need more seeds" in text
 
 
