@@ -9,6 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from mace_pl.ablation import SERIES, cells, curve
 from mace_pl.shown import ORIGINAL, Shown
 
 WORST = 6  # kept concepts that are shown as the worst cases
@@ -39,7 +40,7 @@ def report(content: Mapping[str, Any], gallery: Shown) -> str:
     """The whole page.
 
     Args:
-        content: ``settings`` and ``scores`` as they are in the JSON file.
+        content: ``settings``, ``scores`` and perhaps ``ablation`` as they are in the JSON file.
         gallery: the pictures.
     """
     scores, settings = content["scores"], content["settings"]
@@ -51,6 +52,10 @@ def report(content: Mapping[str, Any], gallery: Shown) -> str:
         sections["concepts"] = ("Every concept", concept_section(runs))
     else:
         sections["concepts"] = ("Every concept", original_section(scores[ORIGINAL]))
+    if content.get("ablation"):
+        rows = content["ablation"]
+        head = ["", "variant", *[name for name, _, _ in SERIES.values()]]
+        sections["ablation"] = ("Ablation", table(head, cells(rows)) + curve(rows))
     sections["settings"] = ("Settings", settings_section(settings))
     links = "".join(f'<a href="#{key}">{title}</a>' for key, (title, _) in sections.items())
     body = "".join(f'<section id="{key}"><h2>{title}</h2>{html}</section>' for key, (title, html) in sections.items())

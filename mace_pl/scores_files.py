@@ -47,7 +47,7 @@ def write_scores(module: Any) -> None:
     """Write and show everything; called on one process."""
     data = module.trainer.datamodule
     settings, scores = settings_of(module, data), module.scores
-    content = {"settings": settings, "scores": scores}
+    content = {"settings": settings, "scores": scores} | ({"ablation": module.ablation} if module.ablation else {})
     write_json(module.output, content)
     rows = table_rows(scores)
     markdown, page = module.output.with_suffix(".md"), module.output.with_suffix(".html")

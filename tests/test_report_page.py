@@ -14,11 +14,16 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from mace_pl.ablation import read_ablation
 from mace_pl.html_report import report
 from mace_pl.shown import ORIGINAL, Shown, first_cells
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-SECTIONS = ["scores", "pictures", "worst", "concepts", "settings"]
+SECTIONS = ["scores", "pictures", "worst", "concepts", "ablation", "settings"]
+ABLATION = [
+    {"label": "closed form <only>", "acc_e": 0.5, "acc_s": 1.0, "h": 0.6667},
+    {"label": "all", "acc_e": 0.0, "acc_s": 0.5, "h": 0.6667},
+]
 
 
 def concept(word: str, role: str, before: float, after: float, seen: dict[str, float]) -> dict[str, Any]:
@@ -43,7 +48,8 @@ def content() -> dict[str, Any]:
         "nearest": {"ship": {"embedding": ["<boat>"], "tokens": []}},
         "quality": {"fid": 1.5, "kid": None, "distance": 0.1, "missing": {"kid": "needs 50 pictures"}},
     }
-    return {"settings": {"pretrained": "toy", "names": ["ship", "dog"] * 40}, "scores": {ORIGINAL: {}, "run": found}}
+    settings = {"pretrained": "toy", "names": ["ship", "dog"] * 40}
+    return {"settings": settings, "scores": {ORIGINAL: {}, "run": found}, "ablation": ABLATION}
 
 
 @pytest.fixture
@@ -96,6 +102,40 @@ def test_it_shows_pairs_worst_cases_and_gaps(page: Path) -> None:
     assert worst.count("<figure>") == 3 and worst.count("<img") == 6
     assert "H_c ↑" in text and "<td>0.847</td>" in text  # of 0.9 and 0.8
     assert "0.050 … 0.200" in text and "needs 50 pictures" in text and "they need more seeds" in text
+
+
+def test_an_ablation_is_a_table_and_a_curve(page: Path, tmp_path: Path) -> None:
+    section = page.read_text(encoding="utf-8").split('id="ablation"')[1].split("</section>")[0]
+    row = "<tr><td>1</td><td>closed form &lt;only&gt;</td><td>0.500</td><td>1.000</td><td>0.667</td></tr>"
+    assert row in section and section.count("<tr>") == 3
+    # from the left edge to the right one; 1 lies on top, 0 at the bottom, of 240 pixels with 32 around
+    lines = re.findall(r'<polyline points="([^"]*)"', section)
+    assert lines == ["32.0,120.0 608.0,208.0", "32.0,32.0 608.0,120.0", "32.0,90.7 608.0,90.7"]
+    without = {key: found for key, found in content().items() if key != "ablation"}
+    text = report(without, Shown(tmp_path / "none", first_cells(1, 4, 3)))
+    assert "Ablation" not in text and "<svg" not in text
+
+
+def test_an_ablation_is_read_from_rows_and_from_scores(tmp_path: Path) -> None:
+    rows, scores = tmp_path / "rows.json", tmp_path / "scores.json"
+    rows.write_text(json.dumps(ABLATION))
+    scores.write_text(json.dumps(content()))
+    run = {"label": "run", "acc_e": 0.1, "acc_s": 0.8, "h": 0.85}
+    assert read_ablation([str(rows), str(scores)]) == [*ABLATION, run]
+    assert read_ablation([]) == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["no JSON", "[]", '[{"label": "a"}]', '[{"label": "a", "acc_e": 1, "acc_s": 50, "h": 1}]', '{"scores": {}}'],
+)
+def test_an_ablation_that_says_too_little_is_refused(tmp_path: Path, wrong: str) -> None:
+    file = tmp_path / "wrong.json"
+    file.write_text(wrong)
+    with pytest.raises(ValueError, match=r"model\.ablation: .*wrong\.json"):
+        read_ablation([str(file)])
+    with pytest.raises(ValueError, match=r"model\.ablation: .*nowhere\.json cannot be read"):
+        read_ablation([str(tmp_path / "nowhere.json")])
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")

@@ -56,7 +56,9 @@ def test_runs_are_scored_beside_their_original(toy_pipeline: Path, toy_clip: Pat
     before = checksums(toy_pipeline)
     runs = f"[{tmp_path / 'ships'}, {tmp_path / 'dogs'}]"
     templates = "['a photo of a {}', 'a drawing of a {}']"
-    more = ["--model.runs", runs, "--data.templates", templates]
+    rows = [{"label": "refinement only", "acc_e": 0.5, "acc_s": 0.75, "h": 0.6}]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    more = ["--model.runs", runs, "--data.templates", templates, "--model.ablation", f"[{tmp_path / 'rows.json'}]"]
     erase_main([*command(toy_pipeline, toy_clip, tmp_path / "s.json"), *more])
     assert checksums(toy_pipeline) == before
     scores = json.loads((tmp_path / "s.json").read_text())["scores"]
@@ -83,6 +85,8 @@ def test_runs_are_scored_beside_their_original(toy_pipeline: Path, toy_clip: Pat
         judge = ClipClassifier(str(toy_clip), ["ship", "dog", "cat"], template)
         seen += int((judge(drawn).argmax(-1) == 2).sum())
     assert after["by_word"]["cat"] == seen / 4
+    assert json.loads((tmp_path / "s.json").read_text())["ablation"] == rows
+    assert "<td>refinement only</td>" in (tmp_path / "s.html").read_text(encoding="utf-8")
     table = (tmp_path / "s.md").read_text().splitlines()
     assert len(table) == 5 and table[-1].startswith("| mean of 2 ")
 
@@ -102,6 +106,7 @@ def other_model(folder: Path) -> Path:
         (["--data.synonyms", "{moon: [luna]}"], "not in data.names"),
         (["--data.synonyms", "{ship: [boat, dog]}"], "dog stands for two names"),
         (["--model.kid_subset", "1"], "model.kid_subset=1"),
+        (["--model.ablation", "[nowhere.json]"], "model.ablation: nowhere.json"),
         (["--data.templates", "[a photo]"], "data.templates"),
         (["--data.seeds", "0"], "data.seeds=0"),
     ],

@@ -11,6 +11,7 @@ from lightning import LightningModule
 from PIL import Image
 from torch import Tensor
 
+from mace_pl.ablation import read_ablation
 from mace_pl.artifacts import claim_output, read_tensors
 from mace_pl.manifest import read_folder, read_pictures
 from mace_pl.metrics import PictureScores
@@ -49,6 +50,8 @@ class ErasureScores(LightningModule):
         kid_subset: pictures in each of KID's subsets.
         nearest: how many kept names beside each target are scored on their own.
         shown: pictures of each word in the report.
+        ablation: JSON files whose rows become a section of the report: lists of ``label``, ``acc_e``, ``acc_s`` and
+            ``h``, or score files of ``test``, a row per run.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class ErasureScores(LightningModule):
         kid_subset: int = 50,
         nearest: int = 3,
         shown: int = 4,
+        ablation: list[str] | None = None,
         revision: str | None = None,
         variant: str | None = None,
         layout: str | None = None,
@@ -75,6 +79,7 @@ class ErasureScores(LightningModule):
         claim_output(Path(output), overwrite, "model.output")
         if kid_subset < 2:
             raise ValueError(f"model.kid_subset={kid_subset} must be at least 2.")
+        self.ablation = read_ablation(ablation or [])
         self.pretrained, self.classifier, self.output = pretrained, classifier, Path(output)
         self.runs = {Path(run).name: run for run in runs or []}
         if len(self.runs) < len(runs or []) or ORIGINAL in self.runs:
