@@ -17,6 +17,7 @@ from mace_pl.attention import attention_losses, compiled
 from mace_pl.closed_form import Preservation, gram
 from mace_pl.concepts import Concept, aligned_positions, attended_positions
 from mace_pl.conditions import unet_conditions
+from mace_pl.domain import named_statistics, read_names, with_domain
 from mace_pl.edit import ConceptSums, Edit, Factors, fusion, original_weights, refinement, set_weights
 from mace_pl.lora import ConceptLoRAs, stream
 from mace_pl.losses import importance_density, masked_attention_norm
@@ -35,7 +36,7 @@ class StageWeights:
     Args:
         identity: λ_I, keeps the matrix itself.
         prior: λ_p in stage 1, μ_p in stage 3; weight of the statistics in ``model.prior``.
-        domain: λ_d in stage 1, μ_d in stage 3; weight of the statistics in ``model.domain``.
+        domain: λ_d in stage 1, μ_d in stage 3; weight of ``model.domain`` and ``model.domain_names``.
     """
 
     identity: float = 0.0
@@ -55,6 +56,8 @@ class Mace(LightningModule):
             diffusers takes for its family when None.
         prior: file of prior statistics (``erase.py cache``), or files with their weights, or none.
         domain: file of domain statistics, or files with their weights, or none.
+        domain_names: names that stay, a list or a text file with one on each line: their prompts are added to
+            ``domain`` when the run starts. Targets among them are left out.
         rank: rank of each concept's LoRA (paper: 1).
         refine: λ_I, λ_p, λ_d of stage 1.
         fuse: λ_I, μ_p, μ_d of stage 3.
@@ -91,6 +94,7 @@ class Mace(LightningModule):
         revision: str | None = None,
         variant: str | None = None,
         layout: str | None = None,
+        domain_names: list[str] | str | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -110,6 +114,7 @@ class Mace(LightningModule):
             name: weighted_statistics(given, self.fingerprint, self.width, f"model.{name}")
             for name, given in (("prior", prior), ("domain", domain))
         }
+        self.domain_names = read_names(domain_names)
         self.keep_refine = Preservation(refine.identity, grams["prior"], refine.prior, grams["domain"], refine.domain)
         self.keep_fuse = Preservation(fuse.identity, grams["prior"], fuse.prior, grams["domain"], fuse.domain)
         self.edit: Edit | None = None
@@ -144,6 +149,8 @@ class Mace(LightningModule):
         self.positions: list[Tensor] = []
         for concept, templates in zip(data.concepts, data.templates, strict=True):
             self.sums[concept.target] = self.concept_sums(concept, templates)
+        named = named_statistics(self.pipeline, self.domain_names, list(self.sums))
+        self.keep_refine, self.keep_fuse = (with_domain(k, named) for k in (self.keep_refine, self.keep_fuse))
         self.T = refinement(self.sums, self.keep_refine)
         set_weights(self.unet, {n: (w.double() @ self.T.to(w.device)).to(w.dtype) for n, w in self.original.items()})
         self.loras = ConceptLoRAs(self.unet, [c.target for c in data.concepts], self.rank, self.seed)
