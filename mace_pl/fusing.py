@@ -11,11 +11,11 @@ from safetensors import safe_open
 
 from mace_pl.artifacts import claim_output, written_aside
 from mace_pl.closed_form import Preservation
-from mace_pl.domain import named_statistics, read_names, with_domain
+from mace_pl.concepts import read_names
 from mace_pl.edit import fusion, load_concept, original_weights, refinement, set_weights
 from mace_pl.export.finished import PLACES, Finished
 from mace_pl.pipelines import load_base
-from mace_pl.statistics_file import weighted_statistics
+from mace_pl.preserving import StageWeights, named_statistics, preservation, with_domain
 
 
 def fuse_run(
@@ -93,12 +93,7 @@ def _preservation(config: dict[str, Any], targets: list[str]) -> tuple[Preservat
     model = config["model"]
     pipeline = load_base(model)
     fingerprint, width = encoder_fingerprint(pipeline), int(encode_prompts(pipeline, [""]).shape[-1])
-    grams = {
-        name: weighted_statistics(model.get(name), fingerprint, width, f"model.{name}") for name in ("prior", "domain")
-    }
-    named = named_statistics(pipeline, read_names(model.get("domain_names")), targets)
-    stages = [
-        with_domain(Preservation(w["identity"], grams["prior"], w["prior"], grams["domain"], w["domain"]), named)
-        for w in (model["refine"], model["fuse"])
-    ]
-    return stages[0], stages[1], pipeline
+    weights = [StageWeights(**model[stage]) for stage in ("refine", "fuse")]
+    stages = preservation(model.get("prior"), model.get("domain"), weights, fingerprint, width)
+    named = named_statistics(pipeline, read_names(model.get("domain_names"), "model.domain_names"), targets)
+    return with_domain(stages[0], named), with_domain(stages[1], named), pipeline

@@ -1,16 +1,16 @@
-"""Domain statistics of names that stay, encoded when a run starts in place of a file."""
+"""What an edit has to leave alone: weights of both closed forms, files of statistics, names that stay."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from mace_pl.closed_form import Preservation, gram
-from mace_pl.paths import resolve
+from mace_pl.statistics_file import weighted_statistics
 from mace_pl.text import encode_prompts
 
 TEMPLATES = (
@@ -23,25 +23,36 @@ TEMPLATES = (
 )
 
 
-def read_names(given: Sequence[str] | str | None) -> list[str]:
-    """The names of a list, or of a text file with one on each line; each once, in order.
+@dataclass
+class StageWeights:
+    """Weights of the preservation terms of one closed form.
+
+    Args:
+        identity: λ_I, keeps the matrix itself.
+        prior: λ_p in stage 1, μ_p in stage 3; weight of the statistics in ``model.prior``.
+        domain: λ_d in stage 1, μ_d in stage 3; weight of ``model.domain`` and ``model.domain_names``.
+    """
+
+    identity: float = 0.0
+    prior: float = 0.0
+    domain: float = 0.0
+
+
+def preservation(
+    prior: str | Mapping[str, float] | None,
+    domain: str | Mapping[str, float] | None,
+    stages: Sequence[StageWeights],
+    fingerprint: str,
+    width: int,
+) -> list[Preservation]:
+    """The terms of each stage, from its weights and the files of statistics.
 
     Raises:
-        ValueError: no such file, no text in UTF-8, or no name in it.
+        ValueError: a file that does not fit the text encoder of ``fingerprint`` and ``width``.
     """
-    if isinstance(given, str):
-        path = resolve(given)
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(
-                f"model.domain_names={given} cannot be read as text ({error}). Give a list of names, or a file with a "
-                f"name on each line."
-            ) from error
-        given = [line.strip() for line in lines]
-        if not any(given):
-            raise ValueError(f"model.domain_names: {path} holds no name. Write one on each line.")
-    return list(dict.fromkeys(name.strip() for name in given or [] if name.strip()))
+    P = weighted_statistics(prior, fingerprint, width, "model.prior")
+    D = weighted_statistics(domain, fingerprint, width, "model.domain")
+    return [Preservation(w.identity, P, w.prior, D, w.domain) for w in stages]
 
 
 def named_statistics(pipeline: Any, names: Sequence[str], targets: Collection[str]) -> Tensor | None:

@@ -11,7 +11,8 @@ from runs import config, exit_message, statistics
 from safetensors.torch import load_file
 
 from mace_pl.cli import erase_main
-from mace_pl.domain import TEMPLATES, named_statistics, read_names
+from mace_pl.concepts import read_names
+from mace_pl.preserving import TEMPLATES, named_statistics
 from mace_pl.text import encode_prompts, encoder_fingerprint
 
 SHIP = [{"target": "ship", "anchor": "ground", "kind": "object"}]
@@ -43,8 +44,8 @@ def test_sums_are_those_of_the_names_that_stay(pipeline: StableDiffusionPipeline
 def test_names_come_from_a_list_or_a_file(tmp_path: Path) -> None:
     file = tmp_path / "names.txt"
     file.write_text("cat\n\n dog \ncat\n", encoding="utf-8")
-    assert read_names(str(file)) == read_names(["cat", "dog", "cat"]) == ["cat", "dog"]
-    assert read_names(None) == []
+    assert read_names(str(file), "names") == read_names(["cat", "dog", "cat"], "names") == ["cat", "dog"]
+    assert read_names(None, "names") == []
 
 
 def test_a_file_without_names_is_refused(
