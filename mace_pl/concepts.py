@@ -49,6 +49,27 @@ class Concept:
             )
 
 
+def read_names(given: Sequence[str] | str | None, setting: str) -> list[str]:
+    """The names of a list, or of a text file with one on each line; each once, in order.
+
+    Raises:
+        ValueError: no such file, no text in UTF-8, or no name in it.
+    """
+    if isinstance(given, str):
+        path = resolve(given)
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(
+                f"{setting}={given} cannot be read as text ({error}). Give a list of names, or a file with a "
+                f"name on each line."
+            ) from error
+        given = [line.strip() for line in lines]
+        if not any(given):
+            raise ValueError(f"{setting}: {path} holds no name. Write one on each line.")
+    return list(dict.fromkeys(name.strip() for name in given or [] if name.strip()))
+
+
 def _rows(source: str) -> list[dict[str, Any]]:
     path = resolve(source)
     if not path.is_file():

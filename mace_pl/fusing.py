@@ -11,10 +11,11 @@ from safetensors import safe_open
 
 from mace_pl.artifacts import claim_output, written_aside
 from mace_pl.closed_form import Preservation
+from mace_pl.concepts import read_names
 from mace_pl.edit import fusion, load_concept, original_weights, refinement, set_weights
 from mace_pl.export.finished import PLACES, Finished
 from mace_pl.pipelines import load_base
-from mace_pl.statistics_file import weighted_statistics
+from mace_pl.preserving import StageWeights, named_statistics, preservation, with_domain
 
 
 def fuse_run(
@@ -33,7 +34,7 @@ def fuse_run(
     Args:
         run: output folder of a ``fit``.
         output_dir: where to write; default the run's folder with ``-fused`` behind it.
-        drop: targets to leave out.
+        drop: targets to leave out; those that ``model.domain_names`` holds are then kept as the others are.
         weights: degree per target, 1 erases it fully, 0 keeps it.
         overwrite: replace ``output_dir`` where it exists.
         save_pipeline: write the whole pipeline too.
@@ -58,7 +59,7 @@ def fuse_run(
         raise ValueError("drop leaves no target. Use the original model instead.")
     output = Path(output_dir) if output_dir else folder.with_name(f"{folder.name}-fused")
     claim_output(output, overwrite)
-    keep_refine, keep_fuse, pipeline = _preservation(config)
+    keep_refine, keep_fuse, pipeline = _preservation(config, targets)
     sums, loras = {}, {}
     for target in targets:
         weight = (weights or {}).get(target, 1.0)
@@ -86,17 +87,13 @@ def _read_run(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return config, concepts
 
 
-def _preservation(config: dict[str, Any]) -> tuple[Preservation, Preservation, Any]:
+def _preservation(config: dict[str, Any], targets: list[str]) -> tuple[Preservation, Preservation, Any]:
     from mace_pl.text import encode_prompts, encoder_fingerprint
 
     model = config["model"]
     pipeline = load_base(model)
     fingerprint, width = encoder_fingerprint(pipeline), int(encode_prompts(pipeline, [""]).shape[-1])
-    grams = {
-        name: weighted_statistics(model.get(name), fingerprint, width, f"model.{name}") for name in ("prior", "domain")
-    }
-    stages = [
-        Preservation(w["identity"], grams["prior"], w["prior"], grams["domain"], w["domain"])
-        for w in (model["refine"], model["fuse"])
-    ]
-    return stages[0], stages[1], pipeline
+    weights = [StageWeights(**model[stage]) for stage in ("refine", "fuse")]
+    stages = preservation(model.get("prior"), model.get("domain"), weights, fingerprint, width)
+    named = named_statistics(pipeline, read_names(model.get("domain_names"), "model.domain_names"), targets)
+    return with_domain(stages[0], named), with_domain(stages[1], named), pipeline

@@ -50,6 +50,21 @@ def test_the_original_alone_is_scored(toy_pipeline: Path, toy_clip: Path, tmp_pa
     assert "acc_e" not in top1 and "h" not in top1
 
 
+def test_synonyms_of_what_stays_do_not_shift_the_rows_of_a_run(
+    toy_pipeline: Path, toy_clip: Path, tmp_path: Path
+) -> None:
+    erase_main(config(tmp_path, toy_pipeline, "dogs", [{"target": "dog", "anchor": "ground"}]))
+    more = ["--model.runs", f"[{tmp_path / 'dogs'}]"]
+    after = []
+    for size in ("5", "1"):  # five: a batch that begins with a ship's synonyms and ends with a dog's
+        output = tmp_path / f"{size}.json"
+        erase_main([*command(toy_pipeline, toy_clip, output), *more, "--data.batch_size", size])
+        after.append(json.loads(output.read_text())["scores"]["dogs"])
+    assert set(after[0]["after"]["top1"]["by_word"]) == {"ship", "dog", "cat", "hound"}
+    assert after[0]["after"]["top1"] == after[1]["after"]["top1"]
+    assert after[0]["quality"]["distance"] == pytest.approx(after[1]["quality"]["distance"], rel=1e-2)
+
+
 def test_runs_are_scored_beside_their_original(toy_pipeline: Path, toy_clip: Path, tmp_path: Path) -> None:
     erase_main(config(tmp_path, toy_pipeline, "ships", [{"target": "ship", "anchor": "sky"}]))
     erase_main(config(tmp_path, toy_pipeline, "dogs", [{"target": "dog", "anchor": "ground"}]))

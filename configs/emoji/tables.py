@@ -1,51 +1,69 @@
 """Erase from the bundled model one by one, several at once, a style, characters; then score everything.
 
-Run it as ``python configs/emoji/tables.py``. Runs that exist are kept; delete a folder to make it again. Takes about
-an hour on two CPU cores; the tables are written to checkpoints/scores.
+Run it as ``python configs/emoji/tables.py``. Runs that exist are kept; delete a folder to make it again. Takes
+about 35 minutes on two CPU cores, which work side by side; the tables are written to checkpoints/scores.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import yaml
 
-from mace_pl.cli import erase_main
-
 TEN = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-ANCHORS = {"truck": "clock"}  # others have the config's; a house is a box as a truck is, and trucks stayed trucks
+ANCHORS = {
+    "dog": "clock",
+    "horse": "clock",
+    "truck": "clock",
+}  # a house is a box as a truck is; others have the config's
+ERASE = Path(__file__).resolve().parents[2] / "erase.py"
 RUNS = Path("checkpoints/erased")
+PROCESSES = 2
+
+
+def command(*words: str) -> None:
+    """One command of ``erase.py`` in a process of its own, on one core per process."""
+    threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}  # two processes do more than two threads
+    subprocess.run([sys.executable, str(ERASE), *words], check=True, env=os.environ | threads)
 
 
 def fit(config: str, output: Path, *more: str) -> Path:
     """Erase, unless it was done; the report is left out, the scores below say more."""
     if not output.exists():
-        erase_main(["fit", "--config", config, "--output_dir", str(output), "--kept", "[]", *more])
+        quiet = ["--trainer.enable_progress_bar", "false"]
+        command("fit", "--config", config, "--output_dir", str(output), "--kept", "[]", *quiet, *more)
     return output
 
 
 def score(config: str, name: str, runs: list[Path]) -> None:
-    """Score runs in one table."""
+    """Score runs in one table, each process a share of the pictures."""
     files = ["--model.output", f"checkpoints/scores/{name}.json", "--model.overwrite", "true"]
-    erase_main(["test", "--config", config, "--model.runs", json.dumps([str(run) for run in runs]), *files])
+    both = ["--trainer.accelerator", "cpu", "--trainer.devices", str(PROCESSES), "--trainer.strategy", "ddp"]
+    command("test", "--config", config, "--model.runs", json.dumps([str(run) for run in runs]), *files, *both)
 
 
 def main() -> None:
     """All runs and tables."""
     ship = "configs/emoji/erase_ship.yaml"
     concept = yaml.safe_load(Path(ship).read_text(encoding="utf-8"))["data"]["concepts"][0]
-    single = []
-    for name in TEN:
-        own = concept | {"target": name, "anchor": ANCHORS.get(name, concept["anchor"])}
-        single.append(fit(ship, RUNS / f"only_{name}", "--data.concepts", json.dumps([own])))
-    animals = fit("configs/emoji/erase_animals.yaml", RUNS / "erase_animals")
-    characters = fit("configs/emoji/erase_characters.yaml", RUNS / "erase_characters")
-    style = fit("configs/emoji/erase_style.yaml", RUNS / "erase_style")
-    score("configs/evaluate/emoji_ten.yaml", "single", single)
-    score("configs/evaluate/emoji_ten.yaml", "animals", [animals])
-    score("configs/evaluate/emoji_characters.yaml", "characters", [characters])
-    score("configs/evaluate/emoji_styles.yaml", "style", [style])
+    with ThreadPoolExecutor(PROCESSES) as pool:
+        single = []
+        for name in TEN:
+            own = concept | {"target": name, "anchor": ANCHORS.get(name, concept["anchor"])}
+            single.append(pool.submit(fit, ship, RUNS / f"only_{name}", "--data.concepts", json.dumps([own])))
+        several = {
+            name: pool.submit(fit, f"configs/emoji/erase_{name}.yaml", RUNS / f"erase_{name}")
+            for name in ("animals", "characters", "style")
+        }
+    score("configs/evaluate/emoji_ten.yaml", "single", [run.result() for run in single])
+    score("configs/evaluate/emoji_ten.yaml", "animals", [several["animals"].result()])
+    score("configs/evaluate/emoji_characters.yaml", "characters", [several["characters"].result()])
+    score("configs/evaluate/emoji_styles.yaml", "style", [several["style"].result()])
 
 
 if __name__ == "__main__":

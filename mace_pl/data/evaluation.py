@@ -7,6 +7,7 @@ from typing import Any
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
+from mace_pl.concepts import read_names
 from mace_pl.data.batches import Batches
 
 
@@ -14,7 +15,7 @@ class EvaluationPrompts(LightningDataModule):
     """Every name and every synonym with every seed, in every template.
 
     Args:
-        names: the classes.
+        names: the classes: a list, or a text file with one on each line.
         synonyms: other words for names, by name; drawn where a run erases the name.
         seeds: pictures per word and template, seeds 0 … seeds − 1.
         templates: the prompts, with ``{}`` for the word; a picture is judged by the classes in its own template.
@@ -23,13 +24,14 @@ class EvaluationPrompts(LightningDataModule):
 
     def __init__(
         self,
-        names: list[str],
+        names: list[str] | str,
         synonyms: dict[str, list[str]] | None = None,
         seeds: int = 40,
         templates: list[str] | None = None,
         batch_size: int = 20,
     ) -> None:
         super().__init__()
+        names = read_names(names, "data.names") if isinstance(names, str) else names
         if len(names) < 2 or len(set(names)) != len(names):
             raise ValueError(f"data.names={names} must hold at least two different names.")
         if seeds < 1:

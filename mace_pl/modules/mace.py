@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,8 +13,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from mace_pl.attention import attention_losses, compiled
-from mace_pl.closed_form import Preservation, gram
-from mace_pl.concepts import Concept, aligned_positions, attended_positions
+from mace_pl.closed_form import gram
+from mace_pl.concepts import Concept, aligned_positions, attended_positions, read_names
 from mace_pl.conditions import unet_conditions
 from mace_pl.edit import ConceptSums, Edit, Factors, fusion, original_weights, refinement, set_weights
 from mace_pl.lora import ConceptLoRAs, stream
@@ -23,24 +22,9 @@ from mace_pl.losses import importance_density, masked_attention_norm
 from mace_pl.memory import LARGEST, LiveBytes, free_bytes, side_by_side
 from mace_pl.pipelines import load_pipeline, picture_size, unet_fingerprint
 from mace_pl.preparing import check_prompts, prepare_pictures
-from mace_pl.statistics_file import weighted_statistics
+from mace_pl.preserving import StageWeights, named_statistics, preservation, with_domain
 from mace_pl.text import encode_both, encode_prompts, encoder_fingerprint, text_parts
 from mace_pl.trainer import gathered
-
-
-@dataclass
-class StageWeights:
-    """Weights of the preservation terms of one closed form.
-
-    Args:
-        identity: λ_I, keeps the matrix itself.
-        prior: λ_p in stage 1, μ_p in stage 3; weight of the statistics in ``model.prior``.
-        domain: λ_d in stage 1, μ_d in stage 3; weight of the statistics in ``model.domain``.
-    """
-
-    identity: float = 0.0
-    prior: float = 0.0
-    domain: float = 0.0
 
 
 class Mace(LightningModule):
@@ -55,6 +39,8 @@ class Mace(LightningModule):
             diffusers takes for its family when None.
         prior: file of prior statistics (``erase.py cache``), or files with their weights, or none.
         domain: file of domain statistics, or files with their weights, or none.
+        domain_names: names that stay, a list or a text file with one on each line: their prompts are added to
+            ``domain`` when the run starts. Targets among them are left out.
         rank: rank of each concept's LoRA (paper: 1).
         refine: λ_I, λ_p, λ_d of stage 1.
         fuse: λ_I, μ_p, μ_d of stage 3.
@@ -91,6 +77,7 @@ class Mace(LightningModule):
         revision: str | None = None,
         variant: str | None = None,
         layout: str | None = None,
+        domain_names: list[str] | str | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -106,12 +93,9 @@ class Mace(LightningModule):
         self.fingerprint = encoder_fingerprint(self.pipeline)
         self.unet_hash = unet_fingerprint(self.unet)
         self.width = int(encode_prompts(self.pipeline, [""]).shape[-1])
-        grams = {
-            name: weighted_statistics(given, self.fingerprint, self.width, f"model.{name}")
-            for name, given in (("prior", prior), ("domain", domain))
-        }
-        self.keep_refine = Preservation(refine.identity, grams["prior"], refine.prior, grams["domain"], refine.domain)
-        self.keep_fuse = Preservation(fuse.identity, grams["prior"], fuse.prior, grams["domain"], fuse.domain)
+        self.domain_names = read_names(domain_names, "model.domain_names")
+        stages = preservation(prior, domain, (refine, fuse), self.fingerprint, self.width)
+        self.keep_refine, self.keep_fuse = stages
         self.edit: Edit | None = None
         self.factors: dict[str, Factors] = {}
         self.losses: dict[str, list[float]] = {}
@@ -144,6 +128,8 @@ class Mace(LightningModule):
         self.positions: list[Tensor] = []
         for concept, templates in zip(data.concepts, data.templates, strict=True):
             self.sums[concept.target] = self.concept_sums(concept, templates)
+        names = named_statistics(self.pipeline, self.domain_names, list(self.sums))
+        self.keep_refine, self.keep_fuse = with_domain(self.keep_refine, names), with_domain(self.keep_fuse, names)
         self.T = refinement(self.sums, self.keep_refine)
         set_weights(self.unet, {n: (w.double() @ self.T.to(w.device)).to(w.dtype) for n, w in self.original.items()})
         self.loras = ConceptLoRAs(self.unet, [c.target for c in data.concepts], self.rank, self.seed)

@@ -195,6 +195,9 @@ class ErasureScores(LightningModule):
     def test_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         """Draw the batch's rows with every model that needs them, and measure each picture."""
         originals: list[Tensor] = []
+        known = [i for i, word in enumerate(batch["word"]) if word in self.words.all]  # no synonyms of what stays
+        columns = {key: [batch[key][i] for i in known] for key in ("prompt", "seed", "word")}
+        batch = {**columns, "template": batch["template"]}
         for table, name in zip(self.tables, self.weights, strict=True):
             words = self.drawn(name)
             rows = [i for i, word in enumerate(batch["word"]) if word in words]

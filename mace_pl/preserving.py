@@ -1,0 +1,79 @@
+"""What an edit has to leave alone: weights of both closed forms, files of statistics, names that stay."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mace_pl.closed_form import Preservation, gram
+from mace_pl.statistics_file import weighted_statistics
+from mace_pl.text import encode_prompts
+
+TEMPLATES = (
+    "a photo of a {}",
+    "a drawing of a {}",
+    "a picture of a {}",
+    "an image of a {}",
+    "a {}",
+    "{}",
+)
+
+
+@dataclass
+class StageWeights:
+    """Weights of the preservation terms of one closed form.
+
+    Args:
+        identity: λ_I, keeps the matrix itself.
+        prior: λ_p in stage 1, μ_p in stage 3; weight of the statistics in ``model.prior``.
+        domain: λ_d in stage 1, μ_d in stage 3; weight of ``model.domain`` and ``model.domain_names``.
+    """
+
+    identity: float = 0.0
+    prior: float = 0.0
+    domain: float = 0.0
+
+
+def preservation(
+    prior: str | Mapping[str, float] | None,
+    domain: str | Mapping[str, float] | None,
+    stages: Sequence[StageWeights],
+    fingerprint: str,
+    width: int,
+) -> list[Preservation]:
+    """The terms of each stage, from its weights and the files of statistics.
+
+    Raises:
+        ValueError: a file that does not fit the text encoder of ``fingerprint`` and ``width``.
+    """
+    P = weighted_statistics(prior, fingerprint, width, "model.prior")
+    D = weighted_statistics(domain, fingerprint, width, "model.domain")
+    return [Preservation(w.identity, P, w.prior, D, w.domain) for w in stages]
+
+
+def named_statistics(pipeline: Any, names: Sequence[str], targets: Collection[str]) -> Tensor | None:
+    """Σ e eᵀ over all tokens of every name in each of ``TEMPLATES``, [D, D] in float64; None without names.
+
+    Args:
+        pipeline: tokenizers and text encoders.
+        names: what stays.
+        targets: what is erased: left out where ``names`` hold it, whatever its case.
+    """
+    erased = {target.casefold() for target in targets}
+    prompts = [
+        template.replace("{}", name) for name in names if name.casefold() not in erased for template in TEMPLATES
+    ]
+    tokens = (encode_prompts(pipeline, prompts[start : start + 64]).cpu() for start in range(0, len(prompts), 64))
+    grams = [gram(part, part) for part in tokens]
+    return torch.stack(grams).sum(dim=0) if grams else None
+
+
+def with_domain(keep: Preservation, added: Tensor | None) -> Preservation:
+    """``keep`` with sums added to those of its domain files."""
+    if added is None:
+        return keep
+    return replace(keep, domain=added if keep.domain is None else keep.domain + added)
