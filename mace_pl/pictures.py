@@ -93,6 +93,7 @@ class Drawing:
         mask: ``attention`` for a mask beside each picture, ``attention as fallback``, or ``none``.
         unet: fingerprint of the UNet that draws.
         text_encoder: fingerprint of its text encoder.
+        scheduler: class of the scheduler.
     """
 
     target: str
@@ -104,6 +105,7 @@ class Drawing:
     mask: str
     unet: str = ""
     text_encoder: str = ""
+    scheduler: str = ""
 
     def seeds(self) -> list[int]:
         """One per picture."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from mace_pl.text import encoder_fingerprint, text_parts
 
 #: where a model is: the arguments of :func:`load_pipeline`, under ``model`` in a run's configuration
 BASE_SETTINGS = ("pretrained", "revision", "variant", "layout")
+UNSEEDED = {"DPMSolverSDEScheduler"}  # its noise comes from no picture's generator: a picture would depend on its batch
 HINT = (
     "Give the folder of a Stable Diffusion pipeline (with model_index.json), a hub id, or a .safetensors checkpoint in "
     "the original layout."
@@ -148,16 +150,32 @@ def model_fingerprint(pipeline: Any) -> str:
     return hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
-def set_scheduler(pipeline: Any, name: str) -> None:
+def set_scheduler(pipeline: Any, name: str, setting: str = "model.scheduler") -> None:
     """Put another scheduler of diffusers into the pipeline, with the settings of its own.
 
     Raises:
-        ValueError: diffusers has none of this name, or one that does not go with the pipeline.
+        ValueError: diffusers has none of this name, it does not go with the pipeline, or it lacks a package.
     """
-    compatible = {found.__name__: found for found in pipeline.scheduler.compatibles}
+    compatible = {found.__name__: found for found in pipeline.scheduler.compatibles if found.__name__ not in UNSEEDED}
     if name not in compatible:
-        raise ValueError(f"model.scheduler={name} does not go with the model. Choose from {', '.join(compatible)}.")
-    pipeline.scheduler = compatible[name].from_config(pipeline.scheduler.config)
+        choices = ", ".join(sorted(compatible))
+        raise ValueError(f"{setting}={name} does not go with the model. Choose from {choices}.")
+    try:
+        pipeline.scheduler = compatible[name].from_config(pipeline.scheduler.config)
+    except ImportError as error:
+        raise ValueError(f"{setting}={name} lacks a package: {str(error).strip()}") from error
+
+
+@contextmanager
+def scheduled(pipeline: Any, name: str | None, setting: str) -> Iterator[None]:
+    """The pipeline with another scheduler, then with its own again; with its own all along where ``name`` is None."""
+    own = pipeline.scheduler
+    try:
+        if name is not None:
+            set_scheduler(pipeline, name, setting)
+        yield
+    finally:
+        pipeline.scheduler = own
 
 
 def picture_size(pipeline: Any) -> tuple[int, int]:

@@ -27,6 +27,7 @@ from mace_pl.pictures import (
     save_masks,
     write_pictures,
 )
+from mace_pl.pipelines import scheduled
 from mace_pl.progress import drawing
 from mace_pl.segment import NETWORKS, Seen, Segment, find, words_for
 from mace_pl.text import text_parts
@@ -66,29 +67,31 @@ def prepare_pictures(pipeline: Any, trainer: Any, seed: int, model: Mapping[str,
         model: fingerprints of the model, kept beside the pictures: those of another model are drawn again.
 
     Raises:
-        ValueError: nothing of a target was found in a picture, and there is no fallback.
+        ValueError: a scheduler that cannot draw, or nothing of a target was found in a picture without a fallback.
     """
     data = trainer.datamodule
     rank, world = data.place()
-    missing = [d for d in wanted(data, seed, model) if not is_prepared(data.pictures / slug(d.target), d)]
-    missing = trainer.strategy.broadcast(missing)  # of one process: another may be writing by now
-    few = len(missing) < world
-    rows = rows_of(missing)[rank::world] if few else rows_of(missing[rank::world])
     masks_name = ATTENTION if data.mask in NETWORKS else "masks"
-    pipeline.to(trainer.strategy.root_device)
-    with drawing(trainer, "prepare", len(rows)) as progress:
-        drawn: Iterable[Drawn] = draw_rows(pipeline, rows, data.images_per_batch, progress)
-        if few:
-            parts = gathered(trainer, list(drawn))
-            drawn = [row for part in parts for row in part] if rank == 0 else []
-        for done, pictures, masks in by_concept(drawn):
-            write_pictures(data.pictures / slug(done.target), done, pictures, masks, masks_name)
+    with scheduled(pipeline, data.image_scheduler, "data.image_scheduler"):
+        drawings = wanted(data, seed, {**model, "scheduler": type(pipeline.scheduler).__name__})
+        missing = [d for d in drawings if not is_prepared(data.pictures / slug(d.target), d)]
+        missing = trainer.strategy.broadcast(missing)  # of one process: another may be writing by now
+        few = len(missing) < world
+        rows = rows_of(missing)[rank::world] if few else rows_of(missing[rank::world])
+        pipeline.to(trainer.strategy.root_device)
+        with drawing(trainer, "prepare", len(rows)) as progress:
+            drawn: Iterable[Drawn] = draw_rows(pipeline, rows, data.images_per_batch, progress)
+            if few:
+                parts = gathered(trainer, list(drawn))
+                drawn = [row for part in parts for row in part] if rank == 0 else []
+            for done, pictures, masks in by_concept(drawn):
+                write_pictures(data.pictures / slug(done.target), done, pictures, masks, masks_name)
     pipeline.to("cpu")  # one network at a time
     mask_pictures(data, trainer)
 
 
 def wanted(data: Any, seed: int, model: Mapping[str, str]) -> list[Drawing]:
-    """What is drawn for the concepts that bring no pictures."""
+    """What is drawn for the concepts that bring no pictures, by a model of these fingerprints and this scheduler."""
     return [
         Drawing(
             target=concept.target,

@@ -87,6 +87,8 @@ class ConceptData(LightningDataModule):
         images_per_concept: how many pictures the original model draws of each target.
         image_steps: denoising steps for those pictures.
         image_guidance: their classifier-free guidance scale.
+        image_scheduler: the scheduler of diffusers that draws them and the report's, such as
+            DPMSolverMultistepScheduler; the model's own when None.
         images_per_batch: how many of them are drawn at once, of one concept or of several.
         mask: masks of the drawn pictures: ``attention`` (from the model's own cross-attention), ``clipseg``,
             ``grounded_sam`` (Grounding DINO finds boxes, SAM segments what is in them) or ``none``. Pictures of your
@@ -104,6 +106,7 @@ class ConceptData(LightningDataModule):
         images_per_concept: int = 8,
         image_steps: int = 30,
         image_guidance: float = 7.5,
+        image_scheduler: str | None = None,
         images_per_batch: int = 8,
         mask: str = "attention",
         steps_per_concept: int = 50,
@@ -130,7 +133,7 @@ class ConceptData(LightningDataModule):
         self.pictures = Path(pictures)
         self.images_per_concept = images_per_concept
         self.image_steps = image_steps
-        self.image_guidance = image_guidance
+        self.image_guidance, self.image_scheduler = image_guidance, image_scheduler
         self.mask, self.segment = mask, segment
         self.steps_per_concept = steps_per_concept
         self.images_per_batch = images_per_batch
