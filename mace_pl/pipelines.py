@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
+from PIL import Image
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from mace_pl.attention import cross_attentions
 from mace_pl.paths import resolve
@@ -184,6 +186,14 @@ def picture_size(pipeline: Any) -> tuple[int, int]:
     height, width = (size, size) if isinstance(size, int) else size
     factor = pipeline.vae_scale_factor
     return height * factor, width * factor
+
+
+@torch.no_grad()
+def picture_latents(pipeline: Any, pictures: Sequence[Image.Image]) -> Tensor:
+    """[N, C, h, w]: pictures as the UNet sees them, without the noise of the encoder."""
+    pixels = pipeline.image_processor.preprocess(list(pictures)).to(pipeline.vae.device, pipeline.vae.dtype)
+    found: Tensor = pipeline.vae.encode(pixels).latent_dist.mode() * pipeline.vae.config.scaling_factor
+    return found
 
 
 def relative_to_project(path: Path) -> str:
