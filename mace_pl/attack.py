@@ -106,11 +106,3 @@ def optimise_tokens(
         optimizer.step()
         losses.append(float(loss.detach()))
     return (free * scale).detach(), losses
-
-
-@torch.no_grad()
-def picture_latents(pipeline: Any, pictures: Any) -> Tensor:
-    """[N, C, h, w]: pictures as the UNet sees them, without the noise of the encoder."""
-    pixels = pipeline.image_processor.preprocess(list(pictures)).to(pipeline.vae.device, pipeline.vae.dtype)
-    found: Tensor = pipeline.vae.encode(pixels).latent_dist.mode() * pipeline.vae.config.scaling_factor
-    return found

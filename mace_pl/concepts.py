@@ -23,7 +23,7 @@ class Concept:
         anchor: what its prompts shall mean instead (the paper's mapping concept), as in "ground".
         kind: ``object`` or ``person`` (with a mask; prompts of the latter have no article), or ``style`` (all pixels).
         images: folder of the user's own pictures of it; None lets the original model draw them.
-        masks: folder of their masks, equal names and sizes; ``none`` for no mask; None for the run's default.
+        masks: folder of their masks, equal names and sizes; ``none`` for no mask; None for those of ``data.mask``.
     """
 
     target: str

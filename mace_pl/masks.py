@@ -15,6 +15,7 @@ PIECE = 0.1  # of the mask: smaller pieces are crumbs
 FAR = 0.25  # of the picture's longer side
 GRID = 64  # pieces are looked for on at most so many rows and columns
 TINT = (255, 0, 80)
+CELL = 512  # pixels of a picture on the sheet, at most
 
 
 def pieces(mask: Tensor) -> list[Tensor]:
@@ -50,22 +51,24 @@ def complaint(mask: Tensor) -> str | None:
     return None
 
 
-def contact_sheet(path: Path, pictures: Sequence[Image.Image], masks: Tensor, columns: int = 8) -> None:
-    """Write the pictures, each above its copy on which the mask [H, W] is tinted.
+def contact_sheet(path: Path, pictures: Sequence[Image.Image], masks: Sequence[Tensor], columns: int = 8) -> None:
+    """Write the pictures, each above its copy on which the mask [H, W] is tinted; all in the first one's size or less.
 
     Args:
         path: the PNG file.
         pictures: I pictures.
-        masks: [I, H, W] of zeros and ones.
+        masks: I masks [H, W] of zeros and ones.
         columns: pictures beside each other.
     """
-    width, height = pictures[0].size
+    scale = min(1.0, CELL / max(pictures[0].size))
+    width, height = (max(1, round(side * scale)) for side in pictures[0].size)
     rows = -(-len(pictures) // columns)
     sheet = Image.new("RGB", (width * min(columns, len(pictures)), 2 * height * rows), "white")
     colour = Image.new("RGB", (width, height), TINT)
     for i, (picture, mask) in enumerate(zip(pictures, masks, strict=True)):
         row, column = divmod(i, columns)
         stencil = Image.fromarray((mask.cpu().numpy() * 128).astype("uint8")).resize((width, height))
-        sheet.paste(picture, (column * width, 2 * row * height))
-        sheet.paste(Image.composite(colour, picture, stencil), (column * width, (2 * row + 1) * height))
+        shown = picture.resize((width, height))
+        sheet.paste(shown, (column * width, 2 * row * height))
+        sheet.paste(Image.composite(colour, shown, stencil), (column * width, (2 * row + 1) * height))
     sheet.save(path)

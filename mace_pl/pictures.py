@@ -18,6 +18,7 @@ from mace_pl.artifacts import written_aside
 from mace_pl.attention import observed
 from mace_pl.concepts import attended_positions
 from mace_pl.lora import stream
+from mace_pl.manifest import read_pictures
 from mace_pl.pipelines import picture_size
 from mace_pl.sampling import draw
 from mace_pl.templates import PICTURE_TEMPLATE
@@ -93,6 +94,7 @@ class Drawing:
         mask: ``attention`` for a mask beside each picture, ``attention as fallback``, or ``none``.
         unet: fingerprint of the UNet that draws.
         text_encoder: fingerprint of its text encoder.
+        scheduler: class of the scheduler.
     """
 
     target: str
@@ -104,6 +106,7 @@ class Drawing:
     mask: str
     unet: str = ""
     text_encoder: str = ""
+    scheduler: str = ""
 
     def seeds(self) -> list[int]:
         """One per picture."""
@@ -193,26 +196,18 @@ def write_pictures(
         for i, picture in enumerate(pictures):
             picture.save(aside / "images" / f"{i:03d}.png")
         if masks is not None:
-            save_masks(aside / masks_name, masks)
+            save_masks(aside / masks_name, list(masks), [f"{i:03d}" for i in range(len(masks))])
         (aside / "settings.json").write_text(json.dumps(asdict(drawing), indent=2) + "\n", encoding="utf-8")
 
 
-def save_masks(folder: Path, masks: Tensor) -> None:
-    """Write masks [I, H, W] of zeros and ones as pictures, named like those of :func:`write_pictures`."""
+def save_masks(folder: Path, masks: Sequence[Tensor], names: Sequence[str]) -> None:
+    """Write masks [H, W] of zeros and ones as pictures with these names."""
     folder.mkdir(parents=True)
-    for i, mask in enumerate(masks):
-        Image.fromarray((mask.numpy() * 255).astype(np.uint8)).save(folder / f"{i:03d}.png")
+    for name, mask in zip(names, masks, strict=True):
+        Image.fromarray((mask.numpy() * 255).astype(np.uint8)).save(folder / f"{name}.png")
 
 
-def read_pictures(folder: Path) -> list[Image.Image]:
-    """The pictures in a folder that this project wrote, in order."""
-    found = []
-    for file in sorted(folder.glob("*.png")):
-        with Image.open(file) as picture:
-            found.append(picture.convert("RGB"))
-    return found
-
-
-def read_masks(folder: Path) -> Tensor:
-    """Masks [I, H, W] of zeros and ones that :func:`save_masks` wrote."""
-    return torch.stack([torch.from_numpy(np.asarray(p.convert("L")) > 127).float() for p in read_pictures(folder)])
+def read_masks(folder: Path, names: Sequence[str]) -> list[Tensor]:
+    """Masks [H, W] of zeros and ones that :func:`save_masks` wrote."""
+    pictures = read_pictures([folder / f"{name}.png" for name in names], "masks")
+    return [torch.from_numpy(np.asarray(p.convert("L")) > 127).float() for p in pictures]

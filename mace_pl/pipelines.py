@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
+from PIL import Image
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from mace_pl.attention import cross_attentions
 from mace_pl.paths import resolve
@@ -17,6 +20,7 @@ from mace_pl.text import encoder_fingerprint, text_parts
 
 #: where a model is: the arguments of :func:`load_pipeline`, under ``model`` in a run's configuration
 BASE_SETTINGS = ("pretrained", "revision", "variant", "layout")
+UNSEEDED = {"DPMSolverSDEScheduler"}  # its noise comes from no picture's generator: a picture would depend on its batch
 HINT = (
     "Give the folder of a Stable Diffusion pipeline (with model_index.json), a hub id, or a .safetensors checkpoint in "
     "the original layout."
@@ -148,16 +152,32 @@ def model_fingerprint(pipeline: Any) -> str:
     return hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
-def set_scheduler(pipeline: Any, name: str) -> None:
+def set_scheduler(pipeline: Any, name: str, setting: str = "model.scheduler") -> None:
     """Put another scheduler of diffusers into the pipeline, with the settings of its own.
 
     Raises:
-        ValueError: diffusers has none of this name, or one that does not go with the pipeline.
+        ValueError: diffusers has none of this name, it does not go with the pipeline, or it lacks a package.
     """
-    compatible = {found.__name__: found for found in pipeline.scheduler.compatibles}
+    compatible = {found.__name__: found for found in pipeline.scheduler.compatibles if found.__name__ not in UNSEEDED}
     if name not in compatible:
-        raise ValueError(f"model.scheduler={name} does not go with the model. Choose from {', '.join(compatible)}.")
-    pipeline.scheduler = compatible[name].from_config(pipeline.scheduler.config)
+        choices = ", ".join(sorted(compatible))
+        raise ValueError(f"{setting}={name} does not go with the model. Choose from {choices}.")
+    try:
+        pipeline.scheduler = compatible[name].from_config(pipeline.scheduler.config)
+    except ImportError as error:
+        raise ValueError(f"{setting}={name} lacks a package: {str(error).strip()}") from error
+
+
+@contextmanager
+def scheduled(pipeline: Any, name: str | None, setting: str) -> Iterator[None]:
+    """The pipeline with another scheduler, then with its own again; with its own all along where ``name`` is None."""
+    own = pipeline.scheduler
+    try:
+        if name is not None:
+            set_scheduler(pipeline, name, setting)
+        yield
+    finally:
+        pipeline.scheduler = own
 
 
 def picture_size(pipeline: Any) -> tuple[int, int]:
@@ -166,6 +186,14 @@ def picture_size(pipeline: Any) -> tuple[int, int]:
     height, width = (size, size) if isinstance(size, int) else size
     factor = pipeline.vae_scale_factor
     return height * factor, width * factor
+
+
+@torch.no_grad()
+def picture_latents(pipeline: Any, pictures: Sequence[Image.Image]) -> Tensor:
+    """[N, C, h, w]: pictures as the UNet sees them, without the noise of the encoder."""
+    pixels = pipeline.image_processor.preprocess(list(pictures)).to(pipeline.vae.device, pipeline.vae.dtype)
+    found: Tensor = pipeline.vae.encode(pixels).latent_dist.mode() * pipeline.vae.config.scaling_factor
+    return found
 
 
 def relative_to_project(path: Path) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 
 @torch.no_grad()
@@ -52,3 +53,9 @@ def draw(
         if progress is not None:
             progress(len(result.images))
     return images
+
+
+def noised(pipeline: Any, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    """√ᾱ_t x + √(1 − ᾱ_t) ε at one timestep; samplers' own ``add_noise`` wants timesteps of theirs."""
+    kept: Tensor = pipeline.scheduler.alphas_cumprod[t.cpu()].to(latents.device)
+    return kept.sqrt() * latents + (1 - kept).sqrt() * noise

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler, EulerAncestralDiscreteScheduler
 from PIL import Image
 from runs import CONCEPTS, checksums
 
 from mace_pl.data.concepts import ConceptData
+from mace_pl.manifest import read_pictures
 from mace_pl.pictures import Drawing, draw_concepts
 from mace_pl.pipelines import load_pipeline
 from mace_pl.preparing import prepare_pictures
@@ -64,19 +68,20 @@ def test_a_concept_comes_as_soon_as_its_last_picture_is_drawn(toy_pipeline: Path
 
 
 def prepare(
-    pipeline: Path, folder: Path, rank: int = 0, world: int = 1, seed: int = 7, mask: str = "attention"
-) -> None:
-    """The share of one process; a stand-in for the Trainer says which."""
-    data = ConceptData(
-        CONCEPTS, pictures=str(folder), images_per_concept=2, image_steps=1, images_per_batch=3, mask=mask
-    )
+    pipeline: Path, folder: Path, rank: int = 0, world: int = 1, seed: int = 7, mask: str = "attention", **more: Any
+) -> Any:
+    """The share of one process; a stand-in for the Trainer says which. Returns the pipeline as it is left."""
+    settings = {"images_per_concept": 2, "image_steps": 1, "images_per_batch": 3, "mask": mask} | more
+    data = ConceptData(CONCEPTS, pictures=str(folder), **settings)
     place = SimpleNamespace(global_rank=rank, world_size=world, is_global_zero=False, progress_bar_callback=None)
     place.datamodule = data
     place.strategy = SimpleNamespace(
         root_device=torch.device("cpu"), broadcast=lambda missing: missing, barrier=lambda name: None
     )
     data.trainer = place  # type: ignore[assignment]
-    prepare_pictures(load_pipeline(str(pipeline)), place, seed, {"unet": "u", "text_encoder": "t"})
+    loaded = load_pipeline(str(pipeline))
+    prepare_pictures(loaded, place, seed, {"unet": "u", "text_encoder": "t"})
+    return loaded
 
 
 def made(folder: Path) -> dict[str, int]:
@@ -96,6 +101,31 @@ def test_only_what_is_missing_is_drawn(toy_pipeline: Path, tmp_path: Path) -> No
     assert checksums(tmp_path).keys() == content.keys()
     prepare(toy_pipeline, tmp_path, seed=8)
     assert all(made(tmp_path)[name] > second[name] for name in second)
+
+
+def test_another_scheduler_draws_other_pictures(toy_pipeline: Path, tmp_path: Path) -> None:
+    def drawn(scheduler: str | None) -> tuple[torch.Tensor, dict[str, int]]:
+        left = prepare(toy_pipeline, tmp_path, mask="none", image_steps=3, image_scheduler=scheduler)
+        assert type(left.scheduler) is DDIMScheduler  # training uses the model's own
+        return pixels(read_pictures(sorted(tmp_path.glob("ship/images/*")), "images")), made(tmp_path)
+
+    own, first = drawn(None)
+    assert drawn("DDIMScheduler")[1] == first  # the model's own, by its name
+    other, second = drawn("EulerAncestralDiscreteScheduler")
+    assert all(second[name] > first[name] for name in first) and (other - own).abs().max() > 1
+    assert json.loads((tmp_path / "ship/settings.json").read_text())["scheduler"] == "EulerAncestralDiscreteScheduler"
+    pipeline = load_pipeline(str(toy_pipeline))
+    pipeline.scheduler = EulerAncestralDiscreteScheduler.from_config(pipeline.scheduler.config)
+    seed = Drawing("ship", "object", 1, 3, 7.5, 7, "none").seeds()[0]
+    plain = pipeline("a photo of a ship", num_inference_steps=3, generator=torch.Generator().manual_seed(seed)).images
+    assert (other[0] - pixels(plain)[0]).abs().max() <= 1  # of 255: rounding
+
+
+@pytest.mark.parametrize("name", ["Magic", "DPMSolverSDEScheduler"])  # the latter's noise depends on the batch
+def test_a_scheduler_that_cannot_draw_is_refused(toy_pipeline: Path, tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=rf"^data\.image_scheduler={name} does not go .* DDIMScheduler, DDPMSch"):
+        prepare(toy_pipeline, tmp_path, image_scheduler=name)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("world", [2, 3])

@@ -15,8 +15,7 @@ from torch.nn import functional as F
 from transformers import CLIPSegForImageSegmentation, CLIPTokenizer, SamModel
 
 from mace_pl.cli import erase_main
-from mace_pl.concepts import Concept
-from mace_pl.preparing import ATTENTION, segment_pictures
+from mace_pl.masking import ATTENTION, Pictured, segment_pictures
 from mace_pl.segment import Seen, Segment, chosen_boxes, detect, find, sam, words_for
 
 CPU = torch.device("cpu")
@@ -121,6 +120,10 @@ def drawn(tmp_path: Path) -> Path:
     return folder
 
 
+def group(folder: Path, kind: str = "object") -> Pictured:
+    return Pictured("ship", kind, sorted((folder / "images").iterdir()), folder)
+
+
 def masks_of(folder: Path) -> np.ndarray:
     return np.stack([np.asarray(Image.open(f)) for f in sorted(folder.glob("*.png"))])
 
@@ -134,7 +137,7 @@ def test_nothing_found_is_refused_unless_a_fallback_is_allowed(networks: dict[st
 
     def run(fallback: str | None) -> None:
         settings = Segment(clipseg=str(blind), fallback=fallback)
-        segment_pictures([Concept("ship", "sky")], drawn.parent, "clipseg", settings, CPU)
+        segment_pictures([group(drawn)], "clipseg", settings, CPU)
 
     with pytest.raises(ValueError, match=r"found no 'ship' in .*images/000\.png, .*001\.png. Lower the thresholds"):
         run(None)
@@ -150,7 +153,7 @@ def test_nothing_found_is_refused_unless_a_fallback_is_allowed(networks: dict[st
 def test_masks_are_made_again_only_with_other_settings(networks: dict[str, str], drawn: Path) -> None:
     def made(threshold: float) -> int:
         settings = Segment(**networks, clipseg_threshold=threshold, fallback="none")
-        segment_pictures([Concept("ship", "sky")], drawn.parent, "clipseg", settings, CPU)
+        segment_pictures([group(drawn)], "clipseg", settings, CPU)
         return (drawn / "masks/000.png").stat().st_mtime_ns
 
     first = made(0.01)

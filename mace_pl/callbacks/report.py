@@ -13,6 +13,7 @@ from rich.table import Table
 
 from mace_pl.artifacts import write_json
 from mace_pl.concepts import Concept
+from mace_pl.pipelines import scheduled
 from mace_pl.progress import drawing
 from mace_pl.sampling import draw
 from mace_pl.scores import ClipClassifier
@@ -55,7 +56,8 @@ class Report:
         module.pipeline.to(trainer.strategy.root_device)
         named = zip(self.names, self.prompts, strict=True)
         rows = [(name, prompt, k) for name, prompt in named for k in range(self.seeds)]
-        with drawing(trainer, f"pictures {when}", len(rows)) as progress:
+        chosen = scheduled(module.pipeline, data.image_scheduler, "data.image_scheduler")
+        with chosen, drawing(trainer, f"pictures {when}", len(rows)) as progress:
             drawn = draw(
                 module.pipeline,
                 [prompt for _, prompt, _ in rows],

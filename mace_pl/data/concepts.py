@@ -50,6 +50,22 @@ def load_pictures(folder: Path, setting: str) -> list[Image.Image]:
     return [_open(path, "RGB", setting) for path in image_files(folder, setting)]
 
 
+def check_names(files: Sequence[Path]) -> None:
+    """Refuse pictures whose masks would have one name.
+
+    Raises:
+        ValueError: naming two of them.
+    """
+    names: dict[str, Path] = {}
+    for file in files:
+        other = names.setdefault(file.stem, file)
+        if other != file:
+            raise ValueError(
+                f"data.concepts: images: {other.name} and {file.name} in {file.parent} would share a mask. Rename one, "
+                f"or pass masks: none."
+            )
+
+
 def load_masks(folder: Path, pictures: Path, setting: str) -> list[Tensor]:
     """Masks [1, H, W] of zeros and ones for the pictures of a folder, matched by name; each of its picture's size.
 
@@ -87,10 +103,12 @@ class ConceptData(LightningDataModule):
         images_per_concept: how many pictures the original model draws of each target.
         image_steps: denoising steps for those pictures.
         image_guidance: their classifier-free guidance scale.
+        image_scheduler: the scheduler of diffusers that draws them and the report's, such as
+            DPMSolverMultistepScheduler; the model's own when None.
         images_per_batch: how many of them are drawn at once, of one concept or of several.
-        mask: masks of the drawn pictures: ``attention`` (from the model's own cross-attention), ``clipseg``,
-            ``grounded_sam`` (Grounding DINO finds boxes, SAM segments what is in them) or ``none``. Pictures of your
-            own bring theirs in a folder.
+        mask: masks of the pictures: ``attention`` (from the model's own cross-attention), ``clipseg``,
+            ``grounded_sam`` (Grounding DINO finds boxes, SAM segments what is in them) or ``none``. It makes those of
+            your own pictures too, into ``pictures``, unless they bring theirs in a folder.
         segment: networks and thresholds of ``clipseg`` and ``grounded_sam``.
         steps_per_concept: optimizer steps per concept in stage 2.
         concepts_per_batch: how many concepts are trained side by side; ``auto`` takes as many as the free memory holds.
@@ -104,6 +122,7 @@ class ConceptData(LightningDataModule):
         images_per_concept: int = 8,
         image_steps: int = 30,
         image_guidance: float = 7.5,
+        image_scheduler: str | None = None,
         images_per_batch: int = 8,
         mask: str = "attention",
         steps_per_concept: int = 50,
@@ -130,7 +149,7 @@ class ConceptData(LightningDataModule):
         self.pictures = Path(pictures)
         self.images_per_concept = images_per_concept
         self.image_steps = image_steps
-        self.image_guidance = image_guidance
+        self.image_guidance, self.image_scheduler = image_guidance, image_scheduler
         self.mask, self.segment = mask, segment
         self.steps_per_concept = steps_per_concept
         self.images_per_batch = images_per_batch
@@ -140,26 +159,40 @@ class ConceptData(LightningDataModule):
             if concept.images is not None:
                 folder = resolve(concept.images)
                 load_pictures(folder, "data.concepts: images")
-                if concept.masks not in (None, "none"):
-                    load_masks(resolve(str(concept.masks)), folder, "data.concepts: masks")
+                if self.brings_masks(concept):
+                    load_masks(self.mask_folder(concept), folder, "data.concepts: masks")
+                elif self.masked(concept):
+                    check_names(image_files(folder, "data.concepts: images"))
 
     def masked(self, concept: Concept) -> bool:
         """Whether the loss looks inside a mask only; styles without masks of their own have every pixel count."""
         if concept.masks == "none":
             return False
-        if concept.images is not None:
-            return concept.masks is not None
-        return concept.kind != "style" and self.mask != "none"
+        return self.brings_masks(concept) or (concept.kind != "style" and self.mask != "none")
+
+    def brings_masks(self, concept: Concept) -> bool:
+        """Whether the masks are the user's own."""
+        return concept.images is not None and concept.masks not in (None, "none")
+
+    def picture_files(self, concept: Concept) -> list[Path]:
+        """The pictures that a concept is trained on."""
+        return image_files(self.picture_folder(concept), "images")
 
     def files(self, concept: Concept) -> list[Path]:
         """The pictures and masks that a concept is trained on."""
-        folder = self.picture_folder(concept)
-        masks = resolve(str(concept.masks)) if concept.images else folder.parent / "masks"
-        return image_files(folder, "images") + (image_files(masks, "masks") if self.masked(concept) else [])
+        masks = image_files(self.mask_folder(concept), "masks") if self.masked(concept) else []
+        return self.picture_files(concept) + masks
 
     def picture_folder(self, concept: Concept) -> Path:
         """Where the pictures of a concept are: the user's folder, or the one that ``prepare`` fills."""
         return resolve(concept.images) if concept.images else self.pictures / slug(concept.target) / "images"
+
+    def mask_folder(self, concept: Concept) -> Path:
+        """Where the masks of a concept are: the user's folder, or the one that ``prepare`` fills."""
+        if self.brings_masks(concept):
+            return resolve(str(concept.masks))
+        folder = self.pictures / slug(concept.target)  # drawn pictures and the user's own may take turns there
+        return (folder / "own" if concept.images else folder) / "masks"
 
     def load(self, concept: Concept, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Pictures [I, 3, H, W] in [−1, 1] and masks [I, 1, H, W] at the model's size (height, width)."""
@@ -170,8 +203,7 @@ class ConceptData(LightningDataModule):
         pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2) / 127.5 - 1
         if not self.masked(concept):
             return pixels, torch.ones(len(pixels), 1, height, width)
-        own = resolve(str(concept.masks)) if concept.images else folder.parent / "masks"
-        masks = load_masks(own, folder, f"masks of {concept.target!r}")
+        masks = load_masks(self.mask_folder(concept), folder, f"masks of {concept.target!r}")
         resized = [torch.nn.functional.interpolate(mask[None], size=size, mode="nearest") for mask in masks]
         return pixels, torch.cat(resized)
 

@@ -24,6 +24,7 @@ SETTINGS = (
     "model.importance_sampling",
     "model.squared_loss",
     "data.images_per_concept",
+    "data.image_scheduler",
     "data.image_steps",
     "data.mask",
     "data.steps_per_concept",

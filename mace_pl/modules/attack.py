@@ -16,9 +16,9 @@ from torchmetrics import Metric
 
 from mace_pl.applying import load_edited
 from mace_pl.artifacts import claim_output, write_json
-from mace_pl.attack import check_attackable, encode_attacked, optimise_tokens, picture_latents
+from mace_pl.attack import check_attackable, encode_attacked, optimise_tokens
 from mace_pl.lora import stream
-from mace_pl.pipelines import load_pipeline, model_fingerprint
+from mace_pl.pipelines import load_pipeline, model_fingerprint, picture_latents
 from mace_pl.sampling import draw
 from mace_pl.scores import ClipClassifier
 

@@ -23,6 +23,7 @@ from mace_pl.memory import LARGEST, LiveBytes, free_bytes, side_by_side
 from mace_pl.pipelines import load_pipeline, picture_size, unet_fingerprint
 from mace_pl.preparing import check_prompts, prepare_pictures
 from mace_pl.preserving import StageWeights, named_statistics, preservation, with_domain
+from mace_pl.sampling import noised
 from mace_pl.text import encode_both, encode_prompts, encoder_fingerprint, text_parts
 from mace_pl.trainer import gathered
 
@@ -224,10 +225,9 @@ class Mace(LightningModule):
         t = torch.multinomial(self.density, 1, generator=generator)[0].to(self.device)
         latents = self.latents[concept][image]
         noise = torch.randn(latents.shape, generator=generator).to(self.device)
-        kept = self.pipeline.scheduler.alphas_cumprod[t.cpu()]  # ᾱ; samplers' own add_noise wants timesteps of theirs
         pooled = self.pooled[concept]
         return {
-            "latents": kept.sqrt() * latents + (1 - kept).sqrt() * noise,
+            "latents": noised(self.pipeline, latents, noise, t),
             "t": t,
             "text": self.embeddings[concept][prompt],
             "positions": self.positions[concept][prompt],
