@@ -48,7 +48,7 @@ def test_names_come_from_a_list_or_a_file(tmp_path: Path) -> None:
     assert read_names(None, "names") == []
 
 
-def test_a_file_without_names_is_refused(
+def test_names_that_cannot_be_kept_are_refused(
     tmp_path: Path, toy_pipeline: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "empty.txt").write_text("\n")
@@ -57,6 +57,8 @@ def test_a_file_without_names_is_refused(
         args = [*config(tmp_path, toy_pipeline, "out", SHIP), "--model.domain_names", str(tmp_path / f"{name}.txt")]
         text = exit_message(args, capsys)
         assert "model.domain_names" in text and message in text
+    text = exit_message([*config(tmp_path, toy_pipeline, "out", SHIP), "--model.domain_names", "[cat]"], capsys)
+    assert "model.domain_names has no effect" in text and "model.refine.domain" in text
     assert not (tmp_path / "out").exists()
 
 

@@ -16,11 +16,8 @@ from pathlib import Path
 import yaml
 
 TEN = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-ANCHORS = {
-    "dog": "clock",
-    "horse": "clock",
-    "truck": "clock",
-}  # a house is a box as a truck is; others have the config's
+# others have the config's; a house is a box as a truck is, and synonyms of dog and horse outlived it
+ANCHORS = {"dog": "clock", "horse": "clock", "truck": "clock"}
 ERASE = Path(__file__).resolve().parents[2] / "erase.py"
 RUNS = Path("checkpoints/erased")
 PROCESSES = 2

@@ -95,6 +95,10 @@ class Mace(LightningModule):
         self.unet_hash = unet_fingerprint(self.unet)
         self.width = int(encode_prompts(self.pipeline, [""]).shape[-1])
         self.domain_names = read_names(domain_names, "model.domain_names")
+        if self.domain_names and refine.domain == fuse.domain == 0:
+            raise ValueError(
+                "model.domain_names has no effect: model.refine.domain and model.fuse.domain are 0. Raise one of them."
+            )
         stages = preservation(prior, domain, (refine, fuse), self.fingerprint, self.width)
         self.keep_refine, self.keep_fuse = stages
         self.edit: Edit | None = None
