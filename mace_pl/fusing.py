@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import torch
 import yaml
 from safetensors import safe_open
+from torch import Tensor
 
 from mace_pl.artifacts import claim_output, written_aside
 from mace_pl.closed_form import Preservation
 from mace_pl.concepts import read_names
-from mace_pl.edit import fusion, load_concept, original_weights, refinement, set_weights
+from mace_pl.edit import ConceptSums, Edit, Factors, fusion, load_concept, original_weights, refinement, set_weights
 from mace_pl.export.finished import PLACES, Finished
 from mace_pl.pipelines import load_base
 from mace_pl.preserving import StageWeights, named_statistics, preservation, with_domain
@@ -25,11 +28,14 @@ def fuse_run(
     weights: dict[str, float] | None = None,
     overwrite: bool = False,
     save_pipeline: bool = True,
+    method: Literal["fused", "added", "refined"] = "fused",
+    refine: dict[str, float] | None = None,
+    fuse: dict[str, float] | None = None,
 ) -> Path:
     """Fuse a run again from what is on disk.
 
-    The LoRAs were trained on the refinement of all the run's concepts; with another set they are reused as they are,
-    which is an approximation.
+    The LoRAs were trained on the refinement of all the run's concepts; with another set, or with other weights of the
+    refinement, they are reused as they are, which is an approximation.
 
     Args:
         run: output folder of a ``fit``.
@@ -38,12 +44,17 @@ def fuse_run(
         weights: degree per target, 1 erases it fully, 0 keeps it.
         overwrite: replace ``output_dir`` where it exists.
         save_pipeline: write the whole pipeline too.
+        method: ``fused``, the closed-form fusion; ``added``, the LoRAs simply added to the refined weights; or
+            ``refined``, the refined weights without LoRAs. The last two show what each stage contributes.
+        refine: weights of the refinement in place of the run's, such as ``{domain: 0.1}``.
+        fuse: weights of the fusion in place of the run's.
 
     Returns:
         The folder that was written.
 
     Raises:
-        ValueError: no run there, an unknown target, nothing left, or a weight outside [0, 1].
+        ValueError: no run there, an unknown target, nothing left, a weight outside [0, 1], or a term that no closed
+            form has.
     """
     folder = Path(run)
     config, concepts = _read_run(folder)
@@ -57,7 +68,9 @@ def fuse_run(
     targets = [t for t in named if t not in (drop or [])]
     if not targets:
         raise ValueError("drop leaves no target. Use the original model instead.")
-    output = Path(output_dir) if output_dir else folder.with_name(f"{folder.name}-fused")
+    for stage, changed in (("refine", refine or {}), ("fuse", fuse or {})):
+        config["model"][stage] = _changed(config["model"][stage], changed, stage)
+    output = Path(output_dir) if output_dir else folder.with_name(f"{folder.name}-{method}")
     claim_output(output, overwrite)
     keep_refine, keep_fuse, pipeline = _preservation(config, targets)
     sums, loras = {}, {}
@@ -66,7 +79,8 @@ def fuse_run(
         own, factors = load_concept(folder, target)
         sums[target] = own.weighted(weight)
         loras[target] = {n: (A, weight * B) for n, (A, B) in factors.items()}
-    edit = fusion(refinement(sums, keep_refine), sums, loras, keep_fuse)
+    T = refinement(sums, keep_refine)
+    edit = fusion(T, sums, loras, keep_fuse) if method == "fused" else _unfused(T, sums, loras, method == "added")
     kept = [c for c in concepts if c["target"] in targets]
     meta = {"pretrained": config["model"]["pretrained"], "concepts": kept, "weights": weights or {}}
     finished = Finished(pipeline, edit, original_weights(pipeline.unet), meta, config)
@@ -76,6 +90,24 @@ def fuse_run(
         for name in ("edit", "refined", *(("pipeline",) if save_pipeline else ())):
             finished.write(name, aside / PLACES[name])
     return output
+
+
+def _changed(given: dict[str, float], changed: dict[str, float], stage: str) -> dict[str, float]:
+    """The weights of a closed form, some of them changed."""
+    terms = [field.name for field in fields(StageWeights)]
+    for term, value in changed.items():
+        if term not in terms or value < 0:
+            raise ValueError(f"{stage}: {term}={value} must be one of {', '.join(terms)}, each at least 0.")
+    return given | changed
+
+
+def _unfused(T: Tensor, sums: dict[str, ConceptSums], loras: dict[str, Factors], added: bool) -> Edit:
+    """W T + Σ_i B_i A_i, or W T alone as one row and one column of zeros."""
+    factors = {}
+    for name in next(iter(loras.values())):
+        A, B = (torch.cat([loras[t][name][i].double() for t in sums], dim=i) for i in (0, 1))
+        factors[name] = (A, B) if added else (torch.zeros_like(A[:1]), torch.zeros_like(B[:, :1]))
+    return Edit(T, factors)
 
 
 def _read_run(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:

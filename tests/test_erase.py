@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from mace_pl import erase
 from mace_pl.cli import erase_main
 from mace_pl.closed_form import gram
-from mace_pl.edit import Edit, original_weights, set_weights
+from mace_pl.edit import Edit, load_concept, original_weights, set_weights
 from mace_pl.sampling import draw
 from mace_pl.text import encode_prompts, encoder_fingerprint
 
@@ -113,6 +113,38 @@ def test_fusing_again_drops_and_reweights_without_training(run: Path, toy_pipeli
     dropped = load_file(run.parent / "drop" / "refined.safetensors")
     assert any(not torch.allclose(first[name], dropped[name], atol=1e-6) for name in first)
     assert len(Edit.load(run.parent / "drop" / "edit.safetensors").factors) == len(first)
+
+
+def test_a_run_is_written_without_fusion_or_without_loras(run: Path, toy_pipeline: Path) -> None:
+    written = {}
+    for name, more in {
+        "refined": ["--method", "refined"],
+        "added": ["--method", "added"],
+        "stiff": ["--fuse", "{identity: 1.0e+12}"],  # W* goes to W'
+        "stay": ["--refine", "{identity: 1.0e+12}", "--method", "refined"],
+    }.items():
+        erase_main(["fuse", "--run", str(run), "--output_dir", str(run.parent / name), "--save_pipeline=false", *more])
+        written[name] = load_file(run.parent / name / "refined.safetensors")
+    loras = [load_concept(run, c["target"])[1] for c in CONCEPTS]
+    pipeline, moved = StableDiffusionPipeline.from_pretrained(toy_pipeline, safety_checker=None), []
+    for name, weight in original_weights(pipeline.unet).items():
+        refined = written["refined"][f"{name}.weight"]
+        added = refined + sum(lora[name][1] @ lora[name][0] for lora in loras)
+        assert not torch.equal(refined, weight)
+        moved.append(float((added - refined).abs().max()))
+        torch.testing.assert_close(written["added"][f"{name}.weight"], added, rtol=0, atol=1e-6)
+        torch.testing.assert_close(written["stiff"][f"{name}.weight"], refined, rtol=0, atol=1e-6)
+        torch.testing.assert_close(written["stay"][f"{name}.weight"], weight, rtol=0, atol=1e-6)
+    assert max(moved) > 1e-5  # else the lines above tell nothing apart
+
+
+@pytest.mark.parametrize("change", ["{strength: 1.0}", "{identity: -1.0}"])
+def test_a_term_that_fusion_does_not_have_is_refused(
+    run: Path, change: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = exit_message(["fuse", "--run", str(run), "--output_dir", str(run.parent / "odd"), "--fuse", change], capsys)
+    assert "must be one of identity, prior, domain, each at least 0" in said
+    assert not (run.parent / "odd").exists()
 
 
 def test_an_existing_output_is_refused(run: Path, toy_pipeline: Path, capsys: pytest.CaptureFixture[str]) -> None:
