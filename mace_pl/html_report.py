@@ -134,7 +134,7 @@ def pairs(gallery: Shown, run: str, word: str, count: int | None = None) -> str:
     """Original above edited, a column per seed."""
     figures = [
         f"<figure>{picture(a, f'{word}, original')}{picture(b, f'{word}, edited')}"
-        f"<figcaption>{escape(word)}, seed {cell[1]}</figcaption></figure>"
+        f"<figcaption>{escape(word)}, seed {gallery.first_seed + cell[1]}</figcaption></figure>"
         for cell, a, b in gallery.pairs((ORIGINAL, run), word)[:count]
     ]
     return "".join(figures)

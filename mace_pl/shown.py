@@ -18,11 +18,12 @@ class Shown:
 
     Args:
         folder: where they lie.
-        cells: which (template, seed) of each word are shown, in order.
+        cells: which (template, seed) of each word are shown, in order; seeds count from 0.
+        first_seed: what a seed of 0 stands for.
     """
 
-    def __init__(self, folder: Path, cells: Sequence[tuple[int, int]]) -> None:
-        self.folder, self.cells = folder, list(cells)
+    def __init__(self, folder: Path, cells: Sequence[tuple[int, int]], first_seed: int = 0) -> None:
+        self.folder, self.cells, self.first_seed = folder, list(cells), first_seed
 
     def path(self, model: str, word: str, cell: tuple[int, int]) -> Path:
         """The file of a picture."""

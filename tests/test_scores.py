@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline
 from finished import finished_run
 from runs import checksums, config, exit_message
 
@@ -14,7 +14,7 @@ from mace_pl.cli import erase_main
 from mace_pl.erasure import harmonic
 from mace_pl.export.run import export_run
 from mace_pl.sampling import draw
-from mace_pl.scores import ClipClassifier
+from mace_pl.scores import ClipClassifier, ClipEncoder
 
 
 def test_harmonic_mean_of_the_papers_numbers() -> None:
@@ -106,6 +106,23 @@ def test_runs_are_scored_beside_their_original(toy_pipeline: Path, toy_clip: Pat
     assert len(table) == 5 and table[-1].startswith("| mean of 2 ")
 
 
+def test_later_seeds_and_another_scheduler_draw_what_is_said(
+    toy_pipeline: Path, toy_clip: Path, tmp_path: Path
+) -> None:
+    more = ["--data.first_seed", "7", "--data.seeds", "1", "--model.scheduler", "EulerDiscreteScheduler"]
+    erase_main([*command(toy_pipeline, toy_clip, tmp_path / "s.json"), *more])
+    found = json.loads((tmp_path / "s.json").read_text())
+    assert (found["settings"]["first_seed"], found["settings"]["scheduler"]) == (7, "EulerDiscreteScheduler")
+    pipeline = StableDiffusionPipeline.from_pretrained(toy_pipeline, safety_checker=None)
+    pipeline.scheduler = EulerDiscreteScheduler.from_config(pipeline.scheduler.config)
+    prompt = "a photo of a ship"
+    own, first = (draw(pipeline, [prompt], [seed], 2, 5.0, 1) for seed in (7, 0))
+    clip = ClipEncoder(str(toy_clip))
+    a, b = (float(clip.image(p) @ clip.text([prompt]).T) * 100 for p in (own, first))
+    assert found["scores"]["original"]["clip_score"]["by_word"]["ship"] == pytest.approx(a, abs=1e-3)
+    assert abs(a - b) > 1e-2
+
+
 def other_model(folder: Path) -> Path:
     weights = {"down_blocks.9.attn2.to_k.weight": torch.ones(2, 2)}
     write_tensors(folder / "other" / "refined.safetensors", weights, "refined", {"concepts": []})
@@ -124,6 +141,8 @@ def other_model(folder: Path) -> Path:
         (["--model.ablation", "[nowhere.json]"], "model.ablation: nowhere.json"),
         (["--data.templates", "[a photo]"], "data.templates"),
         (["--data.seeds", "0"], "data.seeds=0"),
+        (["--data.first_seed", "-1"], "data.first_seed=-1"),
+        (["--model.scheduler", "Nothing"], "model.scheduler=Nothing"),
     ],
 )
 def test_bad_settings_are_refused(

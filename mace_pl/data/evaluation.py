@@ -17,9 +17,10 @@ class EvaluationPrompts(LightningDataModule):
     Args:
         names: the classes: a list, or a text file with one on each line.
         synonyms: other words for names, by name; drawn where a run erases the name.
-        seeds: pictures per word and template, seeds 0 … seeds − 1.
+        seeds: pictures per word and template, seeds first_seed … first_seed + seeds − 1.
         templates: the prompts, with ``{}`` for the word; a picture is judged by the classes in its own template.
         batch_size: pictures at once.
+        first_seed: other seeds than those by which settings were chosen, for scores that are to be trusted.
     """
 
     def __init__(
@@ -29,6 +30,7 @@ class EvaluationPrompts(LightningDataModule):
         seeds: int = 40,
         templates: list[str] | None = None,
         batch_size: int = 20,
+        first_seed: int = 0,
     ) -> None:
         super().__init__()
         names = read_names(names, "data.names") if isinstance(names, str) else names
@@ -41,7 +43,9 @@ class EvaluationPrompts(LightningDataModule):
             raise ValueError(f"data.templates={templates} must be prompts that contain {{}} once, where the name goes.")
         self.names = names
         self.synonyms = synonyms or {}
-        self.seeds = seeds
+        if first_seed < 0:
+            raise ValueError(f"data.first_seed={first_seed} must be at least 0.")
+        self.seeds, self.first_seed = seeds, first_seed
         self.templates = templates
         self.batch_size = batch_size
         for target in self.synonyms:
@@ -54,7 +58,7 @@ class EvaluationPrompts(LightningDataModule):
             raise ValueError(f"data.synonyms: {', '.join(twice)} stands for two names, or twice. Name each word once.")
 
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Batches {prompt, seed, word}, lists of equal length, and the index of the batch's template."""
+        """Batches {prompt, seed, word}, lists of equal length, and the batch's template; seeds count from 0."""
         words = self.names + [word for synonyms in self.synonyms.values() for word in synonyms]
         rows = [
             {"prompt": template.replace("{}", word), "seed": seed, "word": word, "template": place}

@@ -16,7 +16,7 @@ from mace_pl.artifacts import claim_output, read_tensors
 from mace_pl.manifest import read_folder, read_pictures
 from mace_pl.metrics import PictureScores
 from mace_pl.paths import resolve
-from mace_pl.pipelines import load_pipeline, model_fingerprint
+from mace_pl.pipelines import load_pipeline, model_fingerprint, scheduled
 from mace_pl.quality import ClipFeatures, compare, perceptual_distance
 from mace_pl.results import Words, neighbours, original_results, run_results
 from mace_pl.sampling import draw
@@ -52,6 +52,7 @@ class ErasureScores(LightningModule):
         shown: pictures of each word in the report.
         ablation: JSON files whose rows become a section of the report: lists of ``label``, ``acc_e``, ``acc_s`` and
             ``h``, or score files of ``test``, a row per run.
+        scheduler: a scheduler of diffusers that draws with all models; each model's own when None.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class ErasureScores(LightningModule):
         revision: str | None = None,
         variant: str | None = None,
         layout: str | None = None,
+        scheduler: str | None = None,
     ) -> None:
         super().__init__()
         claim_output(Path(output), overwrite, "model.output")
@@ -84,10 +86,11 @@ class ErasureScores(LightningModule):
         self.runs = {Path(run).name: run for run in runs or []}
         if len(self.runs) < len(runs or []) or ORIGINAL in self.runs:
             raise ValueError(f"model.runs={runs} need folder names that differ, and none called {ORIGINAL!r}.")
-        self.steps, self.guidance = steps, guidance
+        self.steps, self.guidance, self.scheduler = steps, guidance, scheduler
         self.kid_subset, self.nearest, self.shown = kid_subset, nearest, shown
         self.pipeline = load_pipeline(pretrained, revision, variant, layout)
-        self.unet = self.pipeline.unet
+        with scheduled(self.pipeline, scheduler, "model.scheduler"):  # refused here, before anything is drawn
+            self.unet = self.pipeline.unet
         self.fingerprints = {ORIGINAL: model_fingerprint(self.pipeline)}
         self.targets: dict[str, list[str]] = {}
         self.weights: dict[str, dict[str, Tensor]] = {ORIGINAL: {}}
@@ -150,7 +153,7 @@ class ErasureScores(LightningModule):
         width = int(self.features.num_features)  # type: ignore[arg-type]
         self.tables = torch.nn.ModuleList(PictureScores(*shape, width) for _ in self.weights)
         folder = self.output.with_name(f".{self.output.name}.pictures.partial")
-        self.gallery = Shown(folder, first_cells(len(data.templates), data.seeds, self.shown))
+        self.gallery = Shown(folder, first_cells(len(data.templates), data.seeds, self.shown), data.first_seed)
         self.near = {name: self.next_to(targets) for name, targets in self.targets.items()}
 
     def own_judge(self, names: list[str]) -> None:
@@ -213,7 +216,9 @@ class ErasureScores(LightningModule):
         pipeline.to(self.device)
         if pipeline is self.pipeline:
             self.unet.load_state_dict(self.weights[ORIGINAL] | self.weights[name], strict=False)
-        return draw(pipeline, prompts, seeds, self.steps, self.guidance, len(prompts))
+        first: int = self.trainer.datamodule.first_seed  # type: ignore[attr-defined]
+        with scheduled(pipeline, self.scheduler, "model.scheduler"):
+            return draw(pipeline, prompts, [first + seed for seed in seeds], self.steps, self.guidance, len(prompts))
 
     def measure(
         self,
