@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from runs import checksums, config, exit_message
+from safetensors.torch import load_file
 from segmenters import all_three
 from torch.nn import functional as F
 from transformers import CLIPTokenizer
@@ -158,3 +161,25 @@ def test_pictures_that_would_share_a_mask_are_refused(
     message = exit_message(config(tmp_path, toy_pipeline, "out", [concept]), capsys)
     assert "one.bmp and one.png" in message and "Rename one" in message
     assert not (tmp_path / "out").exists()
+
+
+def test_two_processes_mask_the_users_pictures_as_one_does(toy_pipeline: Path, own: Path, tmp_path: Path) -> None:
+    shutil.copytree(own, tmp_path / "others")
+    concepts = [
+        {"target": "ship", "anchor": "sky", "images": str(own)},
+        {"target": "dog", "anchor": "sky", "images": str(tmp_path / "others")},
+    ]
+    erase_main([*config(tmp_path, toy_pipeline, "one", concepts, **FEW), "--save_pipeline", "false"])
+    alone = {name: masks_of(tmp_path / "pictures" / name / "own/masks") for name in ("ship", "dog")}
+    shutil.rmtree(tmp_path / "pictures")
+    args = config(tmp_path, toy_pipeline, "two", concepts, **FEW)
+    script = Path(__file__).resolve().parent.parent / "erase.py"
+    both = ["--save_pipeline", "false", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    done = subprocess.run([sys.executable, str(script), *args, *both], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name, masks in alone.items():
+        again = masks_of(tmp_path / "pictures" / name / "own/masks")
+        assert all(torch.equal(a, b) for a, b in zip(masks, again, strict=True))
+    first, other = (load_file(tmp_path / run / "refined.safetensors") for run in ("one", "two"))
+    for name in first:
+        torch.testing.assert_close(first[name], other[name], rtol=0, atol=1e-5)
