@@ -17,7 +17,7 @@ from runs import PROCESSES, SCORES, concepts_of, fit, fuse, score
 
 CONFIG, JUDGE = "configs/emoji/erase_40.yaml", "configs/evaluate/emoji_forty.yaml"
 COUNTS = (1, 5, 10, 20)
-WEIGHTS = (0.01, 0.03, 0.1, 0.3, 1.0)
+WEIGHTS = (0.1, 1.0, 3.0, 10.0)
 VARIANTS = {"refined": "refinement alone", "fused": "all stages"}
 
 
@@ -52,7 +52,8 @@ def main(seeds: int = 8, curve_seeds: int = 4) -> None:
         variants: dict[str, tuple[str, float]] = {}
         runs: list[Path] = []
         for weight in WEIGHTS:
-            own = fit(CONFIG, f"forty_{weight}", None, "--model.refine.domain", str(weight))
+            both = ["--model.refine.domain", str(weight), "--model.fuse.domain", str(weight)]
+            own = fit(CONFIG, f"forty_{weight}", None, *both)
             runs += [own, fuse(own, f"forty_refined_{weight}", "--method", "refined")]
             variants |= {runs[-2].name: ("fused", weight), runs[-1].name: ("refined", weight)}
     score(JUDGE, "forty", [whole])
