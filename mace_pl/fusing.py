@@ -69,7 +69,7 @@ def fuse_run(
     if not targets:
         raise ValueError("drop leaves no target. Use the original model instead.")
     for stage, changed in (("refine", refine or {}), ("fuse", fuse or {})):
-        config["model"][stage] = _changed(config["model"][stage], changed, stage)
+        config["model"][stage] = _changed(config["model"], changed, stage)
     output = Path(output_dir) if output_dir else folder.with_name(f"{folder.name}-{method}")
     claim_output(output, overwrite)
     keep_refine, keep_fuse, pipeline = _preservation(config, targets)
@@ -82,7 +82,8 @@ def fuse_run(
     T = refinement(sums, keep_refine)
     edit = fusion(T, sums, loras, keep_fuse) if method == "fused" else _unfused(T, sums, loras, method == "added")
     kept = [c for c in concepts if c["target"] in targets]
-    meta = {"pretrained": config["model"]["pretrained"], "concepts": kept, "weights": weights or {}}
+    meta = {"pretrained": config["model"]["pretrained"], "concepts": kept, "weights": weights or {}, "method": method}
+    meta |= {stage: config["model"][stage] for stage in ("refine", "fuse")}
     finished = Finished(pipeline, edit, original_weights(pipeline.unet), meta, config)
     set_weights(pipeline.unet, finished.weights)
     with written_aside(output) as aside:
@@ -92,12 +93,16 @@ def fuse_run(
     return output
 
 
-def _changed(given: dict[str, float], changed: dict[str, float], stage: str) -> dict[str, float]:
+def _changed(model: dict[str, Any], changed: dict[str, float], stage: str) -> dict[str, float]:
     """The weights of a closed form, some of them changed."""
     terms = [field.name for field in fields(StageWeights)]
+    kept = {"prior": model.get("prior"), "domain": model.get("domain") or model.get("domain_names")}
     for term, value in changed.items():
+        if value and term in kept and not kept[term]:
+            raise ValueError(f"{stage}: {term}={value} has no effect: the run has no model.{term}. Fit it with one.")
         if term not in terms or value < 0:
             raise ValueError(f"{stage}: {term}={value} must be one of {', '.join(terms)}, each at least 0.")
+    given: dict[str, float] = model[stage]
     return given | changed
 
 

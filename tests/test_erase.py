@@ -10,6 +10,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from runs import CONCEPTS, checksums, config, exit_message, statistics, user_pictures
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from mace_pl import erase
@@ -125,6 +126,9 @@ def test_a_run_is_written_without_fusion_or_without_loras(run: Path, toy_pipelin
     }.items():
         erase_main(["fuse", "--run", str(run), "--output_dir", str(run.parent / name), "--save_pipeline=false", *more])
         written[name] = load_file(run.parent / name / "refined.safetensors")
+    with safe_open(run.parent / "stay" / "edit.safetensors", framework="pt") as file:
+        said = json.loads(file.metadata()["mace_pl"])
+    assert (said["method"], said["refine"]["identity"], said["fuse"]["identity"]) == ("refined", 1e12, 1.0)
     loras = [load_concept(run, c["target"])[1] for c in CONCEPTS]
     pipeline, moved = StableDiffusionPipeline.from_pretrained(toy_pipeline, safety_checker=None), []
     for name, weight in original_weights(pipeline.unet).items():
@@ -136,6 +140,13 @@ def test_a_run_is_written_without_fusion_or_without_loras(run: Path, toy_pipelin
         torch.testing.assert_close(written["stiff"][f"{name}.weight"], refined, rtol=0, atol=1e-6)
         torch.testing.assert_close(written["stay"][f"{name}.weight"], weight, rtol=0, atol=1e-6)
     assert max(moved) > 1e-5  # else the lines above tell nothing apart
+
+
+def test_a_weight_of_what_a_run_does_not_have_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for term in ("prior", "domain"):
+        args = ["fuse", "--run", str(run), "--output_dir", str(run.parent / "odd"), "--fuse", f"{{{term}: 1.0}}"]
+        assert f"the run has no model.{term}" in exit_message(args, capsys)
+    assert not (run.parent / "odd").exists()
 
 
 @pytest.mark.parametrize("change", ["{strength: 1.0}", "{identity: -1.0}"])

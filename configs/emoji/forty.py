@@ -1,7 +1,7 @@
 """Erase 1 to 40 of the bundled model's 94 concepts: the number, the stages, and the weight of what is preserved.
 
-Run it as ``python configs/emoji/forty.py``. Runs that exist are kept; delete a folder to make it again. Takes
-about 30 minutes on two CPU cores. Written to checkpoints/scores: ``emoji_forty`` (the configuration's edit, 20 seeds),
+Run it as ``python configs/emoji/forty.py``. Runs that exist are kept; delete a folder to make it again. Takes about
+half an hour on two CPU cores. Written to checkpoints/scores: ``emoji_forty`` (the configuration's edit, 20 seeds),
 ``counts`` (its first 1, 5, 10, 20 and 40 concepts; the domain's weight grows with their number), ``ablation`` (its
 stages one after another) and ``tradeoff`` with a plot (refinement alone and all stages over the domain's weight).
 """

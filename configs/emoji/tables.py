@@ -1,7 +1,7 @@
 """Erase from the bundled model one by one, several at once, a style, characters; then score everything.
 
 Run it as ``python configs/emoji/tables.py``. Runs that exist are kept; delete a folder to make it again. Takes
-about 30 minutes on two CPU cores, which work side by side; the tables are written to checkpoints/scores.
+less than 40 minutes on two CPU cores, which work side by side; the tables are written to checkpoints/scores.
 """
 
 from __future__ import annotations
