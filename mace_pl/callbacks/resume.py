@@ -56,6 +56,7 @@ class Resume(Callback):
                     data.done[concept] = left["steps"]  # of all processes: their schedules have one length
                     if concept in own:
                         self.restore(module, trainer.optimizers[0], concept, key, tensors, left)
+        trainer.strategy.barrier("all have read what was kept")  # before another process writes
         if data.done and trainer.is_global_zero:
             found = ", ".join(f"{module.concepts[c].target} ({steps} steps)" for c, steps in data.done.items())
             Console().print(f"Going on with what {self.folder} holds: {found}", highlight=False)
@@ -85,7 +86,8 @@ class Resume(Callback):
         module: Any = pl_module
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         steps = batch["step"] + 1
-        if not batch["concepts"] or (steps % self.every_n_steps and steps < data.steps_per_concept):
+        shared = trainer.global_rank != min(data.share().ranks, default=0)  # another process writes it
+        if not batch["concepts"] or shared or (steps % self.every_n_steps and steps < data.steps_per_concept):
             return
         state = trainer.optimizers[0].state
         tensors: dict[str, Tensor] = {}

@@ -18,6 +18,7 @@ from mace_pl.concepts import Concept, read_concepts, templates_of
 from mace_pl.data.batches import Batches
 from mace_pl.paths import resolve
 from mace_pl.segment import NETWORKS, Segment
+from mace_pl.teams import Share, share_of
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 MASKS = ("attention", *NETWORKS, "none")
@@ -111,6 +112,8 @@ class ConceptData(LightningDataModule):
             your own pictures too, into ``pictures``, unless they bring theirs in a folder.
         segment: networks and thresholds of ``clipseg`` and ``grounded_sam``.
         steps_per_concept: optimizer steps per concept in stage 2.
+        images_per_step: images (each with a prompt, a timestep and noise of its own) that a step of a concept averages
+            over; published: 1. Where concepts are fewer than processes, these share them.
         concepts_per_batch: how many concepts are trained side by side; ``auto`` takes as many as the free memory holds.
     """
 
@@ -128,6 +131,7 @@ class ConceptData(LightningDataModule):
         steps_per_concept: int = 50,
         concepts_per_batch: int | Literal["auto"] = "auto",
         segment: Segment = Segment(),  # noqa: B008 - frozen; jsonargparse shows its fields
+        images_per_step: int = 1,
     ) -> None:
         super().__init__()
         if mask not in MASKS:
@@ -139,6 +143,7 @@ class ConceptData(LightningDataModule):
             "image_steps": image_steps,
             "images_per_batch": images_per_batch,
             "steps_per_concept": steps_per_concept,
+            "images_per_step": images_per_step,
             "concepts_per_batch": 1 if concepts_per_batch == "auto" else concepts_per_batch,
         }
         for name, value in counts.items():
@@ -151,7 +156,7 @@ class ConceptData(LightningDataModule):
         self.image_steps = image_steps
         self.image_guidance, self.image_scheduler = image_guidance, image_scheduler
         self.mask, self.segment = mask, segment
-        self.steps_per_concept = steps_per_concept
+        self.steps_per_concept, self.images_per_step = steps_per_concept, images_per_step
         self.images_per_batch = images_per_batch
         self.concepts_per_batch: int | Literal["auto"] = concepts_per_batch
         self.done: dict[int, int] = {}  # steps that an interrupted run has finished, by concept
@@ -207,10 +212,13 @@ class ConceptData(LightningDataModule):
         resized = [torch.nn.functional.interpolate(mask[None], size=size, mode="nearest") for mask in masks]
         return pixels, torch.cat(resized)
 
+    def share(self) -> Share:
+        """What this process trains."""
+        return share_of(*self.place(), len(self.concepts), self.images_per_step)
+
     def own_concepts(self) -> Sequence[int]:
         """Indices of the concepts that this process trains."""
-        rank, world = self.place()
-        return range(rank, len(self.concepts), world)
+        return self.share().concepts
 
     def place(self) -> tuple[int, int]:
         """This process's rank, and how many there are."""
@@ -234,7 +242,8 @@ class ConceptData(LightningDataModule):
         A batch without concepts trains nothing; there is at least one, or the run would end before the fusion.
         """
         rank, world = self.place()
-        schedules = [self.schedule(range(other, len(self.concepts), world)) for other in range(world)]
+        shares = [share_of(other, world, len(self.concepts), self.images_per_step) for other in range(world)]
+        schedules = [self.schedule(share.concepts) for share in shares]
         own, longest = schedules[rank], max(1, *(len(batches) for batches in schedules))
         empty = [{"concepts": [], "step": 0}] * (longest - len(own))
         return DataLoader(Batches([*own, *empty]), batch_size=None)

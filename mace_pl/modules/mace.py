@@ -19,11 +19,12 @@ from mace_pl.conditions import unet_conditions
 from mace_pl.edit import ConceptSums, Edit, Factors, fusion, original_weights, refinement, set_weights
 from mace_pl.lora import ConceptLoRAs, stream
 from mace_pl.losses import importance_density, masked_attention_norm
-from mace_pl.memory import LARGEST, LiveBytes, free_bytes, side_by_side
+from mace_pl.memory import LARGEST, LiveBytes, free_bytes, freed_is_kept, side_by_side
 from mace_pl.pipelines import load_pipeline, picture_size, unet_fingerprint
 from mace_pl.preparing import check_prompts, prepare_pictures
 from mace_pl.preserving import StageWeights, named_statistics, preservation, with_domain
 from mace_pl.sampling import noised
+from mace_pl.teams import add_up, group_of
 from mace_pl.text import encode_both, encode_prompts, encoder_fingerprint, text_parts
 from mace_pl.trainer import gathered
 
@@ -167,6 +168,10 @@ class Mace(LightningModule):
     def on_fit_start(self) -> None:
         """Encode this process's pictures once; latents and masks stay on the device."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.images: Sequence[int] = data.share().images
+        self.images_per_step: int = data.images_per_step
+        rank, world = data.place()
+        self.group = group_of(rank, world, len(self.concepts), data.images_per_step)
         self.pipeline.vae.to(self.device)
         self.latents: dict[int, Tensor] = {}
         self.masks: dict[int, Tensor] = {}
@@ -183,6 +188,8 @@ class Mace(LightningModule):
         if data.concepts_per_batch == "auto":
             left = [c for c in data.own_concepts() if data.done.get(c, 0) < data.steps_per_concept]
             data.concepts_per_batch = self.fitting_concepts(left)
+        if self.device.type == "cpu":
+            self.stage.enter_context(freed_is_kept())
         if self.compile_blocks:
             self.stage.enter_context(compiled(self.unet))
 
@@ -206,7 +213,7 @@ class Mace(LightningModule):
         """SHA-256 over everything that the training of one concept depends on; equal keys give equal LoRAs."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         optimizer = (self.lr, self.weight_decay, self.gradient_clip, self.trainer.precision)
-        settings = (*optimizer, self.importance_sampling, self.squared_loss)
+        settings = (*optimizer, self.importance_sampling, self.squared_loss, data.images_per_step)
         digest = hashlib.sha256(repr((settings, self.rank, self.seed, self.concepts[concept].target)).encode())
         digest.update(self.unet_hash.encode())
         pooled = self.pooled[concept]
@@ -221,9 +228,10 @@ class Mace(LightningModule):
         """AdamW over all LoRAs; those without a gradient in a step stay as they are."""
         return torch.optim.AdamW(self.loras.parameters_list(), lr=self.lr, weight_decay=self.weight_decay)
 
-    def sample(self, concept: int, step: int) -> dict[str, Tensor]:
-        """What one concept sees in one step, from its own random stream: picture, prompt, timestep and noise."""
-        generator = stream(self.seed, self.concepts[concept].target, "step", step)
+    def sample(self, concept: int, step: int, number: int = 0) -> dict[str, Tensor]:
+        """The image of this number in a concept's step, by a random stream of its own: picture, prompt, t and noise."""
+        more = (number,) if number else ()
+        generator = stream(self.seed, self.concepts[concept].target, "step", step, *more)
         image = int(torch.randint(len(self.latents[concept]), (), generator=generator))
         prompt = int(torch.randint(len(self.embeddings[concept]), (), generator=generator))
         t = torch.multinomial(self.density, 1, generator=generator)[0].to(self.device)
@@ -239,18 +247,19 @@ class Mace(LightningModule):
         } | ({} if pooled is None else {"pooled": pooled[prompt].to(self.device)})
 
     def losses_of(self, concepts: Sequence[int], step: int) -> Tensor:
-        """The losses [N] of one step of N concepts; their LoRAs stay active for the backward pass."""
-        samples = [self.sample(c, step) for c in concepts]
+        """The losses [N] of one step of N concepts, over this process's images; LoRAs stay active for backward."""
+        samples = [self.sample(c, step, number) for c in concepts for number in self.images]
         x = {name: torch.stack([s[name] for s in samples]) for name in samples[0]}
 
         def layer_loss(probabilities: Tensor) -> Tensor:
             return masked_attention_norm(probabilities, x["mask"], x["positions"], self.squared_loss)
 
-        self.loras.activate(list(concepts))
+        self.loras.activate([c for c in concepts for _ in self.images])
         extra = unet_conditions(self.pipeline, x.get("pooled"), len(samples), self.guidance)
-        return attention_losses(
+        losses = attention_losses(
             self.unet, x["latents"], x["t"], x["text"], layer_loss, extra, checkpointing=self.gradient_checkpointing
         )
+        return losses.view(len(concepts), len(self.images)).sum(1) / self.images_per_step
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         """One step of each concept in the batch, with losses, clipping and optimizer state of its own."""
@@ -261,9 +270,11 @@ class Mace(LightningModule):
         losses = self.losses_of(concepts, batch["step"])
         optimizer: Any = self.optimizers()
         optimizer.zero_grad(set_to_none=True)
-        # the loss scale of 16-mixed alone: no gradient crosses processes, each trains concepts of its own
+        # the loss scale of 16-mixed alone: gradients cross processes only where these share a concept's images
         self.trainer.precision_plugin.pre_backward(losses.sum(), self).backward()
         self.loras.activate(None)
+        if self.group is not None:
+            losses = add_up([p for c in concepts for p in self.loras.parameters_of(c)], losses, self.group)
         optimizer.step()
         for target, loss in zip(self.current, losses.tolist(), strict=True):
             self.losses.setdefault(target, []).append(loss)

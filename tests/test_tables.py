@@ -1,0 +1,109 @@
+"""The command that makes the README's tables: what it reads out of scores, and where it puts it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+TABLES = ("ten", "characters", "styles", "forty", "ablation", "counts", "tradeoff")
+
+
+@pytest.fixture(scope="module")
+def scripts() -> Iterator[dict[str, ModuleType]]:
+    """The scripts as modules; they import each other from their folder."""
+    folder, names = str(ROOT / "configs" / "emoji"), ("runs", "written", "forty", "tables")
+    sys.path.insert(0, folder)
+    others = {name: sys.modules.pop(name) for name in names if name in sys.modules}  # of the tests
+    try:
+        yield {name: __import__(name) for name in names}
+    finally:
+        sys.path.remove(folder)
+        for name in names:
+            sys.modules.pop(name, None)
+        sys.modules.update(others)
+
+
+def scored(acc_e: float, acc_s: float, acc_g: float | None = None) -> dict[str, Any]:
+    top = {"acc_e": acc_e, "acc_s": acc_s, "h": 0.5, "h_c": 0.25}
+    after = top if acc_g is None else {**top, "acc_g": acc_g}
+    before = dict.fromkeys(after, 1.0)
+    return {"before": {"top1": before}, "after": {"top1": after}}
+
+
+def test_rows_say_before_and_after(scripts: dict[str, ModuleType]) -> None:
+    written = scripts["written"]
+    scores = {"only_a": scored(0.1, 0.9, 0.2), "only_b": scored(0, 0.8, 0.3), "both": scored(0.5, 0.7)}
+    scores["only_b"]["after"]["top1"]["h"] = 0.75
+    assert written.objects(scores, ["only_a", "only_b"]).splitlines() == [
+        "| erased | Acc_e | Acc_s | Acc_g | H_o |",
+        "| --- | --- | --- | --- | --- |",
+        "| a | 1.000 → 0.100 | 1.000 → 0.900 | 1.000 → 0.200 | 0.500 |",
+        "| b | 1.000 → 0.000 | 1.000 → 0.800 | 1.000 → 0.300 | 0.750 |",
+        "| mean of 2 |  |  |  | 0.625 |",
+        "| both | 1.000 → 0.500 | 1.000 → 0.700 |  | 0.500 |",
+    ]
+    assert "| three | 1.000 → 0.500 | 1.000 → 0.700 | 0.250 |" in written.crowds(scores, {"both": "three"}, "n")
+
+
+def test_styles_come_with_their_own_rows(scripts: dict[str, ModuleType]) -> None:
+    words, clip = {"twemoji": 0.5, "noto": 0.75}, {"twemoji": 25.0, "noto": 26.0}
+    when = {
+        "top1": {"acc_e": 0.5, "acc_s": 0.75, "by_word": words},
+        "clip_score": {"h_a": 1.0, "by_word": clip},
+    }
+    rows = [{"word": "noto", "role": "kept"}, {"word": "twemoji", "role": "erased"}]
+    table = scripts["written"].styles({"before": when, "after": when, "concepts": rows}).splitlines()
+    assert table[2:] == [
+        "| twemoji (erased) | 0.500 → 0.500 | 25.00 → 25.00 |",
+        "| noto | 0.750 → 0.750 | 26.00 → 26.00 |",
+        "| erased; kept; H_a | 0.500 → 0.500; 0.750 → 0.750 | 1.00 → 1.00 |",
+    ]
+
+
+def test_a_table_replaces_the_one_between_its_marks(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
+    file = tmp_path / "text.md"
+    file.write_text("a\n<!-- x -->\n\n| old |\n\n<!-- /x -->\nb\n<!-- y -->\n<!-- /y -->\n", encoding="utf-8")
+    for _ in range(2):  # again changes nothing
+        scripts["written"].insert(file, {"x": "| new |"})
+        text = file.read_text(encoding="utf-8")
+        assert text == "a\n<!-- x -->\n\n| new |\n\n<!-- /x -->\nb\n<!-- y -->\n<!-- /y -->\n"
+    with pytest.raises(ValueError, match="one pair of marks <!-- z -->"):
+        scripts["written"].insert(file, {"x": "| newer |", "z": "| lost |"})
+    assert "newer" not in file.read_text(encoding="utf-8")
+
+
+def test_the_readme_has_a_place_for_every_table(scripts: dict[str, ModuleType]) -> None:
+    text = scripts["written"].inserted(README, {name: f"| {name} |" for name in TABLES})
+    assert all(f"\n| {name} |\n" in text for name in TABLES)
+
+
+def test_runs_of_forty_are_made_and_named_alike(
+    scripts: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every run that a table shows is among those that are made and scored."""
+    forty, made = scripts["forty"], set()
+
+    class Now:
+        def submit(self, function: Any, *arguments: Any) -> Any:
+            value = function(*arguments)
+            return type("Done", (), {"result": staticmethod(lambda: value)})
+
+        def map(self, function: Any, values: Any) -> list[Any]:
+            return [function(value) for value in values]
+
+    def make(*arguments: Any) -> Path:
+        made.add(arguments[1])
+        return Path("runs") / arguments[1]
+
+    for name in ("fit", "fuse"):
+        monkeypatch.setattr(forty, name, make)
+    runs = [run.name for run in forty.variants(Now())]
+    assert sorted(runs) == sorted(made) and runs[0] == "erase_40"
+    assert set(forty.STAGES) | set(forty.NUMBERS) | set(forty.CURVE) == set(runs)
