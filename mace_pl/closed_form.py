@@ -9,7 +9,6 @@ multi-LoRA fusion, in the factored form in which nothing depends on the layer bu
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -126,7 +125,7 @@ class Fusion:
         return solve_right(A_KD.double() @ F_DD.double(), self.factor)
 
 
-def fuse(T_DD: Tensor, F_by_concept: Mapping[str, Tensor], keep: Preservation) -> Fusion:
+def fuse(T_DD: Tensor, F_DD: Tensor, keep: Preservation) -> Fusion:
     """Stage 3 for all layers at once, Identity 4.
 
     Minimises Σ_ij‖W*e_ij − (W' + B_i A_i)e_ij‖² + μ_p Σ‖(W*−W)e^p‖² + μ_d Σ‖(W*−W)e^d‖² + λ_I‖W*−W'‖².
@@ -134,7 +133,7 @@ def fuse(T_DD: Tensor, F_by_concept: Mapping[str, Tensor], keep: Preservation) -
 
     Args:
         T_DD: stage 1's matrix.
-        F_by_concept: F_i = Σ_j e_ij e_ijᵀ over all tokens of concept i's target prompts.
+        F_DD: Σ F_i, with F_i = Σ_j e_ij e_ijᵀ over all tokens of concept i's target prompts.
         keep: the preservation terms with their weights.
 
     Raises:
@@ -142,19 +141,11 @@ def fuse(T_DD: Tensor, F_by_concept: Mapping[str, Tensor], keep: Preservation) -
     """
     T = T_DD.double()
     identity = torch.eye(len(T), dtype=torch.float64)
-    own = sum_of(list(F_by_concept.values())) + keep.identity * identity
+    own = F_DD.double() + keep.identity * identity
     M = own + keep.statistics(len(T))
     factor = factored(M, keep, "fuse")
     # R = I + (T − I)(Σ F_i + λ_I I) M⁻¹, the same matrix, exact where T = I
     return Fusion(identity + solve_right((T - identity) @ own, factor), factor)
-
-
-def sum_of(matrices_DD: Sequence[Tensor]) -> Tensor:
-    """The sum of [D, D] matrices in float64, one at a time."""
-    total = torch.zeros_like(matrices_DD[0], dtype=torch.float64)
-    for matrix in matrices_DD:
-        total += matrix
-    return total
 
 
 def apply_edit(W_OD: Tensor, R_DD: Tensor, A_RD: Tensor, B_OR: Tensor) -> Tensor:

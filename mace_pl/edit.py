@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ from torch import Tensor
 
 from mace_pl.artifacts import read_tensors, slug, write_tensors
 from mace_pl.attention import key_value_names
-from mace_pl.closed_form import Preservation, apply_edit, fuse, refine, sum_of
+from mace_pl.closed_form import Preservation, apply_edit, fuse, refine
+from mace_pl.filed import Filed
 from mace_pl.lora import from_peft, to_peft
 
 Factors = dict[str, tuple[Tensor, Tensor]]
@@ -54,14 +55,45 @@ class Edit:
         return Edit(tensors["R"], from_peft(tensors))
 
 
+class SumsOnDisk(Mapping[str, ConceptSums]):
+    """Statistics of concepts by target in a file: memory holds one concept at a time."""
+
+    def __init__(self) -> None:
+        self.filed = Filed()
+        self.places: dict[str, list[int]] = {}
+
+    def add(self, target: str, sums: ConceptSums) -> None:
+        """Write a concept's."""
+        self.places[target] = [self.filed.add(matrix) for matrix in vars(sums).values()]
+
+    def __getitem__(self, target: str) -> ConceptSums:
+        return ConceptSums(*(self.filed[place] for place in self.places[target]))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.places)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+
+def summed(sums: Iterable[ConceptSums]) -> ConceptSums:
+    """The sums over all concepts, in their order, one at a time."""
+    total: dict[str, Tensor] = {}
+    for own in sums:
+        for name, matrix in vars(own).items():
+            total[name] = total[name].add_(matrix) if name in total else matrix.clone()
+    return ConceptSums(**total)
+
+
 def refinement(sums: Mapping[str, ConceptSums], keep: Preservation) -> Tensor:
     """Stage 1 over all concepts: T [D, D]."""
-    return refine(sum_of([s.F for s in sums.values()]), sum_of([s.G for s in sums.values()]), keep)
+    total = summed(sums.values())
+    return refine(total.F, total.G, keep)
 
 
 def fusion(T: Tensor, sums: Mapping[str, ConceptSums], loras: Mapping[str, Factors], keep: Preservation) -> Edit:
     """Stage 3 over all concepts, one at a time. ``loras``: by target, then by layer, (A [r, D], B [O, r])."""
-    fused = fuse(T, {target: s.F_all for target, s in sums.items()}, keep)
+    fused = fuse(T, summed(sums.values()).F_all, keep)
     layers = list(next(iter(loras.values())))
     A: dict[str, list[Tensor]] = {name: [] for name in layers}
     for target, s in sums.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +16,17 @@ from torch import Tensor
 from mace_pl.artifacts import claim_output, written_aside
 from mace_pl.closed_form import Preservation
 from mace_pl.concepts import read_names
-from mace_pl.edit import ConceptSums, Edit, Factors, fusion, load_concept, original_weights, refinement, set_weights
+from mace_pl.edit import (
+    ConceptSums,
+    Edit,
+    Factors,
+    SumsOnDisk,
+    fusion,
+    load_concept,
+    original_weights,
+    refinement,
+    set_weights,
+)
 from mace_pl.export.finished import PLACES, Finished
 from mace_pl.pipelines import load_base
 from mace_pl.preserving import StageWeights, named_statistics, preservation, with_domain
@@ -73,11 +84,11 @@ def fuse_run(
     output = Path(output_dir) if output_dir else folder.with_name(f"{folder.name}-{method}")
     claim_output(output, overwrite)
     keep_refine, keep_fuse, pipeline = _preservation(config, targets)
-    sums, loras = {}, {}
+    sums, loras = SumsOnDisk(), {}
     for target in targets:
         weight = (weights or {}).get(target, 1.0)
         own, factors = load_concept(folder, target)
-        sums[target] = own.weighted(weight)
+        sums.add(target, own.weighted(weight))
         loras[target] = {n: (A, weight * B) for n, (A, B) in factors.items()}
     T = refinement(sums, keep_refine)
     edit = fusion(T, sums, loras, keep_fuse) if method == "fused" else _unfused(T, sums, loras, method == "added")
@@ -106,7 +117,7 @@ def _changed(model: dict[str, Any], changed: dict[str, float], stage: str) -> di
     return given | changed
 
 
-def _unfused(T: Tensor, sums: dict[str, ConceptSums], loras: dict[str, Factors], added: bool) -> Edit:
+def _unfused(T: Tensor, sums: Mapping[str, ConceptSums], loras: dict[str, Factors], added: bool) -> Edit:
     """W T + Σ_i B_i A_i, or W T alone as one row and one column of zeros."""
     factors = {}
     for name in next(iter(loras.values())):

@@ -52,7 +52,7 @@ def test_both_stages_equal_plain_loops(identity: float, prior_weight: float, dom
     pairs = [(1.0, e, (refined + loras[n][1] @ loras[n][0]) @ e) for n, tokens in own.items() for e in tokens]
     pairs += [(prior_weight, e, W @ e) for e in p] + [(domain_weight, e, W @ e) for e in d]
     expected = minimiser(pairs + [(identity, e, refined @ e) for e in basis], width)
-    fused = fuse(T, {name: gram(e, e) for name, e in own.items()}, keep)
+    fused = fuse(T, torch.stack([gram(e, e) for e in own.values()]).sum(0), keep)
     A = torch.cat([fused.fused(loras[n][0], gram(own[n], own[n])) for n in own])
     B = torch.cat([loras[n][1] for n in own], dim=1)
     torch.testing.assert_close(apply_edit(W, fused.R, A, B), expected, **TOKENS)

@@ -183,10 +183,10 @@ def test_two_processes_give_the_weights_of_one(run: Path, toy_pipeline: Path) ->
 
 
 def test_a_full_disk_leaves_nothing_half_written(run: Path, toy_pipeline: Path) -> None:
-    args = config(run.parent, toy_pipeline, "full")
+    args = config(run.parent, toy_pipeline, "full", templates=["a photo of {}"])
     code = (
         "import resource, sys; from mace_pl.cli import erase_main; "
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)); erase_main(sys.argv[1:])"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000)); erase_main(sys.argv[1:])"
     )
     done = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, timeout=300)
     assert done.returncode == 1

@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -102,8 +103,20 @@ def test_runs_of_forty_are_made_and_named_alike(
         made.add(arguments[1])
         return Path("runs") / arguments[1]
 
-    for name in ("fit", "fuse"):
+    for name in ("fit", "fuse", "some"):
         monkeypatch.setattr(forty, name, make)
     runs = [run.name for run in forty.variants(Now())]
     assert sorted(runs) == sorted(made) and runs[0] == "erase_40"
     assert set(forty.STAGES) | set(forty.NUMBERS) | set(forty.CURVE) == set(runs)
+
+
+def test_the_weight_of_the_domain_follows_the_number(
+    scripts: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = tmp_path / "four.yaml"
+    concepts = [{"target": name, "anchor": "house"} for name in "abcd"]
+    model = {"refine": {"domain": 3.0}, "fuse": {"domain": 20.0}}
+    config.write_text(yaml.safe_dump({"model": model, "data": {"concepts": concepts}}))
+    monkeypatch.setattr(scripts["runs"], "fit", lambda *arguments: arguments)
+    options = scripts["runs"].some(str(config), "one", concepts[:1])[3:]
+    assert options == ("--model.refine.domain=1.5", "--model.fuse.domain=10")

@@ -77,7 +77,7 @@ def ours(given: Given) -> Iterator[Tensor]:
         F_by_concept[str(c)] = own
     keep = Preservation(prior=given.prior, prior_weight=PRIOR)
     T = refine(F, G, keep)
-    fusion = fuse(T, F_by_concept, keep)
+    fusion = fuse(T, torch.stack(list(F_by_concept.values())).sum(0), keep)
     layers = range(len(given.outputs))
     rows: list[list[Tensor]] = [[] for _ in layers]
     for c in range(given.concepts):

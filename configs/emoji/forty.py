@@ -7,9 +7,8 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
-import yaml
 from matplotlib.figure import Figure
-from runs import concepts_of, fit, fuse
+from runs import concepts_of, fit, fuse, some
 
 CONFIG, JUDGE = "configs/emoji/erase_40.yaml", "configs/evaluate/emoji_forty.yaml"
 COUNTS = (1, 5, 10, 20)
@@ -32,11 +31,8 @@ CURVE = {  # method and weight of the domain, by run
 
 
 def counted(count: int) -> Path:
-    """Erase the first concepts; the domain's weights are those of the configuration per target."""
-    concepts = concepts_of(CONFIG)
-    model = yaml.safe_load(Path(CONFIG).read_text(encoding="utf-8"))["model"]
-    share = [f"--model.{stage}.domain={model[stage]['domain'] * count / len(concepts)}" for stage in ("refine", "fuse")]
-    return fit(CONFIG, f"forty_first_{count}", concepts[:count], *share)
+    """Erase the first concepts."""
+    return some(CONFIG, f"forty_first_{count}", concepts_of(CONFIG)[:count])
 
 
 def variants(pool: Executor) -> list[Path]:

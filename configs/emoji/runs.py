@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -26,6 +27,17 @@ def concepts_of(config: str) -> list[dict[str, str]]:
     """The concepts of a configuration of ``fit``."""
     concepts: list[dict[str, str]] = yaml.safe_load(Path(config).read_text(encoding="utf-8"))["data"]["concepts"]
     return concepts
+
+
+def some(config: str, name: str, concepts: list[dict[str, str]]) -> Path:
+    """Erase other concepts by a configuration: its domain's weights grow with the square root of their number.
+
+    Weights that stay are too much for few concepts, weights in proportion to the number too little (measured).
+    """
+    model = yaml.safe_load(Path(config).read_text(encoding="utf-8"))["model"]
+    share = math.sqrt(len(concepts) / len(concepts_of(config)))
+    weights = [f"--model.{stage}.domain={model[stage]['domain'] * share:.3g}" for stage in ("refine", "fuse")]
+    return fit(config, name, concepts, *weights)
 
 
 def fit(config: str, name: str, concepts: list[dict[str, str]] | None = None, *more: str) -> Path:

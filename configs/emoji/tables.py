@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import forty
 from jsonargparse import auto_cli
-from runs import PROCESSES, SCORES, concepts_of, fit, score
+from runs import PROCESSES, SCORES, concepts_of, fit, score, some
 from written import crowds, insert, objects, styles
 
 from mace_pl.artifacts import write_json
@@ -54,7 +54,7 @@ def characters(pool: Executor) -> dict[str, str]:
     config = "configs/emoji/erase_characters.yaml"
     one = concepts_of(config)[0]
     runs = [
-        pool.submit(fit, config, f"characters_{count}", [one | {"target": name} for name in CHARACTERS[:count]])
+        pool.submit(some, config, f"characters_{count}", [one | {"target": name} for name in CHARACTERS[:count]])
         for count in CROWDS
     ]
     score("configs/evaluate/emoji_characters.yaml", "characters", [run.result() for run in runs])

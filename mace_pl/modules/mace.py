@@ -16,7 +16,8 @@ from mace_pl.attention import attention_losses, compiled
 from mace_pl.closed_form import gram
 from mace_pl.concepts import Concept, aligned_positions, attended_positions, read_names
 from mace_pl.conditions import unet_conditions
-from mace_pl.edit import ConceptSums, Edit, Factors, fusion, original_weights, refinement, set_weights
+from mace_pl.edit import ConceptSums, Edit, Factors, SumsOnDisk, fusion, original_weights, refinement, set_weights
+from mace_pl.filed import Filed
 from mace_pl.lora import ConceptLoRAs, stream
 from mace_pl.losses import importance_density, masked_attention_norm
 from mace_pl.memory import LARGEST, LiveBytes, free_bytes, freed_is_kept, side_by_side
@@ -128,12 +129,12 @@ class Mace(LightningModule):
         self.guidance: float = data.image_guidance
         self.pipeline.to(self.trainer.strategy.root_device)  # on every process alike, so that their sums are equal
         self.original = original_weights(self.unet)
-        self.sums: dict[str, ConceptSums] = {}
-        self.embeddings: list[Tensor] = []
+        self.sums = SumsOnDisk()
+        self.embeddings = Filed()
         self.pooled: list[Tensor | None] = []
         self.positions: list[Tensor] = []
         for concept, templates in zip(data.concepts, data.templates, strict=True):
-            self.sums[concept.target] = self.concept_sums(concept, templates)
+            self.sums.add(concept.target, self.concept_sums(concept, templates))
         names = named_statistics(self.pipeline, self.domain_names, list(self.sums))
         self.keep_refine, self.keep_fuse = with_domain(self.keep_refine, names), with_domain(self.keep_fuse, names)
         self.T = refinement(self.sums, self.keep_refine)
@@ -157,7 +158,7 @@ class Mace(LightningModule):
             F_tokens.append(target[i, own])
             G_tokens.append(anchor[i, other])
         attended = [attended_positions(tokenizer, t, concept.target, self.attend_padding) for t in templates]
-        self.embeddings.append(target)
+        self.embeddings.add(target)
         self.pooled.append(pooled)
         self.positions.append(torch.tensor(attended))
         F, G = torch.cat(F_tokens), torch.cat(G_tokens)
@@ -180,8 +181,7 @@ class Mace(LightningModule):
             with torch.no_grad():  # one by one: an encoder wants gigabytes for a large picture
                 parts = [self.pipeline.vae.encode(p.to(self.device)).latent_dist.mode() for p in pixels.split(1)]
             self.latents[c] = torch.cat(parts) * self.pipeline.vae.config.scaling_factor
-            self.masks[c] = masks.to(self.device)
-            self.embeddings[c] = self.embeddings[c].to(self.device)
+            self.masks[c] = masks.bool().to(self.device)
             self.positions[c] = self.positions[c].to(self.device)
         for part in (self.pipeline.vae, *text_parts(self.pipeline)[1]):
             part.cpu()  # not needed while LoRAs are trained
@@ -233,7 +233,7 @@ class Mace(LightningModule):
         more = (number,) if number else ()
         generator = stream(self.seed, self.concepts[concept].target, "step", step, *more)
         image = int(torch.randint(len(self.latents[concept]), (), generator=generator))
-        prompt = int(torch.randint(len(self.embeddings[concept]), (), generator=generator))
+        prompt = int(torch.randint(len(self.positions[concept]), (), generator=generator))
         t = torch.multinomial(self.density, 1, generator=generator)[0].to(self.device)
         latents = self.latents[concept][image]
         noise = torch.randn(latents.shape, generator=generator).to(self.device)
@@ -241,7 +241,7 @@ class Mace(LightningModule):
         return {
             "latents": noised(self.pipeline, latents, noise, t),
             "t": t,
-            "text": self.embeddings[concept][prompt],
+            "text": self.embeddings.row(concept, prompt).to(self.device),
             "positions": self.positions[concept][prompt],
             "mask": self.masks[concept][image],
         } | ({} if pooled is None else {"pooled": pooled[prompt].to(self.device)})
