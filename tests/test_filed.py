@@ -32,7 +32,9 @@ def test_a_full_disk_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
     filed = Filed()
     monkeypatch.setattr(filed, "file", Full())
-    with pytest.raises(ValueError, match=r"cannot write to .* \(no space left on device\)\. Free some space, or set TMPDIR"):
+    with pytest.raises(
+        ValueError, match=r"cannot write to .* \(no space left on device\)\. Free some space, or set TMPDIR"
+    ):
         filed.add(torch.ones(2))
 
 

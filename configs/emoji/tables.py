@@ -27,6 +27,8 @@ TEN = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", 
 ANCHORS = {"airplane": "umbrella", "bird": "book", "dog": "clock", "horse": "clock", "truck": "clock"}
 CHARACTERS = ("wizard", "vampire", "zombie", "santa", "mermaid", "elf", "guard", "astronaut", "cook", "pilot")
 CROWDS = (1, 3, 5, 10)
+STEPS = ("--model.steps", "8")  # the original is seen as rightly as with 12
+SEEDS = ("--data.seeds", "20")
 FEW = ("--data.seeds", "4")  # of the many variants of forty concepts
 
 
@@ -45,7 +47,7 @@ def ten(pool: Executor) -> dict[str, str]:
         own["anchor"] = ANCHORS.get(name, own["anchor"])
         runs.append(pool.submit(fit, ship, f"only_{name}", [own]))
     runs.append(pool.submit(fit, "configs/emoji/erase_animals.yaml", "erase_animals"))
-    score("configs/evaluate/emoji_ten.yaml", "ten", [run.result() for run in runs])
+    score("configs/evaluate/emoji_ten.yaml", "ten", [run.result() for run in runs], *STEPS, *SEEDS)
     return {"ten": objects(scored("ten"), [f"only_{name}" for name in TEN])}
 
 
@@ -57,7 +59,7 @@ def characters(pool: Executor) -> dict[str, str]:
         pool.submit(some, config, f"characters_{count}", [one | {"target": name} for name in CHARACTERS[:count]])
         for count in CROWDS
     ]
-    score("configs/evaluate/emoji_characters.yaml", "characters", [run.result() for run in runs])
+    score("configs/evaluate/emoji_characters.yaml", "characters", [run.result() for run in runs], *STEPS, *SEEDS)
     labels = {f"characters_{count}": str(count) for count in CROWDS}
     return {"characters": crowds(scored("characters"), labels, "characters")}
 
@@ -65,20 +67,21 @@ def characters(pool: Executor) -> dict[str, str]:
 def drawing_styles(pool: Executor) -> dict[str, str]:
     """A style."""
     run = pool.submit(fit, "configs/emoji/erase_style.yaml", "erase_style").result()
-    score("configs/evaluate/emoji_styles.yaml", "styles", [run])
+    score("configs/evaluate/emoji_styles.yaml", "styles", [run], *STEPS)
     return {"styles": styles(scored("styles")["erase_style"])}
 
 
 def many(pool: Executor) -> dict[str, str]:
     """Forty concepts: whole, fewer of them, stage by stage, and over the weight of what is preserved."""
     runs = forty.variants(pool)
-    score(forty.JUDGE, "variants", runs, *FEW)
+    score(forty.JUDGE, "variants", runs, *STEPS, *FEW)
     found = scored("variants")
     forty.plot(found, SCORES / "tradeoff.png")
     tops = {label: found[run]["after"]["top1"] for run, label in forty.STAGES.items()}
     rows = [{"label": label} | {key: top[key] for key in ("acc_e", "acc_s", "h")} for label, top in tops.items()]
     write_json(SCORES / "ablation.json", rows)
-    score(forty.JUDGE, "forty", runs[:1], "--model.ablation", json.dumps([str(SCORES / "ablation.json")]))
+    stages = ("--model.ablation", json.dumps([str(SCORES / "ablation.json")]))
+    score(forty.JUDGE, "forty", runs[:1], *stages, *STEPS, *SEEDS)
     curve = {run: f"{method}, {weight}" for run, (method, weight) in forty.CURVE.items()}
     return {
         "forty": crowds(scored("forty"), {"erase_40": "40, all stages"}, "concepts"),
