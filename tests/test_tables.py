@@ -85,29 +85,44 @@ def test_the_readme_has_a_place_for_every_table(scripts: dict[str, ModuleType]) 
     assert all(f"\n| {name} |\n" in text for name in TABLES)
 
 
-def test_runs_of_forty_are_made_and_named_alike(
-    scripts: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch
+def test_every_run_that_a_table_shows_is_made(
+    scripts: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Every run that a table shows is among those that are made and scored."""
-    forty, made = scripts["forty"], set()
+    """The whole command with fits that do nothing and scores that are made up."""
+    made: set[str] = set()
+    scored_runs: dict[str, list[str]] = {}
 
-    class Now:
-        def submit(self, function: Any, *arguments: Any) -> Any:
-            value = function(*arguments)
-            return type("Done", (), {"result": staticmethod(lambda: value)})
+    def make(_: object, name: str, *__: object) -> Path:
+        made.add(name)
+        return tmp_path / name
 
-        def map(self, function: Any, values: Any) -> list[Any]:
-            return [function(value) for value in values]
+    def count(config: str, name: str, runs: list[Path], *options: str) -> None:
+        scored_runs[name] = [run.name for run in runs]
 
-    def make(*arguments: Any) -> Path:
-        made.add(arguments[1])
-        return Path("runs") / arguments[1]
+    def found(name: str) -> dict[str, Any]:
+        return {run: scored(0.1, 0.9, 0.2) for run in scored_runs[name]}
 
-    for name in ("fit", "fuse", "some"):
-        monkeypatch.setattr(forty, name, make)
-    runs = [run.name for run in forty.variants(Now())]
-    assert sorted(runs) == sorted(made) and runs[0] == "erase_40"
-    assert set(forty.STAGES) | set(forty.NUMBERS) | set(forty.CURVE) == set(runs)
+    for module in ("tables", "forty"):
+        for name in ("fit", "fuse", "some"):
+            monkeypatch.setattr(scripts[module], name, make, raising=False)
+    monkeypatch.setattr(scripts["tables"], "score", count)
+    monkeypatch.setattr(scripts["tables"], "scored", found)
+    monkeypatch.setattr(scripts["tables"], "styles", lambda _: "| styles |")
+    monkeypatch.setattr(scripts["tables"], "SCORES", tmp_path)
+    readme = tmp_path / "README.md"
+    readme.write_text(README, encoding="utf-8")
+    scripts["tables"].main(readme=readme)
+    assert made == {run for runs in scored_runs.values() for run in runs}
+    assert {name: len(runs) for name, runs in scored_runs.items()} == {
+        "ten": 11,
+        "styles": 1,
+        "characters": 4,
+        "variants": 13,
+        "forty": 1,
+    }
+    text = readme.read_text(encoding="utf-8")
+    assert "| + LoRAs, simply added | 1.000 → 0.100 | 1.000 → 0.900 | 0.250 |" in text and "| styles |" in text
+    assert (tmp_path / "tradeoff.png").is_file() and (tmp_path / "ablation.json").is_file()
 
 
 def test_the_weight_of_the_domain_follows_the_number(

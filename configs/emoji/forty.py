@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from runs import concepts_of, fit, fuse, some
+from runs import concepts_of, fuse, some
 
 CONFIG, JUDGE = "configs/emoji/erase_40.yaml", "configs/evaluate/emoji_forty.yaml"
 COUNTS = (1, 5, 10, 20)
+UNIFORM = ("--model.importance_sampling", "false")
 STAGES = {  # the paper's ablation: labels of runs
     "forty_refined": "refinement alone",
     "forty_added": "+ LoRAs, simply added",
@@ -35,12 +35,9 @@ def counted(count: int) -> Path:
     return some(CONFIG, f"forty_first_{count}", concepts_of(CONFIG)[:count])
 
 
-def variants(pool: Executor) -> list[Path]:
-    """The configuration's edit, and all runs that are compared with it."""
-    whole = fit(CONFIG, "erase_40")  # before the others, which take its pictures
-    plain = pool.submit(fit, CONFIG, "forty_uniform", None, "--model.importance_sampling", "false")
-    runs = [whole, *pool.map(counted, COUNTS), plain.result()]
-    runs += [fuse(plain.result(), f"forty_{method}", "--method", method) for method in ("refined", "added")]
+def variants(whole: Path, plain: Path) -> list[Path]:
+    """All runs that need no training of their own, and the one without importance sampling."""
+    runs = [plain, *(fuse(plain, f"forty_{method}", "--method", method) for method in ("refined", "added"))]
     for name, (_, weight) in CURVE.items():
         if name.startswith("forty_refine_"):
             runs.append(fuse(whole, name, "--method", "refined", "--refine", f"{{domain: {weight}}}"))
