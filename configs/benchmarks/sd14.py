@@ -154,6 +154,7 @@ def benchmark(
     scale: int = 1,
     layers: int = 12,
     threads: int | None = None,
+    rounds: int = 1,
 ) -> dict[str, float]:
     """Print time and peaks, their ratios, and the time that 100 concepts of 50 steps would take.
 
@@ -166,6 +167,7 @@ def benchmark(
         scale: divides the widths of the networks, for trials.
         layers: of the text encoder.
         threads: threads of torch; its own choice when left out.
+        rounds: how often the forms are measured, one after the other; the table shows the medians.
     """
     quiet()
     if threads:
@@ -174,8 +176,12 @@ def benchmark(
     forms += [(form, count) for form in ("ours", "checkpointing") for count in side_by_side or [1]]
     rows, ratios = [], {}
     plain: tuple[float, float, float] | None = None
-    for form, count in forms:
-        seconds, most, beyond = alone(measure, form, count, device, precision, size, steps, scale, layers)
+    runs: dict[tuple[str, int], list[tuple[float, float, float]]] = {row: [] for row in forms}
+    for _ in range(rounds):
+        for row in forms:
+            runs[row].append(alone(measure, *row, device, precision, size, steps, scale, layers))
+    for (form, count), figures in runs.items():
+        seconds, most, beyond = (statistics.median(x) for x in zip(*figures, strict=True))
         each = seconds / count
         plain = plain or (each, most, beyond)
         shares = [own / other for own, other in zip((each, most, beyond), plain, strict=True)]
