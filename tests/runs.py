@@ -1,6 +1,10 @@
 """What the tests of whole runs share: a configuration, pictures, statistics, checksums, messages."""
 
 import hashlib
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +23,23 @@ CONCEPTS = [
     {"target": "painter", "anchor": "art", "kind": "style"},
     {"target": "dog", "anchor": "sky", "kind": "object"},
 ]
+
+
+SCRIPT = Path(__file__).resolve().parent.parent / "erase.py"
+
+
+def nodes(args: list[str], count: int) -> list[subprocess.Popen[str]]:
+    """The same command on nodes of a process each, as a cluster starts them; all of them are this machine."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    more = ["--trainer.devices", "1", "--trainer.num_nodes", str(count), "--trainer.strategy", "ddp"]
+    command = [sys.executable, str(SCRIPT), *args, *more, "--save_pipeline", "false"]
+    started = []
+    for rank in range(count):
+        own = os.environ | address | {"OMP_NUM_THREADS": "1", "NODE_RANK": str(rank)}
+        started.append(subprocess.Popen(command, env=own, stderr=subprocess.PIPE, text=True, start_new_session=True))
+    return started
 
 
 def checksums(folder: Path) -> dict[str, str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import config, train, user_pictures
+from runs import config, nodes, train, user_pictures
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -108,6 +108,16 @@ def test_two_processes_learn_the_same(
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     assert_same(load_file(tmp_path / "two" / "refined.safetensors"), weights(eight))
+
+
+def test_two_nodes_learn_the_same(
+    eight: Mace, toy_pipeline: Path, concepts: list[dict[str, str]], pictures: Path, tmp_path: Path
+) -> None:
+    args = config(tmp_path, toy_pipeline, "nodes", concepts, concepts_per_batch=3, pictures=str(pictures))
+    for process in nodes(args, 2):
+        _, errors = process.communicate(timeout=600)
+        assert process.returncode == 0, errors[-3000:]
+    assert_same(load_file(tmp_path / "nodes" / "refined.safetensors"), weights(eight))
 
 
 def test_two_processes_share_the_pictures_of_one_concept(toy_pipeline: Path, tmp_path: Path) -> None:

@@ -7,11 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from runs import CONCEPTS, config, exit_message, train
+from runs import CONCEPTS, SCRIPT, config, exit_message, nodes, train
 from safetensors.torch import load_file
 from test_resume import kept
 
@@ -19,7 +20,6 @@ from mace_pl.cli import erase_main
 from mace_pl.modules.mace import Mace
 from mace_pl.teams import share_of
 
-SCRIPT = Path(__file__).resolve().parent.parent / "erase.py"
 TWO = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--save_pipeline", "false"]
 ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
 
@@ -78,8 +78,31 @@ def test_fewer_images_than_one_are_refused(
     assert not (tmp_path / "none").exists()
 
 
+def second_process(args: list[str]) -> tuple[list[subprocess.Popen[str]], Callable[[], int]]:
+    """Two processes of one command; how to find the second."""
+    first = subprocess.Popen(
+        [sys.executable, str(SCRIPT), *args, *TWO], env=ONE_THREAD, start_new_session=True, text=True
+    )
+
+    def find() -> int:
+        children = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()
+        return next(int(c) for c in children if str(SCRIPT) in Path(f"/proc/{c}/cmdline").read_text())
+
+    return [first], find
+
+
+def second_node(args: list[str]) -> tuple[list[subprocess.Popen[str]], Callable[[], int]]:
+    """Two nodes of a process each."""
+    started = nodes(args, 2)
+    return started, lambda: started[1].pid
+
+
+@pytest.mark.parametrize("start", [second_process, second_node])
 def test_a_process_that_dies_takes_no_finished_concept_along(
-    toy_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    toy_pipeline: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    start: Callable[[list[str]], tuple[list[subprocess.Popen[str]], Callable[[], int]]],
 ) -> None:
     """The second of two is killed while it trains its last concept; a single process goes on with what both had."""
     concepts = [*CONCEPTS, {"target": "cat", "anchor": "sky", "kind": "object"}]
@@ -88,19 +111,18 @@ def test_a_process_that_dies_takes_no_finished_concept_along(
     args = config(tmp_path, toy_pipeline, "killed", concepts, **settings)
     args += ["--keep_every_n_steps", "4", "--save_pipeline", "false"]
     work = tmp_path / ".killed.training"
-    first = subprocess.Popen([sys.executable, str(SCRIPT), *args, *TWO], env=ONE_THREAD, start_new_session=True)
+    started, second = start(args)
     try:
         while not (work / "cat.safetensors").is_file():
-            assert first.poll() is None, "the run ended before its second process could be killed"
+            assert all(p.poll() is None for p in started), "the run ended before its second process could be killed"
             time.sleep(0.002)
-        children = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()
-        second = [c for c in children if str(SCRIPT) in Path(f"/proc/{c}/cmdline").read_text()]
-        os.kill(int(second[0]), signal.SIGKILL)
-        first.wait(timeout=120)
+        os.kill(second(), signal.SIGKILL)
+        started[0].wait(timeout=120)
     finally:
-        if first.poll() is None:
-            os.killpg(first.pid, signal.SIGKILL)
-    assert first.returncode != 0 and not (tmp_path / "killed").exists()
+        for process in started:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    assert started[0].returncode != 0 and not (tmp_path / "killed").exists()
     done = kept(work)
     assert done["painter"] == 60 and 0 < done["cat"] < 60 and done["ship"] > 0
     capsys.readouterr()

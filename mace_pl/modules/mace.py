@@ -24,6 +24,7 @@ from mace_pl.memory import LARGEST, LiveBytes, free_bytes, freed_is_kept, side_b
 from mace_pl.pipelines import load_pipeline, picture_size, unet_fingerprint
 from mace_pl.preparing import check_prompts, prepare_pictures
 from mace_pl.preserving import StageWeights, named_statistics, preservation, with_domain
+from mace_pl.products import frozen_products
 from mace_pl.sampling import noised
 from mace_pl.teams import add_up, group_of
 from mace_pl.text import encode_both, encode_prompts, encoder_fingerprint, text_parts
@@ -190,8 +191,7 @@ class Mace(LightningModule):
             data.concepts_per_batch = self.fitting_concepts(left)
         if self.device.type == "cpu":
             self.stage.enter_context(freed_is_kept())
-        if self.compile_blocks:
-            self.stage.enter_context(compiled(self.unet))
+        self.stage.enter_context(compiled(self.unet) if self.compile_blocks else frozen_products(self.unet))
 
     def fitting_concepts(self, left: Sequence[int]) -> int:
         """How many concepts are trained side by side: a step of one is run and measured, its gradient is dropped."""
