@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mace_pl.closed_form import Preservation, gram
+from mace_pl.concepts import read_names
 from mace_pl.statistics_file import weighted_statistics
 from mace_pl.text import encode_prompts
 
@@ -53,6 +54,20 @@ def preservation(
     P = weighted_statistics(prior, fingerprint, width, "model.prior")
     D = weighted_statistics(domain, fingerprint, width, "model.domain")
     return [Preservation(w.identity, P, w.prior, D, w.domain) for w in stages]
+
+
+def names_to_keep(given: Sequence[str] | str | None, stages: Sequence[StageWeights]) -> list[str]:
+    """The names of ``model.domain_names``.
+
+    Raises:
+        ValueError: no stage gives them a weight.
+    """
+    names = read_names(given, "model.domain_names")
+    if names and all(weights.domain == 0 for weights in stages):
+        raise ValueError(
+            "model.domain_names has no effect: model.refine.domain and model.fuse.domain are 0. Raise one of them."
+        )
+    return names
 
 
 def named_statistics(pipeline: Any, names: Sequence[str], targets: Collection[str]) -> Tensor | None:

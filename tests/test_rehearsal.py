@@ -20,7 +20,9 @@ def rehearsal() -> ModuleType:
     spec = importlib.util.spec_from_file_location("rehearsal", ROOT / "configs/benchmarks/rehearsal.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.syspath_prepend(ROOT / "configs/benchmarks")
+        spec.loader.exec_module(module)
     return module
 
 

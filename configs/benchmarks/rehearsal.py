@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from common import resident, show
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
@@ -29,8 +30,6 @@ from diffusers import (
 )
 from jsonargparse import auto_cli
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from mace_pl.artifacts import write_json
@@ -155,7 +154,7 @@ class Stages:
         yield
         if self.cuda:
             torch.cuda.synchronize()
-        row = {"seconds": time.perf_counter() - start, "memory_gib": host_peak()}
+        row = {"seconds": time.perf_counter() - start, "memory_gib": resident("VmHWM") / GIB}
         if self.cuda:
             row["gpu_gib"] = torch.cuda.max_memory_reserved() / GIB
         old = self.rows.get(name, {})
@@ -164,12 +163,6 @@ class Stages:
     def highest(self, key: str) -> float:
         """The highest peak of all stages."""
         return max(row[key] for row in self.rows.values())
-
-
-def host_peak() -> float:
-    """The process's peak of resident memory since it was last reset, in GiB."""
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024 / GIB
 
 
 def smallest_card(peak: float) -> int | None:
@@ -283,13 +276,9 @@ def main(
         place = Path(name)
         save(place / "base", family, toy)
         rehearse(stages, place, device, concepts, steps, formats or ["edit", "refined", "pipeline"], model or {})
-    table = Table(title=f"{family}, {concepts} concept(s), {steps} steps, {device}")
     columns = list(next(iter(stages.rows.values())))
-    for column in ("stage", *columns):
-        table.add_column(column)
-    for stage, row in stages.rows.items():
-        table.add_row(stage, *[f"{row[column]:.1f}" for column in columns])
-    Console().print(table)
+    rows = [[stage, *(f"{row[column]:.1f}" for column in columns)] for stage, row in stages.rows.items()]
+    show(f"{family}, {concepts} concept(s), {steps} steps, {device}", ["stage", *columns], rows)
     summary: dict[str, Any] = {"family": family, "device": device, "concepts": concepts, "steps": steps, "toy": toy}
     summary |= {"model": model or {}, "stages": stages.rows, "peak_memory_gib": stages.highest("memory_gib")}
     print(f"Peak of main memory: {summary['peak_memory_gib']:.1f} GiB")

@@ -14,17 +14,17 @@ from torch import Tensor
 
 from mace_pl.attention import attention_losses, compiled
 from mace_pl.closed_form import gram
-from mace_pl.concepts import Concept, aligned_positions, attended_positions, read_names
+from mace_pl.concepts import Concept, aligned_positions, attended_positions
 from mace_pl.conditions import unet_conditions
 from mace_pl.edit import ConceptSums, Edit, Factors, SumsOnDisk, fusion, original_weights, refinement, set_weights
 from mace_pl.filed import Filed
+from mace_pl.frozen import frozen_layers
 from mace_pl.lora import ConceptLoRAs, stream
 from mace_pl.losses import importance_density, masked_attention_norm
 from mace_pl.memory import LARGEST, LiveBytes, free_bytes, freed_is_kept, side_by_side
 from mace_pl.pipelines import load_pipeline, picture_size, unet_fingerprint
 from mace_pl.preparing import check_prompts, prepare_pictures
-from mace_pl.preserving import StageWeights, named_statistics, preservation, with_domain
-from mace_pl.products import frozen_products
+from mace_pl.preserving import StageWeights, named_statistics, names_to_keep, preservation, with_domain
 from mace_pl.sampling import noised
 from mace_pl.teams import add_up, group_of
 from mace_pl.text import encode_both, encode_prompts, encoder_fingerprint, text_parts
@@ -97,11 +97,7 @@ class Mace(LightningModule):
         self.fingerprint = encoder_fingerprint(self.pipeline)
         self.unet_hash = unet_fingerprint(self.unet)
         self.width = int(encode_prompts(self.pipeline, [""]).shape[-1])
-        self.domain_names = read_names(domain_names, "model.domain_names")
-        if self.domain_names and refine.domain == fuse.domain == 0:
-            raise ValueError(
-                "model.domain_names has no effect: model.refine.domain and model.fuse.domain are 0. Raise one of them."
-            )
+        self.domain_names = names_to_keep(domain_names, (refine, fuse))
         stages = preservation(prior, domain, (refine, fuse), self.fingerprint, self.width)
         self.keep_refine, self.keep_fuse = stages
         self.edit: Edit | None = None
@@ -186,12 +182,15 @@ class Mace(LightningModule):
             self.positions[c] = self.positions[c].to(self.device)
         for part in (self.pipeline.vae, *text_parts(self.pipeline)[1]):
             part.cpu()  # not needed while LoRAs are trained
+        if not self.compile_blocks:  # a compiler decides on its own what it keeps
+            self.stage.enter_context(frozen_layers(self.unet))
         if data.concepts_per_batch == "auto":
             left = [c for c in data.own_concepts() if data.done.get(c, 0) < data.steps_per_concept]
             data.concepts_per_batch = self.fitting_concepts(left)
         if self.device.type == "cpu":
             self.stage.enter_context(freed_is_kept())
-        self.stage.enter_context(compiled(self.unet) if self.compile_blocks else frozen_products(self.unet))
+        if self.compile_blocks:
+            self.stage.enter_context(compiled(self.unet))
 
     def fitting_concepts(self, left: Sequence[int]) -> int:
         """How many concepts are trained side by side: a step of one is run and measured, its gradient is dropped."""
