@@ -91,11 +91,11 @@ def frozen_layers(network: nn.Module) -> Iterator[None]:
     """Within the context the frozen linear layers and convolutions of a network keep nothing for their weights.
 
     Results are those of torch but for rounding. Layers with a parameter to train stay as they are, and so do
-    convolutions that pad with anything but zeros.
+    convolutions that pad with anything but zeros, and layers whose ``forward`` something else has replaced.
     """
     passing: list[nn.Module] = []
     for layer in network.modules():
-        if any(p.requires_grad for p in layer.parameters()):
+        if "forward" in vars(layer) or any(p.requires_grad for p in layer.parameters()):
             continue
         if type(layer) is nn.Linear:
             layer.forward = partial(_linear, layer)  # type: ignore[method-assign]

@@ -97,6 +97,15 @@ def test_layers_to_train_are_left_alone(linear: nn.Sequential) -> None:
     assert linear[0].weight.grad is not None
 
 
+def test_one_context_within_another(linear: nn.Sequential) -> None:
+    with frozen_layers(linear):
+        outer = vars(linear[0])["forward"]
+        with frozen_layers(linear):
+            pass
+        assert vars(linear[0])["forward"] is outer
+    assert "forward" not in vars(linear[0])
+
+
 def test_convolutions_that_pad_otherwise_are_left_alone() -> None:
     layer = nn.Conv2d(3, 3, 3, padding=1, padding_mode="reflect").requires_grad_(False)
     with frozen_layers(layer):
