@@ -12,21 +12,25 @@ from runs import concepts_of, fuse, some
 CONFIG, JUDGE = "configs/emoji/erase_40.yaml", "configs/evaluate/emoji_forty.yaml"
 COUNTS = (1, 5, 10, 20)
 UNIFORM = ("--model.importance_sampling", "false")
+ALONE = "refinement alone"
 STAGES = {  # the paper's ablation: labels of runs
-    "forty_refined": "refinement alone",
+    "forty_refined": ALONE,
     "forty_added": "+ LoRAs, simply added",
     "forty_uniform": "+ closed-form fusion",
     "erase_40": "+ importance sampling",
 }
 NUMBERS = {f"forty_first_{count}": str(count) for count in COUNTS} | {"erase_40": "40"}
 CURVE = {  # method and weight of the domain, by run
-    "forty_fuse_10": ("all stages", 10),
-    "erase_40": ("all stages", 20),
-    "forty_fuse_50": ("all stages", 50),
-    "forty_refine_1": ("refinement alone", 1),
-    "forty_refine_2": ("refinement alone", 2),
-    "forty_refined": ("refinement alone", 3),
-    "forty_refine_10": ("refinement alone", 10),
+    "forty_fuse_20": ("all stages", 20),
+    "forty_fuse_30": ("all stages", 30),
+    "erase_40": ("all stages", 45),
+    "forty_fuse_60": ("all stages", 60),
+    "forty_fuse_100": ("all stages", 100),
+    "forty_refine_1": (ALONE, 1),
+    "forty_refine_2": (ALONE, 2),
+    "forty_refine_2.5": (ALONE, 2.5),
+    "forty_refine_3": (ALONE, 3),
+    "forty_refine_5": (ALONE, 5),
 }
 
 

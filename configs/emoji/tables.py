@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import forty
 from jsonargparse import auto_cli
-from runs import PROCESSES, SCORES, concepts_of, fit, score, some
+from runs import PROCESSES, RUNS, SCORES, concepts_of, fit, score, some
 from written import crowds, insert, objects, styles
 
 from mace_pl.artifacts import write_json
@@ -100,10 +100,13 @@ def many(pool: Executor, whole: Future[Path]) -> Finish:
         rows = [{"label": label} | {key: top[key] for key in ("acc_e", "acc_s", "h")} for label, top in tops.items()]
         write_json(SCORES / "ablation.json", rows)
         stages = ("--model.ablation", json.dumps([str(SCORES / "ablation.json")]))
-        score(forty.JUDGE, "forty", runs[:1], *stages, *STEPS, *SEEDS)
+        refined = [run for run, (method, _) in forty.CURVE.items() if method == forty.ALONE]
+        best = max(refined, key=lambda run: found[run]["after"]["top1"]["h_c"])
+        score(forty.JUDGE, "forty", [runs[0], RUNS / best], *stages, *STEPS, *SEEDS)
+        labels = {"erase_40": "40, all stages", best: f"40, {forty.ALONE}, weight {forty.CURVE[best][1]}"}
         curve = {run: f"{method}, {weight}" for run, (method, weight) in forty.CURVE.items()}
         return {
-            "forty": crowds(scored("forty"), {"erase_40": "40, all stages"}, "concepts"),
+            "forty": crowds(scored("forty"), labels, "concepts"),
             "ablation": crowds(found, forty.STAGES, "stages"),
             "counts": crowds(found, forty.NUMBERS, "concepts"),
             "tradeoff": crowds(found, curve, "method, weight of the domain"),
