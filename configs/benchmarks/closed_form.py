@@ -17,7 +17,8 @@ from jsonargparse import auto_cli
 from reference import textbook_fuse, textbook_refine
 from torch import Tensor
 
-from mace_pl.closed_form import Preservation, apply_edit, fuse, gram, refine
+from mace_pl.closed_form import Preservation, apply_edit, gram
+from mace_pl.edit import ConceptSums, SumsOnDisk, fusion, refinement
 
 OUTPUTS = [320] * 10 + [640] * 10 + [1280] * 12  # rows of the keys and values of SD 1.4's cross-attentions
 PRIOR = 1e-4  # weights of the published settings for celebrities
@@ -65,28 +66,18 @@ class Given:
 
 
 def ours(given: Given) -> Iterator[Tensor]:
-    """The edited matrices: sums of one concept at a time, two solves, one product per layer."""
-    F = torch.zeros(given.width, given.width, dtype=torch.float64)
-    G = torch.zeros_like(F)
-    F_by_concept = {}
+    """The edited matrices as a run makes them: sums of one concept at a time, two solves, one product per layer."""
+    layers = range(len(given.outputs))
+    sums = SumsOnDisk()
     for c in range(given.concepts):
         target, anchor = given.tokens(c, 0), given.tokens(c, 1)
         own = gram(target, target)  # all tokens co-exist here, so that F of stages 1 and 3 are the same
-        F += own
-        G += gram(anchor, target)
-        F_by_concept[str(c)] = own
+        sums.add(str(c), ConceptSums(own, gram(anchor, target), own))
     keep = Preservation(prior=given.prior, prior_weight=PRIOR)
-    T = refine(F, G, keep)
-    fusion = fuse(T, torch.stack(list(F_by_concept.values())).sum(0), keep)
-    layers = range(len(given.outputs))
-    rows: list[list[Tensor]] = [[] for _ in layers]
-    for c in range(given.concepts):
-        A = fusion.fused(torch.cat([given.lora(c, layer)[0] for layer in layers]), F_by_concept[str(c)])
-        for layer in layers:
-            rows[layer].append(A[layer : layer + 1])
+    loras = {str(c): {str(layer): given.lora(c, layer) for layer in layers} for c in range(given.concepts)}
+    edit = fusion(refinement(sums, keep), sums, loras, keep)
     for layer in layers:
-        B = torch.cat([given.lora(c, layer)[1] for c in range(given.concepts)], dim=1)
-        yield apply_edit(given.matrix(layer), fusion.R, torch.cat(rows[layer]), B.double())
+        yield apply_edit(given.matrix(layer), edit.R, *edit.factors[str(layer)])
 
 
 def textbook(given: Given) -> Iterator[Tensor]:
