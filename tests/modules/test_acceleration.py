@@ -58,7 +58,8 @@ def relative(found: Tensor, expected: Tensor) -> float:
 
 
 def test_the_plain_run_learns(plain: Mace) -> None:
-    assert relative(losses(plain)[:, -1], losses(plain)[:, 0]) > 0.01  # far above the tolerances of the losses
+    first, *later = losses(plain).T
+    assert max(relative(step, first) for step in later) > 0.01  # far above the tolerances of the losses
     assert learnt(plain).norm() > 0.5
 
 
