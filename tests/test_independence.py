@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import config, nodes, train, user_pictures
+from runs import SCRIPT, config, nodes, train, user_pictures
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -19,7 +19,6 @@ from mace_pl.data.concepts import load_pictures
 from mace_pl.memory import side_by_side
 from mace_pl.modules.mace import Mace
 
-SCRIPT = Path(__file__).resolve().parent.parent / "erase.py"
 NAMES = ["ship", "painter", "dog", "cat", "bird", "house", "street", "person"]
 TOLERANCE = 1e-5
 OF_FACTORS = 1e-4  # AdamW divides a small gradient by its own size, and so its rounding too

@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import CONCEPTS, config
+from runs import CONCEPTS, SCRIPT, config
 from safetensors import safe_open
 from safetensors.torch import load_file
 
 from mace_pl.cli import erase_main
 
-SCRIPT = Path(__file__).resolve().parent.parent / "erase.py"
 STEPS = 60
 
 
