@@ -22,8 +22,10 @@ class Concept:
         target: the words that name it, as in "ship".
         anchor: what its prompts shall mean instead (the paper's mapping concept), as in "ground".
         kind: ``object`` or ``person`` (with a mask; prompts of the latter have no article), or ``style`` (all pixels).
-        images: folder of the user's own pictures of it; None lets the original model draw them.
-        masks: folder of their masks, equal names and sizes; ``none`` for no mask; None for those of ``data.mask``.
+        images: folder of the user's own pictures of it, turned by their EXIF orientation and on white where they are
+            transparent; None lets the original model draw them.
+        masks: folder of their masks, white on the target, equal names, sizes as the images are shown; ``none`` for no
+            mask; None for those of ``data.mask``.
     """
 
     target: str

@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from mace_pl.artifacts import claim_output, write_json
-from mace_pl.manifest import read_folder, read_pictures
+from mace_pl.image_files import read_image
+from mace_pl.manifest import read_folder
 from mace_pl.paths import resolve
 
 CURVE = tuple(round(0.25 + 0.05 * i, 2) for i in range(15))  # NudeNet itself drops what is below 0.25
@@ -92,7 +93,7 @@ def detect_with(detector: Detector, folders: Sequence[str], output: Path, thresh
     results = {}
     for folder in folders:
         files = read_folder(resolve(folder), "folders")
-        found = [detector(read_pictures([file], "folders")[0]) for file in files]
+        found = [detector(read_image(file, "folders")) for file in files]
         results[folder] = counts(found, threshold) | {
             "curve": [{"threshold": t} | _totals(counts(found, t)) for t in CURVE],
             "found": {file.name: parts for file, parts in zip(files, found, strict=True)},

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from mace_pl.manifest import read_folder, read_pictures
+from mace_pl.image_files import read_image
+from mace_pl.manifest import read_folder
 from mace_pl.paths import resolve
 
 OTHER = "somebody else"
@@ -69,7 +70,7 @@ class Faces(nn.Module):
         """
         found = []
         for file in files:
-            face = self.embed(read_pictures([file], "judge.references")[0])
+            face = self.embed(read_image(file, "judge.references"))
             if face is None:
                 raise ValueError(f"judge.references: no face is found in {file}. Replace or remove it.")
             found.append(face)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from mace_pl.artifacts import slug, write_json, written_aside
+from mace_pl.image_files import list_images
 
 FILE = "manifest.json"
 LONGEST = 60  # characters of a prompt in a file name
@@ -83,39 +84,17 @@ def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_folder(folder: Path, setting: str) -> list[Path]:
-    """The pictures of a folder, those of its manifest where it has one, else all that Pillow may know.
+    """The images of a folder, those of its manifest where it has one, else all of them.
 
     Raises:
-        ValueError: no such folder, no picture in it, or one that is missing.
+        ValueError: no such folder, no image in it, one that is missing or of a format that is not read.
     """
-    if not folder.is_dir():
-        raise ValueError(f"{setting}: {folder} is no folder. Give a folder of pictures.")
     manifest = folder / FILE
-    if manifest.is_file():
-        rows = json.loads(manifest.read_text(encoding="utf-8"))["rows"]
-        files = [folder / row["file"] for row in rows]
-        missing = [file for file in files if not file.is_file()]
-        if missing:
-            raise ValueError(f"{setting}: {folder} lacks {len(missing)} pictures of its manifest: {missing[0].name}")
-    else:
-        endings = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
-        files = sorted(file for file in folder.iterdir() if file.suffix.lower() in endings)
-    if not files:
-        raise ValueError(f"{setting}: {folder} holds no picture (.png, .jpg, .webp, .bmp). Give a folder of pictures.")
+    if not manifest.is_file():
+        return list_images(folder, setting)
+    rows = json.loads(manifest.read_text(encoding="utf-8"))["rows"]
+    files = [folder / row["file"] for row in rows]
+    missing = [file for file in files if not file.is_file()]
+    if missing:
+        raise ValueError(f"{setting}: {folder} lacks {len(missing)} images of its manifest: {missing[0].name}")
     return files
-
-
-def read_pictures(files: Sequence[Path], setting: str) -> list[Image.Image]:
-    """The pictures in RGB.
-
-    Raises:
-        ValueError: naming one that does not decode.
-    """
-    found = []
-    for file in files:
-        try:
-            with Image.open(file) as picture:
-                found.append(picture.convert("RGB"))
-        except (OSError, UnidentifiedImageError, SyntaxError) as error:
-            raise ValueError(f"{setting}: {file} does not decode ({error}). Replace or remove it.") from error
-    return found

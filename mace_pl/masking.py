@@ -19,8 +19,8 @@ from mace_pl.artifacts import written_aside
 from mace_pl.attention import observed
 from mace_pl.concepts import attended_positions
 from mace_pl.conditions import unet_conditions
+from mace_pl.image_files import read_images
 from mace_pl.lora import stream
-from mace_pl.manifest import read_pictures
 from mace_pl.masks import complaint, contact_sheet
 from mace_pl.pictures import AttentionMaps, mask_from_map, read_masks, save_masks
 from mace_pl.pipelines import picture_latents, picture_size
@@ -51,7 +51,7 @@ class Pictured:
 
     def read(self) -> list[Image.Image]:
         """The pictures in RGB."""
-        return read_pictures(self.files, f"images of {self.target!r}")
+        return read_images(self.files, f"images of {self.target!r}")
 
     def record(self, **settings: Any) -> str:
         """All that masks made with these settings depend on, as text; kept beside them as ``settings.json``."""

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from mace_pl.artifacts import written_aside
 from mace_pl.attention import observed
 from mace_pl.concepts import attended_positions
+from mace_pl.image_files import read_images
 from mace_pl.lora import stream
-from mace_pl.manifest import read_pictures
 from mace_pl.pipelines import picture_size
 from mace_pl.sampling import draw
 from mace_pl.templates import PICTURE_TEMPLATE
@@ -209,5 +209,5 @@ def save_masks(folder: Path, masks: Sequence[Tensor], names: Sequence[str]) -> N
 
 def read_masks(folder: Path, names: Sequence[str]) -> list[Tensor]:
     """Masks [H, W] of zeros and ones that :func:`save_masks` wrote."""
-    pictures = read_pictures([folder / f"{name}.png" for name in names], "masks")
+    pictures = read_images([folder / f"{name}.png" for name in names], "masks")
     return [torch.from_numpy(np.asarray(p.convert("L")) > 127).float() for p in pictures]

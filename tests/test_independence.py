@@ -15,7 +15,7 @@ from runs import SCRIPT, config, nodes, train, user_pictures
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mace_pl.data.concepts import load_pictures
+from mace_pl.image_files import list_images, read_images
 from mace_pl.memory import side_by_side
 from mace_pl.modules.mace import Mace
 
@@ -131,7 +131,9 @@ def test_two_processes_share_the_pictures_of_one_concept(toy_pipeline: Path, tmp
     )
     assert done.returncode == 0, done.stderr[-3000:]
     for kind in ("images", "masks"):
-        one, two = (load_pictures(tmp_path / run / "ship" / kind, kind) for run in ("alone", "pictures"))
+        one, two = (
+            read_images(list_images(tmp_path / run / "ship" / kind, kind), kind) for run in ("alone", "pictures")
+        )
         assert len(one) == len(two) == 3
         for left, right in zip(one, two, strict=True):
             assert np.abs(np.asarray(left, dtype=int) - np.asarray(right, dtype=int)).max() <= 1

@@ -17,7 +17,7 @@ from PIL import Image
 from runs import CONCEPTS, checksums
 
 from mace_pl.data.concepts import ConceptData
-from mace_pl.manifest import read_pictures
+from mace_pl.image_files import read_images
 from mace_pl.pictures import Drawing, draw_concepts
 from mace_pl.pipelines import load_pipeline
 from mace_pl.preparing import prepare_pictures
@@ -107,7 +107,7 @@ def test_another_scheduler_draws_other_pictures(toy_pipeline: Path, tmp_path: Pa
     def drawn(scheduler: str | None) -> tuple[torch.Tensor, dict[str, int]]:
         left = prepare(toy_pipeline, tmp_path, mask="none", image_steps=3, image_scheduler=scheduler)
         assert type(left.scheduler) is DDIMScheduler  # training uses the model's own
-        return pixels(read_pictures(sorted(tmp_path.glob("ship/images/*")), "images")), made(tmp_path)
+        return pixels(read_images(sorted(tmp_path.glob("ship/images/*")), "images")), made(tmp_path)
 
     own, first = drawn(None)
     assert drawn("DDIMScheduler")[1] == first  # the model's own, by its name

@@ -19,7 +19,8 @@ from safetensors.torch import save_file
 
 from mace_pl.cli import erase_main
 from mace_pl.export.run import export_run
-from mace_pl.manifest import read_folder, read_pictures
+from mace_pl.image_files import read_images
+from mace_pl.manifest import read_folder
 from mace_pl.sampling import draw
 
 ROWS = 9
@@ -42,7 +43,7 @@ def command(model: Path, output: Path, file: Path, *more: str) -> list[str]:
 
 
 def pixels(folder: Path) -> list[np.ndarray]:
-    return [np.asarray(p).astype(int) for p in read_pictures(read_folder(folder, "test"), "test")]
+    return [np.asarray(p).astype(int) for p in read_images(read_folder(folder, "test"), "test")]
 
 
 @pytest.fixture(scope="module")
@@ -197,8 +198,8 @@ def test_bad_input_ends_in_one_clear_error(
 
 
 def test_pictures_that_do_not_decode_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="holds no picture"):
+    with pytest.raises(ValueError, match="holds no image"):
         read_folder(tmp_path, "model.reference")
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n nothing")
-    with pytest.raises(ValueError, match=r"model.reference: .*broken.png does not decode"):
-        read_pictures(read_folder(tmp_path, "model.reference"), "model.reference")
+    with pytest.raises(ValueError, match=r"model.reference: .*broken.png cannot be read as an image"):
+        read_images(read_folder(tmp_path, "model.reference"), "model.reference")

@@ -14,8 +14,8 @@ from mace_pl.text import encoder_fingerprint
 @pytest.mark.parametrize(
     ("sizes", "masks", "message"),
     [
-        ([], [], "holds no picture"),
-        ([16], [], "holds no picture"),
+        ([], [], "holds no image"),
+        ([16], [], "holds no image"),
         ([16, 16], [(16, 255)], "has 1 masks"),
         ([16], [(8, 255)], "Give equal sizes"),
         ([16], [(16, 0)], "is empty"),

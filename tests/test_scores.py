@@ -199,7 +199,10 @@ def test_a_reference_that_cannot_be_read_is_named(
     said = exit_message(
         [*command(toy_pipeline, toy_clip, tmp_path / "s.json"), "--model.reference", str(folder)], capsys
     )
-    assert "model.reference" in said and ("holds no picture" if content is None else "a.png does not decode") in said
+    assert (
+        "model.reference" in said
+        and ("holds no image" if content is None else "a.png cannot be read as an image") in said
+    )
     assert not (tmp_path / "s.json").exists()
 
 

@@ -9,88 +9,53 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from lightning import LightningDataModule
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mace_pl.artifacts import slug
 from mace_pl.concepts import Concept, read_concepts, templates_of
 from mace_pl.data.batches import Batches
+from mace_pl.image_files import by_stem, list_images, read_image, read_images, read_mask
 from mace_pl.paths import resolve
 from mace_pl.segment import NETWORKS, Segment
 from mace_pl.teams import Share, share_of
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 MASKS = ("attention", *NETWORKS, "none")
 
 
-def image_files(folder: Path, setting: str) -> list[Path]:
-    """The pictures of a folder, sorted by name.
-
-    Raises:
-        ValueError: no such folder, or no picture in it.
-    """
-    if not folder.is_dir():
-        raise ValueError(f"{setting}={folder} is no folder. Give a folder of pictures ({', '.join(sorted(SUFFIXES))}).")
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
-    if not files:
-        raise ValueError(f"{setting}={folder} holds no picture ({', '.join(sorted(SUFFIXES))}).")
-    return files
-
-
-def _open(path: Path, mode: str, setting: str) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            return image.convert(mode)
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(f"{setting}: {path} cannot be read as a picture ({error}). Replace or remove it.") from error
-
-
-def load_pictures(folder: Path, setting: str) -> list[Image.Image]:
-    """All pictures of a folder in RGB."""
-    return [_open(path, "RGB", setting) for path in image_files(folder, setting)]
-
-
-def check_names(files: Sequence[Path]) -> None:
-    """Refuse pictures whose masks would have one name.
-
-    Raises:
-        ValueError: naming two of them.
-    """
-    names: dict[str, Path] = {}
-    for file in files:
-        other = names.setdefault(file.stem, file)
-        if other != file:
-            raise ValueError(
-                f"data.concepts: images: {other.name} and {file.name} in {file.parent} would share a mask. Rename one, "
-                f"or pass masks: none."
-            )
-
-
 def load_masks(folder: Path, pictures: Path, setting: str) -> list[Tensor]:
-    """Masks [1, H, W] of zeros and ones for the pictures of a folder, matched by name; each of its picture's size.
+    """Masks [1, H, W] of zeros and ones for the images of a folder, matched by name; each of its image's shown size.
 
     Raises:
-        ValueError: another number or other names than the pictures, another size, or an empty mask.
+        ValueError: another number or other names than the images, another size, or an empty mask.
     """
-    files, images = image_files(folder, setting), image_files(pictures, "images")
-    if [f.stem for f in files] != [f.stem for f in images]:
+    masks = by_stem(list_images(folder, setting), setting)
+    images = by_stem(list_images(pictures, "images"), "images")
+    if masks.keys() != images.keys():
+        alone = sorted(masks.keys() ^ images.keys())
         raise ValueError(
-            f"{setting}={folder} has {len(files)} masks, {pictures} has {len(images)} pictures; their names must be "
-            f"the same. Give one mask per picture."
+            f"{setting}: {folder} has {len(masks)} masks, {pictures} has {len(images)} images; their names must be the "
+            f"same, and {', '.join(alone[:3])} is on one side only. Give one mask per image."
         )
-    masks = []
-    for file, image in zip(files, images, strict=True):
-        mask, size = _open(file, "L", setting), _open(image, "RGB", "images").size
-        if mask.size != size:
-            raise ValueError(f"{setting}: {file} is {mask.size}, its picture {image.name} is {size}. Give equal sizes.")
-        inside = torch.from_numpy(np.asarray(mask) > 127).float()
-        if not bool(inside.any()):
-            raise ValueError(
-                f"{setting}: {file} is empty (no pixel above 127). Mark the target white, or use masks: none."
-            )
-        masks.append(inside[None])
-    return masks
+    return [_mask(masks[name], image, setting)[None] for name, image in images.items()]
+
+
+def _mask(file: Path, image: Path, setting: str) -> Tensor:
+    """The mask [H, W] of zeros and ones."""
+    mask, size = read_mask(file, setting), read_image(image, "images").size
+    if mask.size != size:
+        raise ValueError(
+            f"{setting}: {file} is {mask.size}, its image {image.name} is {size} as shown (turned where its EXIF says "
+            f"so). Give equal sizes."
+        )
+    pixels = np.asarray(mask)
+    if pixels.max() <= 127:
+        raise ValueError(
+            f"{setting}: {file} is empty (no pixel above 127, the lightest has {pixels.max()} of 255). Mark the target "
+            f"white, or use masks: none."
+        )
+    return torch.from_numpy(pixels > 127).float()
 
 
 class ConceptData(LightningDataModule):
@@ -163,11 +128,12 @@ class ConceptData(LightningDataModule):
         for concept in self.concepts:  # the user's own files are checked before anything is computed
             if concept.images is not None:
                 folder = resolve(concept.images)
-                load_pictures(folder, "data.concepts: images")
+                files = list_images(folder, "data.concepts: images")
+                read_images(files, "data.concepts: images")
                 if self.brings_masks(concept):
                     load_masks(self.mask_folder(concept), folder, "data.concepts: masks")
                 elif self.masked(concept):
-                    check_names(image_files(folder, "data.concepts: images"))
+                    by_stem(files, "data.concepts: images")
 
     def masked(self, concept: Concept) -> bool:
         """Whether the loss looks inside a mask only; styles without masks of their own have every pixel count."""
@@ -181,11 +147,11 @@ class ConceptData(LightningDataModule):
 
     def picture_files(self, concept: Concept) -> list[Path]:
         """The pictures that a concept is trained on."""
-        return image_files(self.picture_folder(concept), "images")
+        return list_images(self.picture_folder(concept), "images")
 
     def files(self, concept: Concept) -> list[Path]:
         """The pictures and masks that a concept is trained on."""
-        masks = image_files(self.mask_folder(concept), "masks") if self.masked(concept) else []
+        masks = list_images(self.mask_folder(concept), "masks") if self.masked(concept) else []
         return self.picture_files(concept) + masks
 
     def picture_folder(self, concept: Concept) -> Path:
@@ -203,7 +169,7 @@ class ConceptData(LightningDataModule):
         """Pictures [I, 3, H, W] in [−1, 1] and masks [I, 1, H, W] at the model's size (height, width)."""
         folder = self.picture_folder(concept)
         height, width = size
-        pictures = load_pictures(folder, "images")
+        pictures = read_images(list_images(folder, "images"), "images")
         arrays = [np.asarray(p.resize((width, height), Image.Resampling.LANCZOS), dtype=np.float32) for p in pictures]
         pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2) / 127.5 - 1
         if not self.masked(concept):

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
 import torch
 from lightning import LightningDataModule
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from mace_pl.image_files import read_image
 from mace_pl.paths import resolve
 
 
@@ -124,24 +124,6 @@ class PoolDataModule(LightningDataModule):
         return DataLoader(batches, batch_size=None)
 
 
-def read_picture(path: Path, resolution: int, setting: str) -> Image.Image:
-    """The picture as RGB on white, scaled and cut in the middle to a square.
-
-    Raises:
-        ValueError: missing, or no picture.
-    """
-    try:
-        with Image.open(path) as file:
-            rgba = ImageOps.exif_transpose(file).convert("RGBA")
-    except (OSError, UnidentifiedImageError) as error:
-        raise ValueError(
-            f"{setting}: {path} cannot be read as a picture ({error}). Replace it or drop its row."
-        ) from error
-    rgb = Image.new("RGBA", rgba.size, "white")
-    rgb.alpha_composite(rgba)
-    return ImageOps.fit(rgb.convert("RGB"), (resolution, resolution), Image.Resampling.LANCZOS)
-
-
 def to_tensor(picture: Image.Image) -> Tensor:
     """The RGB picture as uint8 [3, H, W]."""
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
@@ -177,12 +159,13 @@ class ImageFolder(PoolDataModule):
                 f"folder={self.folder} has no metadata.jsonl (looked at {metadata}). Write one line per picture: "
                 f'{{"file_name": "1.png", "text": "a photo of a ship"}}.'
             )
-        pictures, captions = [], []
+        pictures, captions, square = [], [], (self.resolution, self.resolution)
         for number, line in enumerate(metadata.read_text(encoding="utf-8").splitlines(), 1):
             if line.strip():
                 name, caption = parse_row(line, f"{metadata} line {number}")
                 captions.append(caption)
-                pictures.append(to_tensor(read_picture(folder / name, self.resolution, "folder")))
+                picture = read_image(folder / name, "folder")
+                pictures.append(to_tensor(ImageOps.fit(picture, square, Image.Resampling.LANCZOS)))
         if not captions:
             raise ValueError(f"folder={self.folder}: {metadata} is empty. Write one line per picture.")
         return PicturePool(torch.stack(pictures), captions)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +10,7 @@ from PIL import Image, ImageOps
 
 from mace_pl.data.image_folder import PicturePool, PoolDataModule, to_tensor
 from mace_pl.data.make_captions import make_caption, read_rows
+from mace_pl.image_files import read_rgba
 from mace_pl.paths import resolve
 
 BACKGROUNDS = {  # the colours that captions name, as RGB
@@ -25,20 +24,6 @@ BACKGROUNDS = {  # the colours that captions name, as RGB
 }
 THE = 0.5  # share of the captions with "of a" that say "of the" instead
 SCALE = (0.7, 1.0)  # side of the sprite relative to the picture's
-
-
-@cache
-def read_sprite(path: Path) -> Image.Image:
-    """The RGBA sprite.
-
-    Raises:
-        ValueError: missing, or no picture.
-    """
-    try:
-        with Image.open(path) as file:
-            return file.convert("RGBA")
-    except OSError as error:
-        raise ValueError(f"folder: {path} cannot be read as a picture ({error}).") from error
 
 
 def background_of(caption: str) -> str:
@@ -97,6 +82,8 @@ class SpritePictures(PoolDataModule):
         for row in read_rows(folder / "metadata.jsonl"):
             by_concept.setdefault(row["concept"], []).append(row)
         concepts = sorted(by_concept)
+        names = {row["file_name"] for rows in by_concept.values() for row in rows}
+        sprites = {name: read_rgba(folder / name, "folder") for name in sorted(names)}
         rng = random.Random(self.seed)
         made = torch.empty(self.pictures, 3, self.resolution, self.resolution, dtype=torch.uint8)
         captions: list[str] = []
@@ -106,6 +93,6 @@ class SpritePictures(PoolDataModule):
             caption = make_caption(row, rng)
             captions.append(caption.replace(" of a ", " of the ") if rng.random() < THE else caption)
             shown.append(row["concept"])
-            sprite = read_sprite(folder / row["file_name"])
+            sprite = sprites[row["file_name"]]
             made[i] = to_tensor(compose(sprite, background_of(captions[i]), self.resolution, rng))
         return PicturePool(made, captions, shown)

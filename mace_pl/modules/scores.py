@@ -13,7 +13,8 @@ from torch import Tensor
 
 from mace_pl.ablation import read_ablation
 from mace_pl.artifacts import claim_output, read_tensors
-from mace_pl.manifest import read_folder, read_pictures
+from mace_pl.image_files import read_image, read_images
+from mace_pl.manifest import read_folder
 from mace_pl.metrics import PictureScores
 from mace_pl.paths import resolve
 from mace_pl.pipelines import load_pipeline, model_fingerprint, scheduled
@@ -135,7 +136,7 @@ class ErasureScores(LightningModule):
         """The files of the reference folder, each of which decodes."""
         files = read_folder(resolve(reference), "model.reference")
         for file in files:
-            read_pictures([file], "model.reference")
+            read_image(file, "model.reference")
         return files
 
     def setup(self, stage: str) -> None:
@@ -272,7 +273,7 @@ class ErasureScores(LightningModule):
         reference = None
         if self.references:
             batches = [self.references[i : i + 50] for i in range(0, len(self.references), 50)]
-            parts = [self.features(read_pictures(batch, "model.reference"))[0].cpu() for batch in batches]
+            parts = [self.features(read_images(batch, "model.reference"))[0].cpu() for batch in batches]
             reference = torch.cat(parts)
             own = drawn_features(tables[ORIGINAL], list(range(len(names))))
             self.scores[ORIGINAL]["quality"] = compare(reference, own, self.kid_subset)

@@ -74,7 +74,7 @@ def test_folder_is_read_scaled_cut_and_put_on_white(tmp_path: Path) -> None:
         ('\n["a.png"]', "line 2 needs the texts file_name and text"),
         ('{"file_name": "a.png"}', "needs the texts"),
         ('{"file_name": "a.png", "text": "a"}', "a.png cannot be read"),
-        ('{"file_name": "metadata.jsonl", "text": "a"}', "cannot be read as a picture"),
+        ('{"file_name": "metadata.jsonl", "text": "a"}', "cannot be read as an image"),
     ],
 )
 def test_bad_folders_are_refused_by_name(tmp_path: Path, content: str, message: str) -> None:
