@@ -37,7 +37,10 @@ class LastCrossAttention(Exception):  # noqa: N818 - a signal, not an error
 
 
 class ObservedAttention:
-    """An attention processor that forms the probabilities [N, H, Q, T] and shows them to ``observe``.
+    """An attention processor that shows its probabilities [N, H, Q, T], in float32, to ``observe``.
+
+    Every switch of the layer counts, as in the processors of diffusers: its own ``get_attention_scores`` upcasts where
+    the model asks for it, encoder states are normalised, residuals added.
 
     Args:
         name: the layer's qualified name.
@@ -56,19 +59,22 @@ class ObservedAttention:
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
     ) -> Tensor:
-        """Plain attention from its equation; the result is what the fused kernel gives."""
+        """[N, Q, C] to [N, Q, C]; the result is what the fused kernel gives."""
+        residual, (n, q, _) = hidden_states, hidden_states.shape
+        if attn.group_norm is not None:
+            hidden_states = attn.group_norm(hidden_states.transpose(1, 2)).transpose(1, 2)
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        n, q, _ = hidden_states.shape
-        query = attn.to_q(hidden_states).view(n, q, attn.heads, -1).transpose(1, 2) * attn.scale
-        key = attn.to_k(context).view(n, context.shape[1], attn.heads, -1).transpose(1, 2)
-        scores = (query @ key.transpose(-1, -2)).float()
-        if attention_mask is not None:
-            scores = scores + attention_mask.view(n, -1, *attention_mask.shape[-2:])
-        probabilities = scores.softmax(-1)
-        self.observe(self.name, probabilities)  # may end the forward pass: values come after it
-        value = attn.to_v(context).view(n, context.shape[1], attn.heads, -1).transpose(1, 2)
-        out = (probabilities.to(value.dtype) @ value).transpose(1, 2).reshape(n, q, -1)
-        result: Tensor = attn.to_out[1](attn.to_out[0](out)) / attn.rescale_output_factor
+        if encoder_hidden_states is not None and attn.norm_cross:
+            context = attn.norm_encoder_hidden_states(context)
+        mask = attn.prepare_attention_mask(attention_mask, context.shape[1], n)
+        query = attn.head_to_batch_dim(attn.to_q(hidden_states))
+        key = attn.head_to_batch_dim(attn.to_k(context))
+        probabilities = attn.get_attention_scores(query, key, mask)  # [N·H, Q, T]
+        # may end the forward pass: values come after it
+        self.observe(self.name, probabilities.float().view(n, attn.heads, q, context.shape[1]))
+        value = attn.head_to_batch_dim(attn.to_v(context))
+        out = attn.to_out[1](attn.to_out[0](attn.batch_to_head_dim(probabilities @ value)))
+        result: Tensor = (out + residual if attn.residual_connection else out) / attn.rescale_output_factor
         return result
 
 

@@ -1,15 +1,17 @@
-"""How much memory a step takes, how much is free, and how many concepts fit side by side."""
+"""How much memory a step takes, how much is free, and how many concepts fit side by side.
+
+torch reports the peak of a GPU (``torch.cuda.max_memory_allocated``) but not that of a CPU, and its profiler, which
+sees both, slows the step down and keeps every event: so live bytes are counted here, on every device alike.
+"""
 
 from __future__ import annotations
 
-import ctypes
-import platform
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -17,9 +19,6 @@ from torch.utils._pytree import tree_leaves
 
 SHARE = 0.7  # of the free memory that training may take; kernels want room for themselves, allocators waste some
 LARGEST = 16  # larger groups have not been tried
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # parameters of glibc's mallopt
-USUAL = {M_TRIM_THRESHOLD: 128 * 1024, M_MMAP_MAX: 65536}  # what glibc begins with
-UNKNOWN = 4  # concepts side by side where the system does not say what is free
 
 
 class LiveBytes(TorchDispatchMode):
@@ -53,8 +52,8 @@ class LiveBytes(TorchDispatchMode):
         if not isinstance(tensor, Tensor):
             return
         storage = tensor.untyped_storage()
-        key = storage._cdata
-        if key in self.known:
+        key = storage.data_ptr()
+        if key == 0 or key in self.known:  # nothing in it, or known
             return
         size = storage.nbytes() if counted else 0
 
@@ -67,52 +66,26 @@ class LiveBytes(TorchDispatchMode):
         self.peak = max(self.peak, self.now)
 
 
-def free_bytes(device: torch.device) -> int | None:
-    """Memory that a process can still take on the device; None where the system does not say."""
+def free_bytes(device: torch.device) -> int:
+    """Memory that a process can still take on the device; in a container no more than its limit leaves."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    found = Path("/proc/meminfo")
-    if not found.is_file():
-        return None
-    line = next(line for line in found.read_text().splitlines() if line.startswith("MemAvailable"))
-    free = int(line.split()[1]) * 1024
-    limit, used = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))  # of a container
+    available = int(psutil.virtual_memory().available)
+    limit, used = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))  # psutil sees the host
     if limit.is_file() and limit.read_text().strip().isdigit():
-        free = min(free, int(limit.read_text()) - int(used.read_text()))
-    return free
+        available = min(available, int(limit.read_text()) - int(used.read_text()))
+    return available
 
 
-@contextmanager
-def freed_is_kept() -> Iterator[None]:
-    """Within the context glibc keeps freed memory for the next allocation; elsewhere nothing changes.
-
-    It gives large blocks back to the system otherwise, which clears every page again at the next step: a step at the
-    shapes of SD 1.4 takes 8 % longer so (measured, two CPU cores).
-    """
-    if platform.libc_ver()[0] != "glibc":
-        yield
-        return
-    libc = ctypes.CDLL(None)
-    libc.mallopt(M_MMAP_MAX, 0)
-    libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-    try:
-        yield
-    finally:
-        for parameter, value in USUAL.items():
-            libc.mallopt(parameter, value)
-        libc.malloc_trim(0)
-
-
-def side_by_side(free: int | None, cost: int, concepts: int) -> int:
+def side_by_side(free: int, cost: int, concepts: int) -> int:
     """How many of a process's concepts are trained at once: what fits, in groups of nearly equal size.
 
     Args:
-        free: bytes that the process may take, or None where that is unknown.
+        free: bytes that the process may take.
         cost: bytes of one concept's step.
         concepts: how many the process trains, at least 1.
     """
-    fit = UNKNOWN if free is None else int(SHARE * free // max(cost, 1))
-    most = min(max(fit, 1), LARGEST)
+    most = min(max(int(SHARE * free // max(cost, 1)), 1), LARGEST)
     groups = -(-concepts // most)
     return -(-concepts // groups)

@@ -96,7 +96,7 @@ def encoder_fingerprint(pipeline: Any) -> str:
     """SHA-256 over the weights (as float32) and the vocabulary of the pipeline's text encoders and tokenizers.
 
     Two folders that hold the same encoder have the same fingerprint, whatever their paths or storage dtype of equal
-    values.
+    values, and whether this version of transformers begins the names of parameters with ``text_model.`` or not.
     """
     digest = hashlib.sha256()
     tokenizers, encoders = text_parts(pipeline)
@@ -104,7 +104,8 @@ def encoder_fingerprint(pipeline: Any) -> str:
         vocabulary = sorted(tokenizer.get_vocab().items())
         digest.update(repr((vocabulary, tokenizer.model_max_length, tokenizer.pad_token)).encode())
     for encoder in encoders:
-        for name, tensor in sorted(encoder.state_dict().items()):
+        named = {name.removeprefix("text_model."): tensor for name, tensor in encoder.state_dict().items()}
+        for name, tensor in sorted(named.items()):
             digest.update(f"{name}{tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import Attention, AttnProcessor
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from mace_pl.attention import attention_losses, compiled, cross_attentions
+from mace_pl.attention import ObservedAttention, attention_losses, compiled, cross_attentions
 from mace_pl.lora import ConceptLoRAs
 from mace_pl.losses import masked_attention_norm
 from mace_pl.memory import LiveBytes
@@ -120,6 +121,45 @@ def test_nothing_but_loras_in_front_of_a_loss_is_differentiated(trained: Trained
     assert without == idle | {(c, f"{used_up}.to_v", part) for c in (0, 2) for part in "AB"}
 
 
+SWITCHES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "upcast_attention": {"upcast_attention": True},
+    "residual": {"residual_connection": True, "rescale_output_factor": 1.5},
+    "normed keys": {"cross_attention_norm": "layer_norm"},
+    "normed states": {"norm_num_groups": 4},
+}
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_every_switch_of_a_layer_counts_as_in_diffusers(name: str) -> None:
+    torch.manual_seed(0)
+    switches = SWITCHES[name] | ({"cross_attention_norm_num_groups": 4} if name == "normed keys" else {})
+    layer = Attention(query_dim=16, cross_attention_dim=24, heads=2, dim_head=8, **switches).eval()
+    x, text = torch.randn(2, 9, 16), torch.randn(2, 5, 24)
+    mask = torch.zeros(2, 1, 5).masked_fill(torch.arange(5) > 3, -1e4)
+    layer.set_processor(AttnProcessor())
+    expected = layer(x, encoder_hidden_states=text, attention_mask=mask)
+    shown: list[Tensor] = []
+    layer.set_processor(ObservedAttention("layer", lambda _, probabilities: shown.append(probabilities)))
+    torch.testing.assert_close(layer(x, encoder_hidden_states=text, attention_mask=mask), expected, rtol=0, atol=0)
+    assert shown[0].shape == (2, 2, 9, 5) and bool((shown[0][..., 4] == 0).all())
+    torch.testing.assert_close(shown[0].sum(-1), torch.ones(2, 2, 9))
+
+
+def test_scores_beyond_float16_are_finite_where_the_model_upcasts() -> None:
+    """SD 2.1 sets ``upcast_attention``: its scores do not fit into float16."""
+    torch.manual_seed(0)
+    layer = Attention(query_dim=16, cross_attention_dim=24, heads=2, dim_head=8, upcast_attention=True).eval().half()
+    for part in (layer.to_q, layer.to_k):
+        part.weight.data *= 400
+    shown: list[Tensor] = []
+    layer.set_processor(ObservedAttention("layer", lambda _, probabilities: shown.append(probabilities)))
+    x, text = torch.randn(2, 9, 16).half(), torch.randn(2, 5, 24).half()
+    scores = layer.head_to_batch_dim(layer.to_q(x)) @ layer.head_to_batch_dim(layer.to_k(text)).transpose(1, 2)
+    assert not scores.isfinite().all()  # without the upcast
+    assert layer(x, encoder_hidden_states=text).isfinite().all() and shown[0].isfinite().all()
+
+
 class Seen(TorchFunctionMode):
     """Counts fused attentions and keeps the shapes of everything that a softmax makes."""
 
@@ -138,12 +178,11 @@ class Seen(TorchFunctionMode):
 
 
 def test_self_attention_is_fused_and_probabilities_are_of_cross_attention_alone(trained: Trained) -> None:
-    layers = len(cross_attentions(trained.unet))
+    layers = cross_attentions(trained.unet).values()
     with Seen() as seen:
         trained.losses()
-    assert seen.counts["scaled_dot_product_attention"] == layers  # one self-attention in front of each
-    assert len(seen.shapes) == layers
-    assert all(shape[0] == N and shape[-1] == T for shape in seen.shapes)
+    assert seen.counts["scaled_dot_product_attention"] == len(layers)  # one self-attention in front of each
+    assert [(shape[0], shape[-1]) for shape in seen.shapes] == [(N * layer.heads, T) for layer in layers]
 
 
 def test_a_map_is_reduced_at_once(trained: Trained) -> None:

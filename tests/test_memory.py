@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from mace_pl.memory import LARGEST, UNKNOWN, LiveBytes, free_bytes, side_by_side
+from mace_pl.memory import LARGEST, LiveBytes, free_bytes, side_by_side
 
 MB = 2**20
 QUARTER = 2**18  # float32 values of a megabyte
@@ -65,9 +65,8 @@ def test_a_gpu_has_free_memory() -> None:
         (1000, 300, 5, 2),
         (1000, 5000, 5, 1),  # one always has to fit
         (10**9, 1, 100, 15),  # at most LARGEST, in seven groups
-        (None, 100, 100, UNKNOWN),
     ],
 )
-def test_groups_fit_and_are_of_nearly_equal_size(free: int | None, cost: int, concepts: int, expected: int) -> None:
+def test_groups_fit_and_are_of_nearly_equal_size(free: int, cost: int, concepts: int, expected: int) -> None:
     found = side_by_side(free, cost, concepts)
     assert found == expected <= LARGEST

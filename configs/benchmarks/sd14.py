@@ -29,7 +29,6 @@ from mace_pl.attention import attention_losses
 from mace_pl.frozen import frozen_layers
 from mace_pl.lora import ConceptLoRAs
 from mace_pl.losses import masked_attention_norm
-from mace_pl.memory import freed_is_kept
 
 TOKENS = 77
 MB = 2**20
@@ -133,10 +132,9 @@ def measure(
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
     seconds = []
-    kept = freed_is_kept() if form != "reference" and device == "cpu" else nullcontext()
     frozen = frozen_layers(model.unet) if form != "reference" else nullcontext()
     mixed = torch.autocast(device, torch.bfloat16) if precision == "bf16" else nullcontext()
-    with kept, frozen, mixed:
+    with frozen, mixed:
         for i in range(1 + steps):  # libraries choose their kernels in the first
             started = time.perf_counter()
             step(i)

@@ -7,12 +7,14 @@ What a file is follows from its name: ``.json`` is a COCO annotation file, ``.tx
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import csv
 import gzip
 import hashlib
 import io
 import json
+import re
 import shutil
 import tempfile
 import zipfile
@@ -21,10 +23,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, TextIO
 
-from mace_pl.data.json_stream import elements_of
+import ijson
+
 from mace_pl.paths import resolve
 
 UNREADABLE = (OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError, RuntimeError)
+SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 LAYOUT = 'Expected COCO\'s layout: {"annotations": [{"caption": "..."}, ...]}'
 
 
@@ -151,16 +155,39 @@ class CaptionSource:
         return readers[ending]
 
     def _coco(self, raw: HashedReader) -> Iterator[tuple[str, Any]]:
+        listed, parser = False, ijson.get_backend("python") if self._has_surrogates() else ijson
+
+        def noted(events: Iterator[tuple[str, str, Any]]) -> Iterator[tuple[str, str, Any]]:
+            nonlocal listed
+            for prefix, event, value in events:
+                listed = listed or (prefix, event) == ("annotations", "start_array")
+                yield prefix, event, value
+
+        stream = io.BufferedReader(raw, 1 << 16)
+        if stream.peek(3)[:3] == codecs.BOM_UTF8:
+            stream.read(3)
         try:
-            for index, annotation in enumerate(elements_of(text(raw), "annotations")):
+            for index, annotation in enumerate(parser.items(noted(parser.parse(stream)), "annotations.item")):
                 caption = annotation.get("caption") if isinstance(annotation, dict) else None
                 if not isinstance(caption, str):
                     raise self._error(f"annotation {index} has no text 'caption'. {LAYOUT}; correct or drop it.")
                 yield f"annotation {index}", caption
-        except json.JSONDecodeError as error:
+        except ijson.JSONError as error:
+            if "UTF8" in str(error) or isinstance(error.__cause__, UnicodeDecodeError):
+                raise self._error("is not UTF-8. Save it as UTF-8.") from error
             raise self._error(f"is no JSON ({error}). {LAYOUT}.") from error
-        except KeyError as error:
-            raise self._error(f"has no list 'annotations'. {LAYOUT}.") from error
+        if not listed:
+            raise self._error(f"has no list 'annotations'. {LAYOUT}.")
+
+    def _has_surrogates(self) -> bool:
+        """Whether escapes of surrogates stand in the file: the fast parser makes ``?`` of those that are no pair."""
+        with self._opened() as (stream, _):
+            before = b""
+            while block := stream.read(1 << 20):
+                if SURROGATE.search(before + block):
+                    return True
+                before = block[-4:]
+        return False
 
     def _lines(self, raw: HashedReader) -> Iterator[tuple[str, Any]]:
         for number, line in enumerate(text(raw), 1):

@@ -21,7 +21,7 @@ from mace_pl.filed import Filed
 from mace_pl.frozen import frozen_layers
 from mace_pl.lora import ConceptLoRAs, stream
 from mace_pl.losses import importance_density, masked_attention_norm
-from mace_pl.memory import LARGEST, LiveBytes, free_bytes, freed_is_kept, side_by_side
+from mace_pl.memory import LARGEST, LiveBytes, free_bytes, side_by_side
 from mace_pl.pipelines import load_pipeline, picture_size, unet_fingerprint
 from mace_pl.preparing import check_prompts, prepare_pictures
 from mace_pl.preserving import StageWeights, named_statistics, names_to_keep, preservation, with_domain
@@ -187,8 +187,6 @@ class Mace(LightningModule):
         if data.concepts_per_batch == "auto":
             left = [c for c in data.own_concepts() if data.done.get(c, 0) < data.steps_per_concept]
             data.concepts_per_batch = self.fitting_concepts(left)
-        if self.device.type == "cpu":
-            self.stage.enter_context(freed_is_kept())
         if self.compile_blocks:
             self.stage.enter_context(compiled(self.unet))
 
@@ -201,11 +199,11 @@ class Mace(LightningModule):
             self.loras.activate(None)
             self.zero_grad(set_to_none=True)
             free = free_bytes(self.device)
-            if free is not None and self.device.type == "cpu":
+            if self.device.type == "cpu":
                 free //= self.trainer.num_devices  # the processes of a node share its memory
             chosen = side_by_side(free, live.peak, len(left))
-            known = "unknown" if free is None else f"{free / 2**20:,.0f} MB"
-            rank_zero_info(f"Concepts side by side: {chosen} (one takes {live.peak / 2**20:,.1f} MB, free: {known})")
+            taken, left_over = (f"{size / 2**20:,.1f} MB" for size in (live.peak, free))
+            rank_zero_info(f"Concepts side by side: {chosen} (one takes {taken}, free: {left_over})")
         return int(min(gathered(self.trainer, chosen)))  # the schedules of all processes have one length
 
     def training_key(self, concept: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import hashlib
@@ -11,11 +12,10 @@ import sys
 import zipfile
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from mace_pl.data import json_stream
-from mace_pl.data.json_stream import elements_of
 from mace_pl.data.sources import CaptionSource
 
 CAPTIONS = ["a ship", 'a "dog", by Zürich', "a ship", "  art\t"]
@@ -157,16 +157,18 @@ def test_bad_files_are_refused(tmp_path: Path, name: str, content: bytes, messag
     assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize("chunk", [1, 2, 7, 64])
-def test_json_is_the_same_wherever_the_stream_is_cut(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(json_stream, "CHUNK", chunk)
-    values = [1, -12.5e3, 345, True, None, 'a \\ " é', [], {}, {"caption": "x", "n": [1, {"y": 2}]}, ""]
-    content = {"before": 12, "images": [1, [2], "]"], "annotations": values, "behind": "x"}
-    for indent in (None, 2):
-        for name, expected in content.items():
-            if isinstance(expected, list):
-                found = elements_of(StringIO(json.dumps(content, indent=indent) + "\n"), name)
-                assert list(found) == expected
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("mark", [b"", codecs.BOM_UTF8])
+def test_captions_are_the_same_wherever_the_stream_is_cut(tmp_path: Path, indent: int | None, mark: bytes) -> None:
+    """Lists of other names, escapes and several bytes a character, over many blocks of the reader."""
+    captions = [f'a \\ " é 🚢 {"]" * (i % 7)} {i}' for i in range(9_000)]
+    rows: list[Any] = [{"id": i, "more": [1, {"caption": "x"}], "caption": c} for i, c in enumerate(captions)]
+    content = {"before": 12.5, "images": [1, [2], "]", {"annotations": [3]}], "annotations": rows, "behind": None}
+    text = json.dumps(content, indent=indent, ensure_ascii=indent is None)
+    path = tmp_path / "a.json"
+    path.write_bytes(mark + text.encode())
+    assert len(text) > 4 * 65_536
+    assert list(CaptionSource(str(path)).captions()) == captions
 
 
 PEAK = """
