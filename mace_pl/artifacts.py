@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -17,6 +18,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 FORMAT_VERSION = "1"
+LONGEST = 80  # bytes of a name in a file name, which may have 255 with what is put around it
+#: names that Windows keeps for devices, whatever ending they have
+RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt") for i in range(10))}
 
 
 @contextlib.contextmanager
@@ -151,6 +155,21 @@ def claim_output(path: Path, overwrite: bool, setting: str = "output_dir") -> No
         raise ValueError(f"{setting}: {path} cannot be written (no permission on {writable}). Choose another folder.")
 
 
+def readable(text: str, longest: int = LONGEST) -> str:
+    """Letters, digits, dots and dashes of ``text``, anything else as underscores; at most ``longest`` bytes."""
+    plain = "".join(c if c.isalnum() or c in "-." else "_" for c in text.strip())
+    return plain.encode()[:longest].decode("utf-8", "ignore")
+
+
 def slug(name: str) -> str:
-    """A file name for a concept: letters, digits, dots and dashes of ``name``, spaces as underscores."""
-    return "".join(c if c.isalnum() or c in "-." else "_" for c in name.strip())
+    """A file name for a concept, which no other has and which lies in its folder whatever the name holds.
+
+    Blanks become underscores. Where more is lost, or a system would not take the rest as it is (hidden, too long, a
+    device, dots at its ends), the first digits of the name's SHA-256 follow.
+    """
+    plain = readable(name)
+    safe = plain and plain == plain.strip("._") and plain.split(".")[0].lower() not in RESERVED
+    if safe and plain.replace("_", " ") == name:
+        return plain
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return f"{plain.strip('._-') or 'name'}-{digest}"

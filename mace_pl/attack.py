@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mace_pl.text import text_parts
+from mace_pl.text import text_parts, with_all_vectors
 
 
 def check_attackable(pipeline: Any) -> None:
@@ -47,7 +47,8 @@ def encode_attacked(pipeline: Any, prompt: str, free_KD: Tensor) -> Tensor:
     """[1, T, D'] the text embeddings of a prompt with K free tokens between its start token and its words."""
     tokenizer, encoder = pipeline.tokenizer, pipeline.text_encoder
     length = tokenizer.model_max_length
-    words = tokenizer(prompt, truncation=True, max_length=length - len(free_KD)).input_ids
+    whole = with_all_vectors(tokenizer, prompt)
+    words = tokenizer(whole, truncation=True, max_length=length - len(free_KD)).input_ids
     ids = [words[0], *[words[1]] * len(free_KD), *words[1:]]  # which ids the free tokens replace does not matter
     ids += [tokenizer.pad_token_id] * (length - len(ids))
     with _placed(encoder, free_KD):

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mace_pl.artifacts import slug
+from mace_pl.names import clean_name
 from mace_pl.paths import resolve
+from mace_pl.tables import read_table, read_text, read_yaml
 from mace_pl.templates import TEMPLATES
+from mace_pl.text import with_all_vectors
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,14 @@ class Concept:
     masks: str | None = None
 
     def __post_init__(self) -> None:
-        """Check the fields.
+        """Check the fields, and spell target and anchor as tokenizers read them.
 
         Raises:
-            ValueError: an empty target or anchor, or an unknown kind.
+            ValueError: an empty target or anchor, an unknown kind, or what is no text.
         """
         for field in ("target", "anchor"):
-            if not str(getattr(self, field)).strip():
+            object.__setattr__(self, field, clean_name(getattr(self, field), f"data.concepts: {field}"))
+            if not getattr(self, field):
                 raise ValueError(
                     f"data.concepts: {field} is empty in {self}. Name it, as in {{target: ship, anchor: ground}}."
                 )
@@ -49,37 +51,43 @@ class Concept:
             raise ValueError(
                 f"data.concepts: kind={self.kind!r} of {self.target!r} is unknown. Choose from {', '.join(TEMPLATES)}."
             )
+        for field in ("images", "masks"):
+            value = getattr(self, field)
+            if not isinstance(value, str | None):
+                raise ValueError(f"data.concepts: {field}={value!r} of {self.target!r} is no path. Write it in quotes.")
 
 
 def read_names(given: Sequence[str] | str | None, setting: str) -> list[str]:
     """The names of a list, or of a text file with one on each line; each once, in order.
 
     Raises:
-        ValueError: no such file, no text in UTF-8, or no name in it.
+        ValueError: no such file, no text in UTF-8, no name in it, or what is no text in a list.
     """
     if isinstance(given, str):
         path = resolve(given)
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
+        if not path.is_file():
             raise ValueError(
-                f"{setting}={given} cannot be read as text ({error}). Give a list of names, or a file with a "
-                f"name on each line."
-            ) from error
-        given = [line.strip() for line in lines]
+                f"{setting}={given} cannot be read: it is no file. Give a list of names, or a file with a name on each "
+                f"line."
+            )
+        given = [line.strip() for line in read_text(path, setting).splitlines()]
         if not any(given):
             raise ValueError(f"{setting}: {path} holds no name. Write one on each line.")
-    return list(dict.fromkeys(name.strip() for name in given or [] if name.strip()))
+    names = [clean_name(name, setting) for name in given or []]
+    return list(dict.fromkeys(name for name in names if name))
 
 
-def _rows(source: str) -> list[dict[str, Any]]:
+def _rows(source: str) -> list[Any]:
     path = resolve(source)
     if not path.is_file():
         raise ValueError(f"data.concepts={source} is no file. Give a list of concepts, or a CSV or YAML file of them.")
-    if path.suffix == ".csv":
-        with path.open(newline="", encoding="utf-8") as file:
-            return [{k: v for k, v in row.items() if v} for row in csv.DictReader(file)]
-    loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    ending = path.suffix.lower()
+    if ending in (".csv", ".tsv"):
+        table = read_table(path, "data.concepts")
+        return [_of_line(fields, path, line) for line, fields in table.rows]
+    if ending not in (".yaml", ".yml", ".json"):
+        raise ValueError(f"data.concepts={source} ends with {path.suffix!r}. Give a .csv or .yaml file.")
+    loaded = read_yaml(path, "data.concepts", texts=True)
     if not isinstance(loaded, list):
         raise ValueError(
             f"data.concepts={source} holds {type(loaded).__name__}, expected a list of {{target, anchor, kind}}."
@@ -87,11 +95,25 @@ def _rows(source: str) -> list[dict[str, Any]]:
     return loaded
 
 
+def _of_line(fields: Mapping[str, str], path: Path, line: int) -> dict[str, str]:
+    """What a line of a table says of a concept; an empty field says nothing."""
+    row = {column: field.strip() for column, field in fields.items() if field.strip()}
+    unknown = ", ".join(set(fields) - set(Concept.__dataclass_fields__))
+    missing = " and ".join(name for name in ("target", "anchor") if name not in row)
+    if unknown or missing:
+        what = f"has no {missing}" if missing else f"has the columns {unknown}, which no concept has"
+        raise ValueError(
+            f"data.concepts: {path}, line {line} {what}. Give columns of {', '.join(Concept.__dataclass_fields__)}."
+        )
+    return row
+
+
 def read_concepts(source: str | Sequence[dict[str, Any] | Concept]) -> list[Concept]:
     """Concepts from a list of dicts, or from a CSV or YAML file with the columns target, anchor, kind, images, masks.
 
     Raises:
-        ValueError: no concept at all, an unknown or missing column, an unknown kind, or the same target twice.
+        ValueError: no concept at all, an unknown or missing column, an unknown kind, the same target twice, or two
+            whose files would have one name.
     """
     rows = _rows(source) if isinstance(source, str) else source
     concepts = []
@@ -109,15 +131,25 @@ def read_concepts(source: str | Sequence[dict[str, Any] | Concept]) -> list[Conc
         raise ValueError(
             "data.concepts is empty. Name at least one, as in [{target: ship, anchor: ground, kind: object}]."
         )
-    seen: dict[str, str] = {}
-    for concept in concepts:
-        key = slug(concept.target).lower()
-        if key in seen:
-            raise ValueError(
-                f"data.concepts names the target {concept.target!r} twice (the other is {seen[key]!r}). Remove one."
-            )
-        seen[key] = concept.target
+    _check_distinct([concept.target for concept in concepts])
     return concepts
+
+
+def _check_distinct(targets: Sequence[str]) -> None:
+    """Refuse targets that differ in case alone, and those whose files a file system might take for one."""
+    names: dict[str, str] = {}
+    files: dict[str, str] = {}
+    for target in targets:
+        key, file = target.casefold(), slug(target).casefold()
+        if key in names:
+            raise ValueError(
+                f"data.concepts names the target {target!r} twice (the other is {names[key]!r}). Remove one."
+            )
+        if file in files:
+            raise ValueError(
+                f"data.concepts: {target!r} and {files[file]!r} would have one file name. Write one of them otherwise."
+            )
+        names[key] = files[file] = target
 
 
 def read_templates(source: str | Sequence[str] | None, kind: str) -> list[str]:
@@ -134,13 +166,13 @@ def read_templates(source: str | Sequence[str] | None, kind: str) -> list[str]:
             raise ValueError(
                 f"data.templates={source} is no file. Give a list, or a text file with one template a line."
             )
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [line.strip() for line in read_text(path, "data.templates").splitlines() if line.strip()]
     else:
         lines = list(source)
     if not lines:
         raise ValueError("data.templates is empty. Give at least one, as in 'a photo of a {}'.")
     for line in lines:
-        if line.count("{}") != 1:
+        if not isinstance(line, str) or line.count("{}") != 1:
             raise ValueError(f"data.templates: {line!r} must contain {{}} exactly once, where the target goes.")
     return lines
 
@@ -153,10 +185,11 @@ def templates_of(
     Raises:
         ValueError: a mapping with a name that is neither, or templates that cannot be used.
     """
-    if isinstance(source, str) and resolve(source).is_file() and resolve(source).suffix in (".yaml", ".yml"):
-        source = yaml.safe_load(resolve(source).read_text(encoding="utf-8"))
+    if isinstance(source, str) and resolve(source).suffix.lower() in (".yaml", ".yml") and resolve(source).is_file():
+        source = read_yaml(resolve(source), "data.templates", texts=True)
     if not isinstance(source, Mapping):
         return [read_templates(source, concept.kind) for concept in concepts]
+    source = {clean_name(name, "data.templates"): found for name, found in source.items()}
     for name in set(source) - set(TEMPLATES) - {concept.target for concept in concepts}:
         kinds = ", ".join(TEMPLATES)
         raise ValueError(f"data.templates: {name!r} is neither a target nor a kind. Choose from {kinds}, or a target.")
@@ -165,13 +198,16 @@ def templates_of(
 
 def _tokens(tokenizer: Any, prompt: str) -> list[int]:
     ids: list[int] = tokenizer(
-        prompt, padding="max_length", truncation=True, max_length=tokenizer.model_max_length
+        with_all_vectors(tokenizer, prompt),
+        padding="max_length",
+        truncation=True,
+        max_length=tokenizer.model_max_length,
     ).input_ids
     return ids
 
 
 def _length(tokenizer: Any, prompt: str) -> int:
-    return len(tokenizer(prompt).input_ids)
+    return len(tokenizer(with_all_vectors(tokenizer, prompt)).input_ids)
 
 
 def aligned_positions(tokenizer: Any, target_prompt: str, anchor_prompt: str) -> tuple[list[int], list[int]]:

@@ -28,6 +28,7 @@ from mace_pl.edit import (
     set_weights,
 )
 from mace_pl.export.finished import PLACES, Finished
+from mace_pl.names import clean_name, clean_names
 from mace_pl.pipelines import load_base
 from mace_pl.preserving import StageWeights, named_statistics, preservation, with_domain
 
@@ -69,14 +70,16 @@ def fuse_run(
     """
     folder = Path(run)
     config, concepts = _read_run(folder)
+    drop = clean_names(drop or [], "drop")
+    weights = {clean_name(name, "weights"): weight for name, weight in (weights or {}).items()}
     named = [c["target"] for c in concepts]
-    for name in [*(drop or []), *(weights or {})]:
+    for name in [*drop, *weights]:
         if name not in named:
             raise ValueError(f"{name!r} is no target of {run}. Its targets are {', '.join(named)}.")
-    for name, weight in (weights or {}).items():
+    for name, weight in weights.items():
         if not 0 <= weight <= 1:
             raise ValueError(f"weights: {name}={weight} must be between 0 (kept) and 1 (erased).")
-    targets = [t for t in named if t not in (drop or [])]
+    targets = [t for t in named if t not in drop]
     if not targets:
         raise ValueError("drop leaves no target. Use the original model instead.")
     for stage, changed in (("refine", refine or {}), ("fuse", fuse or {})):
@@ -86,14 +89,14 @@ def fuse_run(
     keep_refine, keep_fuse, pipeline = _preservation(config, targets)
     sums, loras = SumsOnDisk(), {}
     for target in targets:
-        weight = (weights or {}).get(target, 1.0)
+        weight = weights.get(target, 1.0)
         own, factors = load_concept(folder, target)
         sums.add(target, own.weighted(weight))
         loras[target] = {n: (A, weight * B) for n, (A, B) in factors.items()}
     T = refinement(sums, keep_refine)
     edit = fusion(T, sums, loras, keep_fuse) if method == "fused" else _unfused(T, sums, loras, method == "added")
     kept = [c for c in concepts if c["target"] in targets]
-    meta = {"pretrained": config["model"]["pretrained"], "concepts": kept, "weights": weights or {}, "method": method}
+    meta = {"pretrained": config["model"]["pretrained"], "concepts": kept, "weights": weights, "method": method}
     meta |= {stage: config["model"][stage] for stage in ("refine", "fuse")}
     finished = Finished(pipeline, edit, original_weights(pipeline.unet), meta, config)
     set_weights(pipeline.unet, finished.weights)

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mace_pl.concepts import Concept, token_span
-from mace_pl.text import text_parts
+from mace_pl.text import text_parts, with_all_vectors
 
 KNOWN = 0.5  # accuracy of the base model's own pictures below which an edit can hardly be judged
 COLUMNS = ("target", "its tokens", "anchor", "its tokens", "base model", "shares tokens with")
@@ -78,5 +78,5 @@ def show_preflight(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
 
 def _tokens(tokenizer: Any, words: str) -> list[str]:
     """The words' own tokens, without start and end, as the tokenizer spells them."""
-    tokens: list[str] = tokenizer.convert_ids_to_tokens(tokenizer(words).input_ids[1:-1])
+    tokens: list[str] = tokenizer.convert_ids_to_tokens(tokenizer(with_all_vectors(tokenizer, words)).input_ids[1:-1])
     return tokens

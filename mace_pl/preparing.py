@@ -12,7 +12,7 @@ from mace_pl.pictures import Drawing, Drawn, by_concept, draw_rows, is_prepared,
 from mace_pl.pipelines import scheduled
 from mace_pl.progress import drawing
 from mace_pl.segment import NETWORKS
-from mace_pl.text import text_parts
+from mace_pl.text import name_tokens, text_parts
 from mace_pl.trainer import gathered
 
 
@@ -20,9 +20,18 @@ def check_prompts(pipeline: Any, concepts: Sequence[Concept], templates: Sequenc
     """Find every target in its templates.
 
     Raises:
-        ValueError: a template that does not show its target, or tokenizers that split it differently.
+        ValueError: a template that does not show its target, tokenizers that split it differently, or two targets of
+            the same tokens.
     """
     tokenizers = text_parts(pipeline)[0]
+    seen: dict[Any, str] = {}
+    for concept in concepts:
+        other = seen.setdefault(name_tokens(pipeline, concept.target), concept.target)
+        if other != concept.target:
+            raise ValueError(
+                f"data.concepts: the targets {other!r} and {concept.target!r} have the same tokens in this model, which "
+                f"cannot tell them apart. Remove one."
+            )
     for concept, own in zip(concepts, templates, strict=True):
         for template in own:
             found = [attended_positions(tokenizer, template, concept.target) for tokenizer in tokenizers]

@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from mace_pl.closed_form import Preservation, gram
 from mace_pl.concepts import read_names
 from mace_pl.statistics_file import weighted_statistics
-from mace_pl.text import encode_prompts
+from mace_pl.text import encode_prompts, names_beside
 
 TEMPLATES = (
     "a photo of a {}",
@@ -76,12 +77,13 @@ def named_statistics(pipeline: Any, names: Sequence[str], targets: Collection[st
     Args:
         pipeline: tokenizers and text encoders.
         names: what stays.
-        targets: what is erased: left out where ``names`` hold it, whatever its case.
+        targets: what is erased: left out where ``names`` hold it, in whatever spelling of the same tokens.
     """
-    erased = {target.casefold() for target in targets}
-    prompts = [
-        template.replace("{}", name) for name in names if name.casefold() not in erased for template in TEMPLATES
-    ]
+    kept = names_beside(pipeline, names, targets)
+    if len(kept) < len(names):
+        left = ", ".join(name for name in names if name not in kept)
+        rank_zero_info(f"model.domain_names: left out, for they are erased or named twice: {left}")
+    prompts = [template.replace("{}", name) for name in kept for template in TEMPLATES]
     tokens = (encode_prompts(pipeline, prompts[start : start + 64]).cpu() for start in range(0, len(prompts), 64))
     grams = [gram(part, part) for part in tokens]
     return torch.stack(grams).sum(dim=0) if grams else None

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from diffusers.loaders import TextualInversionLoaderMixin
 from torch import Tensor
 
 
@@ -17,6 +18,35 @@ def text_parts(pipeline: Any) -> tuple[list[Any], list[Any]]:
     tokenizers = [getattr(pipeline, f"tokenizer{s}", None) for s in suffixes]
     encoders = [getattr(pipeline, f"text_encoder{s}", None) for s in suffixes]
     return [t for t in tokenizers if t is not None], [e for e in encoders if e is not None]
+
+
+def with_all_vectors(tokenizer: Any, prompt: str) -> str:
+    """The prompt as the pipeline feeds it: a textual inversion of several vectors stands for all its tokens."""
+    converted: str = TextualInversionLoaderMixin().maybe_convert_prompt(prompt, tokenizer)
+    return converted
+
+
+def name_tokens(pipeline: Any, name: str) -> tuple[tuple[int, ...], ...]:
+    """The tokens of a name in each of the pipeline's tokenizers: names of equal tokens are one to the model."""
+    return tuple(tuple(t(with_all_vectors(t, name)).input_ids) for t in text_parts(pipeline)[0])
+
+
+def spelled_as(pipeline: Any, names: Sequence[str], others: Sequence[str]) -> list[str]:
+    """The names, those of equal tokens with one of ``others`` in that one's spelling."""
+    spellings = {name_tokens(pipeline, other): other for other in reversed(others)}
+    return [name if name in others else spellings.get(name_tokens(pipeline, name), name) for name in names]
+
+
+def names_beside(pipeline: Any, names: Sequence[str], others: Iterable[str]) -> list[str]:
+    """The names whose tokens are neither those of ``others`` nor of an earlier one, whatever their spelling."""
+    seen = {name_tokens(pipeline, other) for other in others}
+    found = []
+    for name in names:
+        tokens = name_tokens(pipeline, name)
+        if tokens not in seen:
+            seen.add(tokens)
+            found.append(name)
+    return found
 
 
 @torch.no_grad()
@@ -75,10 +105,11 @@ def token_counts(pipeline: Any, prompts: Sequence[str]) -> Tensor:
     Raises:
         ValueError: the pipeline's tokenizers do not agree.
     """
-    counts = [
-        [len(ids) for ids in tokenizer(list(prompts), truncation=True, max_length=tokenizer.model_max_length).input_ids]
-        for tokenizer in text_parts(pipeline)[0]
-    ]
+    counts = []
+    for tokenizer in text_parts(pipeline)[0]:
+        whole = [with_all_vectors(tokenizer, prompt) for prompt in prompts]
+        ids = tokenizer(whole, truncation=True, max_length=tokenizer.model_max_length).input_ids
+        counts.append([len(own) for own in ids])
     if any(own != counts[0] for own in counts):
         raise ValueError("data.tokens=caption: the model's two tokenizers split captions differently. Use all.")
     return torch.tensor(counts[0], dtype=torch.int64)

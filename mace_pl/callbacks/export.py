@@ -11,12 +11,14 @@ from rich.console import Console
 
 from mace_pl.artifacts import claim_output, write_json, written_aside
 from mace_pl.callbacks.report import Report
+from mace_pl.concepts import read_names
 from mace_pl.edit import save_concept
 from mace_pl.export.base import base_file
 from mace_pl.export.finished import PLACES, Finished, check_formats
 from mace_pl.export.single_file import check_single_file
 from mace_pl.pipelines import relative_to_project
 from mace_pl.preflight import preflight, show_preflight
+from mace_pl.text import names_beside
 
 
 class Export(Callback):
@@ -55,7 +57,7 @@ class Export(Callback):
         check_formats(export or [], "export")
         self.export, self.save_pipeline = export, save_pipeline
         self.formats: list[str] = []
-        self.kept = kept or []
+        self.kept = read_names(kept, "kept")
         self.classifier, self.seeds = classifier, report_seeds
         self.config = config or {}
         claim_output(self.folder, overwrite)
@@ -69,10 +71,11 @@ class Export(Callback):
             check_single_file(pl_module.pipeline)
         if trainer.is_global_zero:
             data: Any = trainer.datamodule  # type: ignore[attr-defined]
-            self.report = Report(data.concepts, self.kept, self.classifier, self.seeds)
+            kept = names_beside(pl_module.pipeline, self.kept, [c.target for c in data.concepts])
+            self.report = Report(data.concepts, kept, self.classifier, self.seeds)
             self.report.look("before", pl_module, trainer)
             seen = self.report.accuracy.get("before", {})
-            self.rows = preflight(pl_module.pipeline, data.concepts, data.templates, self.kept, seen)
+            self.rows = preflight(pl_module.pipeline, data.concepts, data.templates, kept, seen)
             show_preflight(self.rows, Console())
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -89,7 +92,9 @@ class Export(Callback):
         """All files of the run."""
         meta = {"pretrained": module.pretrained, "text_encoder": module.fingerprint, "seed": module.seed}
         concepts = [{"target": c.target, "anchor": c.anchor, "kind": c.kind} for c in module.concepts]
-        (folder / "config.yaml").write_text(yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
+        (folder / "config.yaml").write_text(
+            yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True), encoding="utf-8"
+        )
         for c in module.concepts:
             save_concept(folder, c.target, module.sums[c.target], module.factors[c.target], meta | {"target": c.target})
         self.report.write(folder / "report", module.losses)

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 
 from mace_pl.data.batches import Batches
 from mace_pl.hiding import hidden_prompts
+from mace_pl.names import clean_name, clean_names
 
 GRADIENT = "gradient"
 
@@ -39,6 +40,11 @@ class AttackPrompts(LightningDataModule):
         batch_size: int = 20,
     ) -> None:
         super().__init__()
+        names, targets = clean_names(names, "data.names"), clean_names(targets, "data.targets")
+        synonyms, descriptions = (
+            {clean_name(target, "data.targets"): texts for target, texts in (found or {}).items()}
+            for found in (synonyms, descriptions)
+        )
         if not targets:
             raise ValueError("data.targets is empty. Name at least one erased name, as in [ship].")
         unknown = [target for target in targets if target not in names]
@@ -52,9 +58,7 @@ class AttackPrompts(LightningDataModule):
         self.names, self.targets, self.template, self.seeds, self.attacks = names, targets, template, seeds, attacks
         self.batch_size = batch_size
         self.prompts = {
-            target: hidden_prompts(
-                target, template, (synonyms or {}).get(target, ()), (descriptions or {}).get(target, ())
-            )
+            target: hidden_prompts(target, template, synonyms.get(target, ()), descriptions.get(target, ()))
             for target in targets
         }
         self.kinds = list(dict.fromkeys(kind for found in self.prompts.values() for kind in found))

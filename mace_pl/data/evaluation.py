@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 
 from mace_pl.concepts import read_names
 from mace_pl.data.batches import Batches
+from mace_pl.names import clean_name, clean_names
 
 
 class EvaluationPrompts(LightningDataModule):
@@ -33,7 +34,10 @@ class EvaluationPrompts(LightningDataModule):
         first_seed: int = 0,
     ) -> None:
         super().__init__()
-        names = read_names(names, "data.names") if isinstance(names, str) else names
+        names = read_names(names, "data.names") if isinstance(names, str) else clean_names(names, "data.names")
+        synonyms = {
+            clean_name(n, "data.synonyms"): clean_names(w, "data.synonyms") for n, w in (synonyms or {}).items()
+        }
         if len(names) < 2 or len(set(names)) != len(names):
             raise ValueError(f"data.names={names} must hold at least two different names.")
         if seeds < 1:
@@ -42,7 +46,7 @@ class EvaluationPrompts(LightningDataModule):
         if not templates or any(t.count("{}") != 1 for t in templates):
             raise ValueError(f"data.templates={templates} must be prompts that contain {{}} once, where the name goes.")
         self.names = names
-        self.synonyms = synonyms or {}
+        self.synonyms = synonyms
         if first_seed < 0:
             raise ValueError(f"data.first_seed={first_seed} must be at least 0.")
         self.seeds, self.first_seed = seeds, first_seed

@@ -24,6 +24,7 @@ from mace_pl.sampling import draw
 from mace_pl.scores import ClipEncoder, clip_score
 from mace_pl.scores_files import write_scores
 from mace_pl.shown import ORIGINAL, Shown, first_cells
+from mace_pl.text import spelled_as
 
 
 class ErasureScores(LightningModule):
@@ -142,6 +143,7 @@ class ErasureScores(LightningModule):
     def setup(self, stage: str) -> None:
         """The texts of the classes in each template, and a table per model."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.targets = {run: spelled_as(self.pipeline, own, data.names) for run, own in self.targets.items()}
         erased = {t for targets in self.targets.values() for t in targets}
         synonyms = {t: words for t, words in data.synonyms.items() if t in erased or not self.runs}
         self.words = Words(data.names, synonyms)
