@@ -197,12 +197,8 @@ def templates_of(
 
 
 def _tokens(tokenizer: Any, prompt: str) -> list[int]:
-    ids: list[int] = tokenizer(
-        with_all_vectors(tokenizer, prompt),
-        padding="max_length",
-        truncation=True,
-        max_length=tokenizer.model_max_length,
-    ).input_ids
+    whole, length = with_all_vectors(tokenizer, prompt), tokenizer.model_max_length
+    ids: list[int] = tokenizer(whole, padding="max_length", truncation=True, max_length=length).input_ids
     return ids
 
 

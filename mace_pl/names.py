@@ -9,9 +9,8 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_warn
 
 #: marks that are not seen: byte-order mark, blanks without width, soft hyphen, directions; joiners of emoji stay
-INVISIBLE = dict.fromkeys(
-    [0xFEFF, 0x200B, 0x2060, 0xAD, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
-)
+INVISIBLE = dict.fromkeys([0xFEFF, 0x200B, 0x2060, 0xAD, 0x200E, 0x200F, *range(0x202A, 0x202F)])
+INVISIBLE |= dict.fromkeys(range(0x2066, 0x206A))
 
 
 def clean_name(given: Any, setting: str) -> str:

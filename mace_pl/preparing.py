@@ -29,7 +29,7 @@ def check_prompts(pipeline: Any, concepts: Sequence[Concept], templates: Sequenc
         other = seen.setdefault(name_tokens(pipeline, concept.target), concept.target)
         if other != concept.target:
             raise ValueError(
-                f"data.concepts: the targets {other!r} and {concept.target!r} have the same tokens in this model, which "
+                f"data.concepts: the targets {other!r} and {concept.target!r} have the same tokens in this model: it "
                 f"cannot tell them apart. Remove one."
             )
     for concept, own in zip(concepts, templates, strict=True):

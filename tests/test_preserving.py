@@ -53,7 +53,7 @@ def test_names_that_cannot_be_kept_are_refused(
 ) -> None:
     (tmp_path / "empty.txt").write_text("\n")
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
-    for name, message in [("empty", "holds no name"), ("binary", "cannot be read"), ("none", "cannot be read")]:
+    for name, message in [("empty", "holds no name"), ("binary", "is not UTF-8"), ("none", "cannot be read")]:
         args = [*config(tmp_path, toy_pipeline, "out", SHIP), "--model.domain_names", str(tmp_path / f"{name}.txt")]
         text = exit_message(args, capsys)
         assert "model.domain_names" in text and message in text
