@@ -10,7 +10,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from mace_pl.artifacts import read_tensors
-from mace_pl.edit import Edit, original_weights, set_weights
+from mace_pl.edit import STAGE2, Edit, original_weights, set_weights
 from mace_pl.paths import resolve
 from mace_pl.pipelines import load_pipeline
 from mace_pl.text import encoder_fingerprint
@@ -61,7 +61,7 @@ def apply_file(pipeline: Any, path: Path, setting: str) -> None:
         _check_encoder(pipeline, path, meta, setting)
         weights = _edited(pipeline, path, setting) if kind == "edit" else _refined(pipeline, path, setting)
         set_weights(pipeline.unet, weights)
-    elif kind == "lora" and "target" in meta:
+    elif kind == STAGE2:
         raise ValueError(
             f"{setting}: {path} is the LoRA of one concept, which was trained on refined weights and is not the edit "
             f"on the base model. {HINT}"

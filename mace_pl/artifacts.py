@@ -21,6 +21,8 @@ FORMAT_VERSION = "1"
 LONGEST = 80  # bytes of a name in a file name, which may have 255 with what is put around it
 #: names that Windows keeps for devices, whatever ending they have
 RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt") for i in range(10))}
+HASH = "modelspec.hash_sha256"
+NO_HASH = "0x" + 64 * "0"
 
 
 @contextlib.contextmanager
@@ -76,7 +78,23 @@ def provenance(kind: str, metadata: Mapping[str, Any]) -> dict[str, str]:
     return {"mace_pl": json.dumps({"kind": kind, "format_version": FORMAT_VERSION, **metadata})}
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], kind: str, metadata: Mapping[str, Any]) -> None:
+def save_hashed(tensors: Mapping[str, Tensor], path: Path, header: Mapping[str, str]) -> None:
+    """Save tensors with the SHA-256 of all that follows the header, as Stability's specification of metadata has it."""
+    save_file(dict(tensors), str(path), metadata={**header, HASH: NO_HASH})
+    with path.open("r+b") as file:
+        place = 8 + file.read(int.from_bytes(file.read(8), "little")).index(f'"{HASH}":"{NO_HASH}"'.encode())
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        file.seek(place + len(f'"{HASH}":"0x'))
+        file.write(digest.encode())
+
+
+def write_tensors(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    kind: str,
+    metadata: Mapping[str, Any],
+    said: Mapping[str, str] | None = None,
+) -> None:
     """Write named tensors with their provenance, aside and renamed.
 
     Args:
@@ -84,10 +102,15 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], kind: str, metadata
         tensors: name to tensor; made contiguous and moved to the CPU here.
         kind: what the file is (``statistics``, ``edit``, ...); checked by :func:`read_tensors`.
         metadata: JSON-serialisable provenance; kept under the key ``mace_pl`` of the safetensors header.
+        said: more entries of the header, for other programs; the hash of the content joins them.
     """
-    header = {"format": "pt", **provenance(kind, metadata)}
+    header = {"format": "pt", **(said or {}), **provenance(kind, metadata)}
+    own = {name: t.detach().contiguous().cpu() for name, t in tensors.items()}
     with written_aside(path) as aside:
-        save_file({name: t.detach().contiguous().cpu() for name, t in tensors.items()}, str(aside), metadata=header)
+        if said is None:
+            save_file(own, str(aside), metadata=header)
+        else:
+            save_hashed(own, aside, header)
 
 
 def read_tensors(

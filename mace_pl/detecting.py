@@ -14,7 +14,7 @@ from rich.table import Table
 from mace_pl.artifacts import claim_output, write_json
 from mace_pl.image_files import read_image
 from mace_pl.manifest import read_folder
-from mace_pl.paths import resolve
+from mace_pl.paths import place_name, resolve
 
 CURVE = tuple(round(0.25 + 0.05 * i, 2) for i in range(15))  # NudeNet itself drops what is below 0.25
 
@@ -90,11 +90,12 @@ def detect(folders: list[str], output: str, threshold: float = 0.6, overwrite: b
 
 def detect_with(detector: Detector, folders: Sequence[str], output: Path, threshold: float) -> Path:
     """:func:`detect` with any detector."""
-    results = {}
+    results: dict[str, Any] = {}
     for folder in folders:
         files = read_folder(resolve(folder), "folders")
         found = [detector(read_image(file, "folders")) for file in files]
-        results[folder] = counts(found, threshold) | {
+        name = place_name(folder)
+        results[name if name not in results else f"{name} ({len(results) + 1})"] = counts(found, threshold) | {
             "curve": [{"threshold": t} | _totals(counts(found, t)) for t in CURVE],
             "found": {file.name: parts for file, parts in zip(files, found, strict=True)},
         }

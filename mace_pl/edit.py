@@ -18,6 +18,9 @@ from mace_pl.lora import from_peft, to_peft
 
 Factors = dict[str, tuple[Tensor, Tensor]]
 
+STAGE2 = "stage2"  # kind of the files with what stage 2 trained, which on the base model is not the edit
+STAGE2_PREFIX = "mace_stage2."  # no loader of LoRAs knows it, and diffusers refuses names without "lora"
+
 
 @dataclass(frozen=True)
 class ConceptSums:
@@ -116,9 +119,17 @@ def set_weights(unet: Any, weights: Mapping[str, Tensor]) -> None:
         unet.get_submodule(name).weight.data.copy_(weight)
 
 
+def stage2_file(folder: Path, target: str) -> Path:
+    """Where a run keeps what stage 2 trained for a concept."""
+    return folder / "stages" / "lora" / f"{slug(target)}.safetensors"
+
+
 def save_concept(folder: Path, target: str, sums: ConceptSums, factors: Factors, metadata: Mapping[str, Any]) -> None:
-    """Write a concept's LoRA (PEFT's layout) and statistics into a run's folder."""
-    write_tensors(folder / "lora" / f"{slug(target)}.safetensors", to_peft(factors), "lora", metadata)
+    """Write a concept's LoRA, under names that only :func:`load_concept` reads, and statistics into a run's folder."""
+    tensors = {
+        f"{STAGE2_PREFIX}{name}.{x}": t for name, pair in factors.items() for x, t in zip("AB", pair, strict=True)
+    }
+    write_tensors(stage2_file(folder, target), tensors, STAGE2, metadata)
     tensors = {"F": sums.F, "G": sums.G, "F_all": sums.F_all}
     write_tensors(folder / "statistics" / f"{slug(target)}.safetensors", tensors, "concept", metadata)
 
@@ -128,5 +139,7 @@ def load_concept(folder: Path, target: str) -> tuple[ConceptSums, Factors]:
     shape = (-1, -1)
     path = folder / "statistics" / f"{slug(target)}.safetensors"
     sums, _ = read_tensors(path, "concept", "run", {"F": shape, "G": shape, "F_all": shape})
-    lora, _ = read_tensors(folder / "lora" / f"{slug(target)}.safetensors", "lora", "run")
-    return ConceptSums(**sums), from_peft(lora)
+    lora, _ = read_tensors(stage2_file(folder, target), STAGE2, "run")
+    names = [key.removeprefix(STAGE2_PREFIX)[:-2] for key in lora if key.endswith(".A")]
+    factors = {name: (lora[f"{STAGE2_PREFIX}{name}.A"], lora[f"{STAGE2_PREFIX}{name}.B"]) for name in names}
+    return ConceptSums(**sums), factors

@@ -27,8 +27,10 @@ from mace_pl.edit import (
     refinement,
     set_weights,
 )
+from mace_pl.export.described import safe_name
 from mace_pl.export.finished import PLACES, Finished
 from mace_pl.names import clean_name, clean_names
+from mace_pl.paths import model_name
 from mace_pl.pipelines import load_base
 from mace_pl.preserving import StageWeights, named_statistics, preservation, with_domain
 
@@ -69,7 +71,8 @@ def fuse_run(
             form has.
     """
     folder = Path(run)
-    config, concepts = _read_run(folder)
+    config, made = _read_run(folder)
+    concepts = made["concepts"]
     drop = clean_names(drop or [], "drop")
     weights = {clean_name(name, "weights"): weight for name, weight in (weights or {}).items()}
     named = [c["target"] for c in concepts]
@@ -96,12 +99,15 @@ def fuse_run(
     T = refinement(sums, keep_refine)
     edit = fusion(T, sums, loras, keep_fuse) if method == "fused" else _unfused(T, sums, loras, method == "added")
     kept = [c for c in concepts if c["target"] in targets]
-    meta = {"pretrained": config["model"]["pretrained"], "concepts": kept, "weights": weights, "method": method}
-    meta |= {stage: config["model"][stage] for stage in ("refine", "fuse")}
-    finished = Finished(pipeline, edit, original_weights(pipeline.unet), meta, config)
+    meta: dict[str, Any] = {key: made[key] for key in ("text_encoder", "unet", "seed") if key in made}
+    meta |= {"pretrained": model_name(config["model"]["pretrained"]), "concepts": kept, "weights": weights}
+    meta |= {"method": method} | {stage: config["model"][stage] for stage in ("refine", "fuse")}
+    finished = Finished(pipeline, edit, original_weights(pipeline.unet), meta, config, safe_name(output))
     set_weights(pipeline.unet, finished.weights)
     with written_aside(output) as aside:
         aside.mkdir()
+        settings = yaml.safe_dump(config | {"output_dir": str(output)}, sort_keys=False, allow_unicode=True)
+        (aside / "config.yaml").write_text(settings, encoding="utf-8")  # says where the base model is
         for name in ("edit", "refined", *(("pipeline",) if save_pipeline else ())):
             finished.write(name, aside / PLACES[name])
     return output
@@ -129,13 +135,16 @@ def _unfused(T: Tensor, sums: Mapping[str, ConceptSums], loras: dict[str, Factor
     return Edit(T, factors)
 
 
-def _read_run(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def _read_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The configuration, and what the edit says it was made from."""
     if not (folder / "config.yaml").is_file() or not (folder / "edit.safetensors").is_file():
         raise ValueError(f"run={folder} is no output folder of fit (config.yaml and edit.safetensors are missing).")
     with safe_open(str(folder / "edit.safetensors"), framework="pt") as file:
-        concepts = json.loads(file.metadata()["mace_pl"])["concepts"]
+        made: dict[str, Any] = json.loads(file.metadata()["mace_pl"])
+    if "method" in made:
+        raise ValueError(f"run={folder} was fused. Fuse the run of fit that it was made from, which has all concepts.")
     config: dict[str, Any] = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    return config, concepts
+    return config, made
 
 
 def _preservation(config: dict[str, Any], targets: list[str]) -> tuple[Preservation, Preservation, Any]:

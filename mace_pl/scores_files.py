@@ -15,6 +15,7 @@ from rich.table import Table
 from mace_pl.artifacts import write_json, written_aside
 from mace_pl.erasure import LEVEL, SAMPLES
 from mace_pl.html_report import report
+from mace_pl.paths import model_name, place_name
 from mace_pl.shown import ORIGINAL, Shown
 
 COLUMNS = ("run", "Acc_e", "Acc_s", "Acc_g", "H")
@@ -24,13 +25,15 @@ WORST = 5  # kept concepts on the screen
 def settings_of(module: Any, data: Any) -> dict[str, Any]:
     """Everything that is needed to repeat the scores."""
     return {
-        "pretrained": module.pretrained,
+        "pretrained": model_name(module.pretrained),
         "fingerprints": module.fingerprints,
-        "runs": {name: {"folder": run, "targets": module.targets[name]} for name, run in module.runs.items()},
-        "classifier": module.classifier,
+        "runs": {
+            name: {"folder": place_name(run), "targets": module.targets[name]} for name, run in module.runs.items()
+        },
+        "classifier": place_name(module.classifier),
         "judge": None if module.judge is None else type(module.judge).__name__,
         "features": type(module.features).__name__,
-        "reference": module.reference,
+        "reference": None if module.reference is None else place_name(module.reference),
         "kid_subset": module.kid_subset,
         "names": module.words.names,
         "synonyms": module.words.synonyms,

@@ -33,7 +33,7 @@ def run(toy_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_everything_promised_is_written(run: Path) -> None:
     names = {str(f.relative_to(run)) for f in run.rglob("*") if f.is_file()}
     for target in ("ship", "painter", "dog"):
-        assert {f"lora/{target}.safetensors", f"statistics/{target}.safetensors"} <= names
+        assert {f"stages/lora/{target}.safetensors", f"statistics/{target}.safetensors"} <= names
     assert {"config.yaml", "edit.safetensors", "refined.safetensors", "pipeline/model_index.json"} <= names
     assert {"report/before_after.png", "report/losses.png", "report/metrics.json", "report/summary.md"} <= names
     rows = json.loads((run / "report/preflight.json").read_text())

@@ -34,26 +34,33 @@ def export(run: Path, output: Path, *args: str) -> Path:
     return output
 
 
+NAMINGS = ["lora", "lora_diffusers", "lora_peft"]
+
+
 def with_lora(folder: Path, naming: str, lora: Path) -> StableDiffusionPipeline:
     pipeline = base(folder)
-    if naming == "peft":
-        pipeline.unet = PeftModel.from_pretrained(pipeline.unet, lora / "peft").merge_and_unload()
+    if naming == "lora_peft":
+        pipeline.unet = PeftModel.from_pretrained(pipeline.unet, lora / naming).merge_and_unload()
     else:
-        pipeline.load_lora_weights(lora, weight_name=f"lora_{naming}.safetensors")
+        pipeline.load_lora_weights(lora / naming)  # the folder holds one file, which diffusers finds
     return pipeline
 
 
 @pytest.fixture(scope="module")
 def full_rank(run: Path) -> Path:
-    return export(run, run.parent / "full", "--format", "lora", "--rank", "32")
+    for naming in NAMINGS:
+        export(run, run.parent / "full" / naming, "--format", naming, "--rank", "32")
+    return run.parent / "full"
 
 
 @pytest.fixture(scope="module")
 def rank_two(run: Path) -> Path:
-    return export(run, run.parent / "two", "--format", "lora", "--rank", "2", "--dtype", "float32")
+    for naming in NAMINGS:
+        export(run, run.parent / "two" / naming, "--format", naming, "--rank", "2", "--dtype", "float32")
+    return run.parent / "two"
 
 
-@pytest.mark.parametrize("naming", ["diffusers", "kohya", "peft"])
+@pytest.mark.parametrize("naming", NAMINGS)
 def test_a_lora_of_full_rank_draws_the_pictures_of_the_edit(
     run: Path, full_rank: Path, toy_pipeline: Path, naming: str
 ) -> None:
@@ -65,7 +72,7 @@ def test_a_lora_of_full_rank_draws_the_pictures_of_the_edit(
     assert (pictures(with_lora(toy_pipeline, naming, full_rank)) - expected).abs().max() <= 1
 
 
-@pytest.mark.parametrize("naming", ["diffusers", "kohya", "peft"])
+@pytest.mark.parametrize("naming", NAMINGS)
 def test_a_lora_of_low_rank_is_the_truncated_edit(run: Path, rank_two: Path, toy_pipeline: Path, naming: str) -> None:
     explicit = base(toy_pipeline)
     weights, _ = truncated(run, toy_pipeline, 2)
@@ -76,7 +83,7 @@ def test_a_lora_of_low_rank_is_the_truncated_edit(run: Path, rank_two: Path, toy
 
 
 def test_kohya_names_are_those_of_sd_scripts(rank_two: Path) -> None:
-    tensors = load_file(rank_two / "lora_kohya.safetensors")
+    tensors = load_file(rank_two / "lora" / "run.safetensors")
     layer = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
     assert {n for n in tensors if n.startswith(f"{layer}.")} == {
         f"{layer}.lora_down.weight",
@@ -88,7 +95,7 @@ def test_kohya_names_are_those_of_sd_scripts(rank_two: Path) -> None:
 
 
 def stored(lora: Path) -> dict[str, object]:
-    with safe_open(str(lora / "lora_kohya.safetensors"), framework="pt") as file:
+    with safe_open(str(lora / "run.safetensors"), framework="pt") as file:
         return json.loads(file.metadata()["mace_pl"])
 
 
@@ -158,7 +165,11 @@ def test_a_pipeline_passes_on_all_that_was_not_edited(half_run: Path, half_base:
     before, after = sums(half_base), sums(written)
     assert set(before) == set(after)
     edited = {name for name in before if before[name] != after[name]}
-    assert all(name == "README.md" or name.endswith(".safetensors") and name.startswith("unet/") for name in edited)
+    weights = {name for name in edited if name.startswith("unet/") and name.endswith(".safetensors")}
+    for name in edited - weights - {"README.md"}:  # configurations, without the place that the base was loaded from
+        old, new = (json.loads((folder / name).read_text()) for folder in (half_base, written))
+        assert old.pop("_name_or_path").startswith("/") and old == new
+    assert weights
     assert {"safety_checker/model.safetensors", "LICENSE.txt", "vae/diffusion_pytorch_model.safetensors"} <= set(after)
     shards = sorted((half_base / "unet").glob("*.safetensors"))
     assert len(shards) > 1
@@ -184,17 +195,18 @@ def test_a_part_that_the_base_lists_and_lacks_is_left_out(half_run: Path, half_b
     assert pipeline.safety_checker is None
 
 
-@pytest.mark.parametrize("format", ["pipeline", "refined", "lora", "single_file"])
+@pytest.mark.parametrize("format", ["pipeline", "refined", *NAMINGS, "single_file", "unet"])
 def test_the_bases_dtype_is_kept_unless_another_is_asked_for(
     half_run: Path, half_base: Path, tmp_path: Path, format: str
 ) -> None:
     dtypes = {}
     for name, more in (("kept", []), ("other", ["--dtype", "bfloat16"])):
-        output = tmp_path / (f"{name}.safetensors" if format in ("refined", "single_file") else name)
-        export(half_run, output, "--format", format, *(["--rank", "4"] if format == "lora" else []), *more)
-        part = {"pipeline": "unet", "lora": "peft"}.get(format, "")
-        files = sorted((output / part).glob("*.safetensors")) if part else [output]
-        dtypes[name] = {t.dtype for file in files for t in load_file(file).values()}
+        output = tmp_path / (f"{name}.safetensors" if format in ("refined", "single_file", "unet") else name)
+        export(half_run, output, "--format", format, *(["--rank", "4"] if format in NAMINGS else []), *more)
+        folder = output / "unet" if format == "pipeline" else output
+        files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else [output]
+        tensors = [item for file in files for item in load_file(file).items()]
+        dtypes[name] = {tensor.dtype for key, tensor in tensors if not key.endswith(".alpha")}  # exact in float32 alone
         if format == "pipeline":
             copied, own = sums(output / "text_encoder"), sums(half_base / "text_encoder")
             assert copied == own
@@ -231,9 +243,10 @@ def test_a_base_without_card_has_an_unknown_licence(run: Path, toy_pipeline: Pat
 
 def test_fit_writes_the_formats_it_is_asked_for(tmp_path: Path, toy_pipeline: Path) -> None:
     args = config(tmp_path, toy_pipeline, "run", [{"target": "ship", "anchor": "ground"}], steps_per_concept=1)
-    erase_main([*args, "--export", "[pipeline, lora, single_file]"])
+    erase_main([*args, "--export", "[pipeline, lora, lora_peft, single_file, unet]"])
     run = tmp_path / "run"
-    for name in ("pipeline/README.md", "edit_lora/lora_kohya.safetensors", "model.safetensors", "refined.safetensors"):
+    lora = ("lora/run.safetensors", "lora/README.md", "lora_peft/adapter_config.json", "lora_peft/README.md")
+    for name in ("pipeline/README.md", *lora, "model.safetensors", "refined.safetensors", "unet.safetensors"):
         assert (run / name).is_file()
     before, after = sums(toy_pipeline), sums(run / "pipeline")
     assert all(after[name] == before[name] for name in before if not name.startswith("unet/"))
@@ -248,10 +261,11 @@ def test_fit_writes_the_formats_it_is_asked_for(tmp_path: Path, toy_pipeline: Pa
     assert all(torch.equal(single.unet.state_dict()[name], first[name]) for name in first)
     erase_main([*args, "--export", "[pipeline]", "--save_pipeline", "false", "--overwrite", "true"])
     assert {p.name for p in run.iterdir()} >= {"edit.safetensors", "refined.safetensors"}
-    assert not (run / "pipeline").exists() and not (run / "edit_lora").exists()
+    assert not (run / "pipeline").exists() and not (run / "lora").exists()
     erase_main(["fuse", "--run", str(run), "--output_dir", str(tmp_path / "fused"), "--weights", "ship=0.5"])
     assert "| ship | ground | object | 0.5 |" in (tmp_path / "fused/pipeline/README.md").read_text()
-    export(tmp_path / "fused", tmp_path / "fused-lora", "--format", "lora", "--rank", "1")
+    again = export(tmp_path / "fused", tmp_path / "fused-lora", "--format", "lora", "--rank", "1")
+    assert (again / "fused.safetensors").is_file()
 
 
 @pytest.mark.parametrize(
@@ -263,7 +277,7 @@ def test_fit_writes_the_formats_it_is_asked_for(tmp_path: Path, toy_pipeline: Pa
         (["--format", "lora", "--rank", "33"], "rank=33 must be between 1 and 32"),
         (["--format", "lora", "--rank", "4", "--max_error", "0.1"], "Pass --rank auto"),
         (["--format", "lora", "--max_error", "2"], "max_error=2.0 must be between 0 and 1"),
-        (["--format", "refined", "--rank", "4"], "settings of format lora"),
+        (["--format", "refined", "--rank", "4"], "settings of lora, lora_diffusers, lora_peft, not of refined"),
         (["--format", "refined", "--dtype", "int8"], "dtype=int8 must be one of float32"),
         (["--format", "edit", "--dtype", "float16"], "none for edit"),
         (["--format", "edit"], "output: {run}/edit.safetensors exists. Choose another --output"),

@@ -44,7 +44,7 @@ def test_lycoris_merges_the_kohya_lora(toy_pipeline: Path, tmp_path: Path, monke
     unet = type(family("sd1", toy_pipeline).unet).from_pretrained(base, subfolder="unet")
     before = {name: weight.clone() for name, weight in original_weights(unet).items()}
     monkeypatch.setattr(wrapper.LycorisNetwork, "LORA_PREFIX", "lora_unet")
-    network, _ = wrapper.create_lycoris_from_weights(1.0, str(lora / "lora_kohya.safetensors"), unet)
+    network, _ = wrapper.create_lycoris_from_weights(1.0, str(lora / "run.safetensors"), unet)
     assert len(network.loras) == len(expected)
     network.merge_to(1.0)
     for name, weight in original_weights(unet).items():

@@ -132,7 +132,7 @@ def test_edits_and_loras_are_applied_on_the_fly(toy_pipeline: Path, tmp_path: Pa
         erase_main(command(toy_pipeline, tmp_path / f"by_{name}", table(tmp_path), *more))
     erase_main(command(run / "pipeline", tmp_path / "pipeline", table(tmp_path), *names))
     erase_main(command(toy_pipeline, tmp_path / "base", table(tmp_path), *names))
-    lora = run / "edit_lora" / "lora_diffusers.safetensors"
+    lora = next((run / "lora").glob("*.safetensors"))
     erase_main(command(toy_pipeline, tmp_path / "lora", table(tmp_path), "--model.apply", f"[{lora}]", *names))
     expected = pixels(tmp_path / "pipeline")
     assert abs(expected[0] - pixels(tmp_path / "base")[0]).max() > 2

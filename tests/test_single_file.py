@@ -107,10 +107,10 @@ def test_kohya_names_of_sdxl_are_the_original_ones_and_load(made: Any, tmp_path:
     _, base, run = made
     lora = export(run, tmp_path / "lora", "--format", "lora", "--rank", "3")
     layer = "lora_unet_input_blocks_5_1_transformer_blocks_0_attn2_to_k"
-    assert f"{layer}.lora_down.weight" in load_file(lora / "lora_kohya.safetensors")
+    assert f"{layer}.lora_down.weight" in load_file(lora / "run.safetensors")
     pipeline = StableDiffusionXLPipeline.from_pretrained(base)
     before = noise_of(pipeline.unet)
-    pipeline.load_lora_weights(lora, weight_name="lora_kohya.safetensors")
+    pipeline.load_lora_weights(lora, weight_name="run.safetensors")
     found = noise_of(pipeline.unet)
     pipeline.unload_lora_weights()
     torch.testing.assert_close(noise_of(pipeline.unet), before)

@@ -14,8 +14,10 @@ from mace_pl.callbacks.report import Report
 from mace_pl.concepts import read_names
 from mace_pl.edit import save_concept
 from mace_pl.export.base import base_file
+from mace_pl.export.described import safe_name
 from mace_pl.export.finished import PLACES, Finished, check_formats
 from mace_pl.export.single_file import check_single_file
+from mace_pl.paths import model_name
 from mace_pl.pipelines import relative_to_project
 from mace_pl.preflight import preflight, show_preflight
 from mace_pl.text import names_beside
@@ -28,8 +30,9 @@ class Export(Callback):
         output_dir: the run's folder.
         overwrite: replace it where it exists.
         save_pipeline: write the whole diffusers pipeline too; false takes it out of ``export``.
-        export: ``pipeline``, ``lora``, ``single_file``; ``edit`` and ``refined`` are always written. None writes the
-            form of the base: ``single_file`` where it is a single checkpoint, else ``pipeline``.
+        export: ``pipeline``, ``lora``, ``lora_diffusers``, ``lora_peft``, ``single_file``, ``unet``; ``edit`` and
+            ``refined`` are always written. None writes the form of the base: ``single_file`` where it is a single
+            checkpoint, else ``pipeline``.
         kept: names that are shown and scored beside the erased ones.
         classifier: folder of the CLIPModel that scores the pictures before and after; no scores when None.
         report_seeds: pictures per name, before and after.
@@ -90,7 +93,8 @@ class Export(Callback):
 
     def write(self, folder: Path, module: Any) -> None:
         """All files of the run."""
-        meta = {"pretrained": module.pretrained, "text_encoder": module.fingerprint, "seed": module.seed}
+        meta = {"pretrained": model_name(module.pretrained), "text_encoder": module.fingerprint}
+        meta |= {"unet": module.unet_hash, "seed": module.seed}
         concepts = [{"target": c.target, "anchor": c.anchor, "kind": c.kind} for c in module.concepts]
         (folder / "config.yaml").write_text(
             yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True), encoding="utf-8"
@@ -101,7 +105,8 @@ class Export(Callback):
         write_json(folder / "report" / "preflight.json", self.rows)
         original = {name: weight.cpu() for name, weight in module.original.items()}
         metrics = folder / "report" / "metrics.json"
-        finished = Finished(module.pipeline, module.edit, original, meta | {"concepts": concepts}, self.config, metrics)
+        meta, name = meta | {"concepts": concepts}, safe_name(self.folder)
+        finished = Finished(module.pipeline, module.edit, original, meta, self.config, name, metrics)
         for name in dict.fromkeys(("edit", "refined", *self.formats)):
             finished.write(name, folder / PLACES[name])
 

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from mace_pl.data.caption_store import CaptionStore
 from mace_pl.data.sources import CaptionSource
+from mace_pl.paths import place_name
 
 
 class CaptionBatch(TypedDict):
@@ -142,7 +143,7 @@ class Captions(LightningDataModule):
         for name in self.sources:
             source = CaptionSource(name, self.column, self.member)
             found = self._add(source.captions())
-            self._record(name, source.sha256, found, {"column": self.column} if source.has_column else {})
+            self._record(place_name(name), source.sha256, found, {"column": self.column} if source.has_column else {})
         if self.names:
             prompts = fill_templates(self.names, self.templates)
             sha256 = hashlib.sha256("\n".join(prompts).encode()).hexdigest()

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from mace_pl.artifacts import save_hashed
 
 #: under which names an original checkpoint holds a part; UNet and VAE begin alike in all families
 PREFIXES = {
@@ -73,6 +75,21 @@ def write_pipeline(folder: Path, pipeline: Any, weights: Mapping[str, Tensor], d
     Raises:
         ValueError: the base's UNet files do not hold the layers that were edited.
     """
+    _write_pipeline(folder, pipeline, weights, dtype)
+    for file in [*folder.glob("*.json"), *folder.glob("*/*config.json")]:
+        _without_place(file)
+
+
+def _without_place(file: Path) -> None:
+    """Take a path, which libraries note where they loaded a part from, out of a configuration."""
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    known = settings.get("_name_or_path") if isinstance(settings, dict) else None
+    if isinstance(known, str) and (PurePosixPath(known).is_absolute() or PureWindowsPath(known).is_absolute()):
+        del settings["_name_or_path"]
+        file.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _write_pipeline(folder: Path, pipeline: Any, weights: Mapping[str, Tensor], dtype: torch.dtype | None) -> None:
     base, variant = base_folder(pipeline), base_variant(pipeline)
     if base is None:
         _save(folder, pipeline, dtype)
@@ -111,7 +128,7 @@ def _save(folder: Path, pipeline: Any, dtype: torch.dtype | None) -> None:
 
 
 def rewrite_file(
-    path: Path, pipeline: Any, names: Mapping[str, list[str]], weights: Mapping[str, Tensor], note: Mapping[str, str]
+    path: Path, pipeline: Any, names: Mapping[str, list[str]], weights: Mapping[str, Tensor], header: Mapping[str, str]
 ) -> None:
     """Write a checkpoint that differs from the base's in the cross-attention keys and values only.
 
@@ -120,7 +137,7 @@ def rewrite_file(
         pipeline: the pipeline, loaded from a single checkpoint.
         names: original names of the UNet's parameters, with those of diffusers.
         weights: the edited projections by layer name.
-        note: added to the metadata of the base's file.
+        header: the metadata of the new file; that of the base's speaks of its old content and is left behind.
 
     Raises:
         ValueError: the base's file does not hold the layers that were edited.
@@ -129,7 +146,7 @@ def rewrite_file(
     assert file is not None
     left = {f"{name}.weight": weight for name, weight in weights.items()}
     renamed = {original: left[own[0]] for original, own in names.items() if own[0] in left}
-    missing = set(renamed) - _rewrite(file, path, renamed, note)
+    missing = set(renamed) - _rewrite(file, path, renamed, header)
     if missing or len(renamed) < len(left):
         raise ValueError(f"single_file: {file} does not hold all edited layers {sorted(missing)}. Export pipeline.")
 
@@ -154,13 +171,15 @@ def _copy(base: Path, folder: Path, files: list[Path]) -> None:
 
 
 def _rewrite(
-    source: Path, target: Path, weights: Mapping[str, Tensor], note: Mapping[str, str] | None = None
+    source: Path, target: Path, weights: Mapping[str, Tensor], header: Mapping[str, str] | None = None
 ) -> set[str]:
     """Copy a safetensors file with other values for the named tensors, in its dtypes; returns those it holds."""
     with safe_open(str(source), framework="pt") as opened:
-        header = opened.metadata()
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
     found = set(tensors) & set(weights)
     tensors |= {name: weights[name].detach().cpu().to(tensors[name].dtype).contiguous() for name in found}
-    save_file(tensors, str(target), metadata={**(header or {"format": "pt"}), **(note or {})})
+    if header is None:
+        save_file(tensors, str(target), metadata={"format": "pt"})
+    else:
+        save_hashed(tensors, target, {"format": "pt", **header})
     return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
 from mace_pl import __version__
-from mace_pl.paths import resolve
+from mace_pl.paths import hub_id
 
 UNKNOWN = "unknown: see the base model"
 TAGS = ["text-to-image", "stable-diffusion", "concept-erasure", "mace", "mace-pl"]
@@ -83,52 +82,47 @@ def model_card(
 
     Args:
         base: folder of the base pipeline, None where it is no folder; its card brings the licence.
-        pretrained: what the run calls its base; only a hub id and the name of a folder are shown.
+        pretrained: hub id or bare name of the base.
         concepts: ``target``, ``anchor`` and ``kind`` of each.
         config: the run's configuration; no settings are shown when empty.
         metrics: ``metrics.json`` of the run's report, which need not exist; None without a report.
         weights: degree by target, of a run that was fused again.
         variant: of the base's files, which the folder keeps.
     """
-    hub = _hub_id(pretrained, base)
-    name = hub or Path(pretrained).name
-    licence = _licence(base)
+    hub = hub_id(pretrained)
+    known = licence(base)
     front = ModelCardData(
         library_name="diffusers",
         pipeline_tag="text-to-image",
         base_model=hub,
-        license=licence.get("license", "unknown"),  # one of the hub's licences
-        license_name=licence.get("license_name"),
-        license_link=licence.get("license_link"),
+        base_model_relation="finetune",
+        license=known.get("license", "unknown"),  # one of the hub's licences
+        license_name=known.get("license_name"),
+        license_link=known.get("license_link"),
         tags=TAGS,
     )
     rows = [[c["target"], c["anchor"], c["kind"], f"{(weights or {}).get(c['target'], 1):g}"] for c in concepts]
     return TEMPLATE.format(
         front=front.to_yaml(),
-        base=name,
-        base_line=f"[{hub}](https://huggingface.co/{hub})" if hub else f"{name} (a local folder)",
-        targets=_listed([c["target"] for c in concepts]),
+        base=pretrained,
+        base_line=base_line(pretrained),
+        targets=listed([c["target"] for c in concepts]),
         version=__version__,
-        licence=licence.get("license_name") or licence.get("license") or UNKNOWN,
-        concepts=_table(["target", "anchor", "kind", "degree"], rows),
-        settings=_settings(config),
-        scores=_scores(metrics),
+        licence=known.get("license_name") or known.get("license") or UNKNOWN,
+        concepts=table(["target", "anchor", "kind", "degree"], rows),
+        settings=settings_table(config),
+        scores=scores_table(metrics),
         variant=f', variant="{variant}"' if variant else "",
     )
 
 
-def _hub_id(pretrained: str, base: Path | None) -> str | None:
-    """The base's id on the hub; of a local folder, the one that its index remembers. Ids of two parts only."""
-    found: Any = pretrained
-    if resolve(pretrained).exists():
-        index = base / "model_index.json" if base else None
-        found = json.loads(index.read_text(encoding="utf-8")).get("_name_or_path", "") if index else ""
-        if resolve(found).exists():
-            return None
-    return found if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", found) else None
+def base_line(pretrained: str) -> str:
+    """The base model as a line of the card."""
+    hub = hub_id(pretrained)
+    return f"[{hub}](https://huggingface.co/{hub})" if hub else f"{pretrained} (a local model)"
 
 
-def _licence(base: Path | None) -> dict[str, str]:
+def licence(base: Path | None) -> dict[str, str]:
     """``license``, ``license_name`` and ``license_link`` of the base's card, as far as it has them."""
     card = base / "README.md" if base else None
     if card is None or not card.is_file():
@@ -140,7 +134,8 @@ def _licence(base: Path | None) -> dict[str, str]:
     return {key: data[key] for key in ("license", "license_name", "license_link") if isinstance(data.get(key), str)}
 
 
-def _settings(config: Mapping[str, Any]) -> str:
+def settings_table(config: Mapping[str, Any]) -> str:
+    """The settings that decide what was erased."""
     rows = []
     for setting in SETTINGS:
         value: Any = config
@@ -150,10 +145,10 @@ def _settings(config: Mapping[str, Any]) -> str:
             value = ", ".join(f"{k} {v}" for k, v in value.items())
         if value is not None:
             rows.append([f"`{setting}`", str(value)])
-    return _table(["setting", "value"], rows) if rows else "Not recorded."
+    return table(["setting", "value"], rows) if rows else "Not recorded."
 
 
-def _scores(metrics: Path | None) -> str:
+def scores_table(metrics: Path | None) -> str:
     """Accuracy before and after, by name, and the means."""
     found = json.loads(metrics.read_text(encoding="utf-8")) if metrics and metrics.is_file() else {}
     before, after = (found.get("accuracy", {}).get(when, {}) for when in ("before", "after"))
@@ -166,14 +161,16 @@ def _scores(metrics: Path | None) -> str:
         if None not in pair:
             rows.append([f"mean of {group}", *[f"{value:.0%}" for value in pair]])
     intro = f"How often a CLIP classifier saw each name in its pictures ({found.get('seeds')} per name).\n\n"
-    return intro + _table(["name", "before", "after"], rows)
+    return intro + table(["name", "before", "after"], rows)
 
 
-def _listed(targets: Sequence[str], most: int = 5) -> str:
+def listed(targets: Sequence[str], most: int = 5) -> str:
+    """The first names, and how many more there are."""
     shown = ", ".join(targets[:most])
     return shown if len(targets) <= most else f"{shown} and {len(targets) - most} more"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(str(cell).replace('|', '&#124;') for cell in line)} |" for line in lines)

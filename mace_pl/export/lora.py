@@ -6,6 +6,7 @@ Legend: D text width, O output width of a key or value projection, R rank, S sin
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,14 @@ from torch import Tensor
 
 from mace_pl.artifacts import write_tensors
 from mace_pl.edit import Edit, Factors
+from mace_pl.export.described import family, kohya_facts
 from mace_pl.export.single_file import UNET_PREFIX, has_original_names, unet_names
 from mace_pl.lora import to_peft
+from mace_pl.paths import hub_id
 
 KIND = "edit_lora"
+LORAS = ("lora", "lora_diffusers", "lora_peft")  # kohya's names, which every program reads; then those of two libraries
+PEFT_PREFIX = "base_model.model."
 DEFAULT_MAX_ERROR = 0.05
 
 
@@ -68,7 +73,7 @@ def check_rank(edit: Edit, rank: int) -> None:
 
 
 def to_kohya(factors: Factors, unet: Any, sdxl: bool) -> dict[str, Tensor]:
-    """``lora_unet_<layer>.lora_down.weight``, ``.lora_up.weight``, ``.alpha``, as A1111, Forge and ComfyUI read them.
+    """``lora_unet_<layer>.lora_down.weight``, ``.lora_up.weight``, ``.alpha``, as every program reads them.
 
     The names come from kohya's sd-scripts, which trains SD 1.x and 2.x under diffusers' block names and SDXL under the
     original ones (``input_blocks_4_1_…``); a distilled UNet that has none keeps diffusers'. The alpha is the rank, so
@@ -88,44 +93,72 @@ def to_kohya(factors: Factors, unet: Any, sdxl: bool) -> dict[str, Tensor]:
     return tensors
 
 
+@dataclass(frozen=True)
+class WholeLora:
+    """One LoRA of a whole edit: (A [R, D], B [O, R]) by layer name in float64, R, and the relative errors by layer."""
+
+    factors: Factors
+    rank: int
+    errors: dict[str, float]
+
+    @staticmethod
+    def of(differences: Mapping[str, Tensor], rank: int | None, max_error: float) -> WholeLora:
+        """The truncated SVD of ΔW by layer name, with a table of its errors on screen.
+
+        Args:
+            differences: ΔW, float64.
+            rank: R for every layer; the smallest that keeps ``max_error`` when None.
+            max_error: largest relative Frobenius error of a layer.
+        """
+        rank = rank or smallest_rank(differences, max_error)
+        found = {name: truncated(delta, rank) for name, delta in differences.items()}
+        errors = {name: error for name, (_, _, error) in found.items()}
+        show_errors(rank, errors)
+        return WholeLora({name: (A, B) for name, (A, B, _) in found.items()}, rank, errors)
+
+
 def write_lora(
     folder: Path,
-    differences: Mapping[str, Tensor],
+    format: str,
+    lora: WholeLora,
     pipeline: Any,
-    rank: int | None,
-    max_error: float,
     dtype: torch.dtype,
     metadata: Mapping[str, Any],
+    said: Mapping[str, str],
 ) -> None:
-    """Write the LoRA under its three namings, with its truncation errors in each file and on screen.
+    """Write the LoRA in one naming, with its truncation errors in the file.
 
     Args:
-        folder: gets ``lora_diffusers.safetensors``, ``lora_kohya.safetensors`` and ``peft/``.
-        differences: ΔW by layer name, float64.
+        folder: gets ``<name>.safetensors``, or for ``lora_peft`` PEFT's two files.
+        format: one of :data:`LORAS`.
+        lora: what is written.
         pipeline: the base pipeline.
-        rank: R for every layer; the smallest that keeps ``max_error`` when None.
-        max_error: largest relative Frobenius error of a layer.
         dtype: of A and B.
-        metadata: provenance, completed by ``rank`` and ``relative_errors`` by layer.
+        metadata: provenance, completed by ``rank`` and ``relative_errors`` by layer; ``name`` names the file.
+        said: what the file says about itself to other programs.
     """
+    factors: Factors = {name: (A.to(dtype), B.to(dtype)) for name, (A, B) in lora.factors.items()}
+    meta = {**metadata, "rank": lora.rank, "relative_errors": lora.errors}
+    file = folder / f"{metadata['name']}.safetensors"
+    folder.mkdir(parents=True)
+    if format == "lora":
+        said = {**said, **kohya_facts(pipeline, metadata["name"], metadata["pretrained"], lora.rank)}
+        write_tensors(file, to_kohya(factors, pipeline.unet, family(pipeline) == "sdxl"), KIND, meta, said)
+    elif format == "lora_diffusers":
+        write_tensors(file, to_peft(factors), KIND, meta, said)
+    else:
+        write_peft(folder, factors, lora.rank, hub_id(metadata["pretrained"]))
+        write_tensors(folder / "adapter_model.safetensors", to_peft(factors, PEFT_PREFIX), KIND, meta, said)
+
+
+def write_peft(folder: Path, factors: Factors, rank: int, base: str | None) -> None:
+    """Write PEFT's configuration: alpha is the rank, the layers are those of the edit."""
     from peft import LoraConfig  # takes a second to import
 
-    rank = rank or smallest_rank(differences, max_error)
-    factors: Factors = {}
-    errors = {}
-    for name, delta in differences.items():
-        A, B, errors[name] = truncated(delta, rank)
-        factors[name] = (A.to(dtype), B.to(dtype))
-    meta = {**metadata, "rank": rank, "relative_errors": errors}
-    folder.mkdir(parents=True)
-    write_tensors(folder / "lora_diffusers.safetensors", to_peft(factors), KIND, meta)
-    kohya = to_kohya(factors, pipeline.unet, getattr(pipeline, "text_encoder_2", None) is not None)
-    write_tensors(folder / "lora_kohya.safetensors", kohya, KIND, meta)
-    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=r".*\.attn2\.to_[kv]", inference_mode=True)
-    config.save_pretrained(str(folder / "peft"))
-    peft = to_peft(factors, "base_model.model.")
-    write_tensors(folder / "peft" / "adapter_model.safetensors", peft, KIND, meta)
-    show_errors(rank, errors)
+    config = LoraConfig(
+        base_model_name_or_path=base, r=rank, lora_alpha=rank, target_modules=list(factors), inference_mode=True
+    )
+    config.save_pretrained(str(folder))
 
 
 def show_errors(rank: int, errors: Mapping[str, float]) -> None:

@@ -11,9 +11,10 @@ import yaml
 from mace_pl.artifacts import claim_output, read_tensors, written_aside
 from mace_pl.edit import Edit, original_weights, set_weights
 from mace_pl.export.base import base_file, base_folder
+from mace_pl.export.described import safe_name
 from mace_pl.export.finished import PLACES, Finished, check_formats
-from mace_pl.export.lora import DEFAULT_MAX_ERROR, check_rank
-from mace_pl.paths import resolve
+from mace_pl.export.lora import DEFAULT_MAX_ERROR, LORAS, check_rank
+from mace_pl.paths import model_name, resolve
 from mace_pl.pipelines import load_base
 from mace_pl.text import encoder_fingerprint
 
@@ -34,9 +35,10 @@ def export_run(
     Args:
         run: output folder of ``fit`` or ``fuse``.
         format: ``pipeline`` (diffusers folder), ``refined`` (key and value weights), ``edit`` (smallest exact form),
-            ``lora`` (one ordinary LoRA of the whole edit in the namings of diffusers, PEFT and kohya) or
-            ``single_file`` (one checkpoint in the original layout).
-        rank: of ``lora``, or ``auto`` (default): the smallest that keeps ``max_error``.
+            ``lora`` (one ordinary LoRA of the whole edit in kohya's names, which every program reads),
+            ``lora_diffusers`` or ``lora_peft`` (the same in the names of these libraries), ``single_file`` (one
+            checkpoint in the original layout) or ``unet`` (the edited UNet under diffusers' names).
+        rank: of a LoRA, or ``auto`` (default): the smallest that keeps ``max_error``.
         max_error: largest relative Frobenius error of a layer with ``rank`` auto; default 0.05.
         output: file or folder to write; default a place in the run's folder.
         dtype: ``float32``, ``float16`` or ``bfloat16``; default that of the base model's files. In ``pipeline`` it is
@@ -60,14 +62,16 @@ def export_run(
         check_rank(edit, wanted)
     path = Path(output) if output else folder / PLACES[format]
     _claim(path, format, overwrite, folder)
-    meta["pretrained"] = config.get("model", {}).get("pretrained", meta["pretrained"])
-    pipeline = load_base({**config.get("model", {}), "pretrained": meta["pretrained"]})
+    pretrained = config.get("model", {}).get("pretrained", meta["pretrained"])
+    pipeline = load_base({**config.get("model", {}), "pretrained": pretrained})
+    meta["pretrained"] = model_name(pretrained)
     base = base_folder(pipeline)
     place = base or base_file(pipeline)
     if place is not None and place.resolve().is_relative_to(path.resolve()):
         raise ValueError(f"output={path} holds the base model. Choose another --output.")
     original = _original(pipeline, edit, meta)
-    finished = Finished(pipeline, edit, original, meta, config, folder / "report" / "metrics.json")
+    metrics = folder / "report" / "metrics.json"
+    finished = Finished(pipeline, edit, original, meta, config, safe_name(folder), metrics)
     set_weights(pipeline.unet, finished.weights)
     with written_aside(path) as aside:
         finished.write(format, aside, DTYPES.get(dtype or ""), wanted, error)
@@ -76,8 +80,8 @@ def export_run(
 
 def _rank(format: str, rank: int | str | None, max_error: float | None) -> tuple[int | None, float]:
     """The rank, None for auto, and the largest error."""
-    if format != "lora" and (rank is not None or max_error is not None):
-        raise ValueError(f"rank and max_error are settings of format lora, not of {format}. Leave them out.")
+    if format not in LORAS and (rank is not None or max_error is not None):
+        raise ValueError(f"rank and max_error are settings of {', '.join(LORAS)}, not of {format}. Leave them out.")
     if isinstance(rank, str) and rank != "auto":
         raise ValueError(f"rank={rank} must be a whole number of at least 1, or auto.")
     if isinstance(rank, int) and rank < 1:
@@ -90,7 +94,7 @@ def _rank(format: str, rank: int | str | None, max_error: float | None) -> tuple
 
 
 def _read(run: str, folder: Path) -> tuple[Edit, dict[str, Any], dict[str, Any]]:
-    """The edit, its provenance and the configuration of the run; ``fuse`` leaves no configuration."""
+    """The edit, its provenance and the configuration of the run, where it has one."""
     file = folder / "edit.safetensors"
     if not file.is_file():
         raise ValueError(f"run={run} is no output folder of fit or fuse (it has no edit.safetensors).")

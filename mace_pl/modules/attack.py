@@ -18,6 +18,7 @@ from mace_pl.applying import load_edited
 from mace_pl.artifacts import claim_output, write_json
 from mace_pl.attack import check_attackable, encode_attacked, optimise_tokens
 from mace_pl.lora import stream
+from mace_pl.paths import model_name, place_name
 from mace_pl.pipelines import load_pipeline, model_fingerprint, picture_latents
 from mace_pl.sampling import draw
 from mace_pl.scores import ClipClassifier
@@ -105,7 +106,8 @@ class Attack(LightningModule):
         fingerprints = {"original": model_fingerprint(self.original), "edited": model_fingerprint(self.edited)}
         own = {"steps": steps, "guidance": guidance, "tokens": tokens, "attack_steps": attack_steps}
         own |= {"attack_lr": attack_lr, "attack_samples": attack_samples, "seed": seed}
-        self.settings = {"pretrained": pretrained, "edited": edited, "fingerprints": fingerprints, **own}
+        named = {"pretrained": model_name(pretrained), "edited": place_name(edited), "fingerprints": fingerprints}
+        self.settings = named | own
         self.results: dict[str, Any] = {}
 
     def setup(self, stage: str) -> None:
@@ -182,7 +184,7 @@ class Attack(LightningModule):
         """The figures as JSON, and as a table in Markdown and on the screen."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         own = {"names": self.names, "prompts": data.prompts, "seeds": data.seeds, "attacks": data.attacks}
-        settings = self.settings | {"classifier": self.judge_folder} | own
+        settings = self.settings | {"classifier": place_name(self.judge_folder)} | own
         write_json(self.output, {"settings": settings, "success": self.results})
         lines = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
         lines += [f"| {' | '.join(row)} |" for row in self.rows()]

@@ -10,6 +10,7 @@ from lightning import LightningModule
 
 from mace_pl.applying import apply_files
 from mace_pl.manifest import begin, clear, picture_name, write_manifest, write_picture
+from mace_pl.paths import model_name, place_name
 from mace_pl.pipelines import load_pipeline, model_fingerprint, set_scheduler
 from mace_pl.sampling import draw
 
@@ -61,7 +62,8 @@ class Sampler(LightningModule):
             set_scheduler(self.pipeline, scheduler)
         self.unet = self.pipeline.unet
         fingerprint = model_fingerprint(self.pipeline)
-        self.source = {"pretrained": pretrained, "apply": apply or [], "fingerprint": fingerprint}
+        applied = [place_name(file) for file in apply or []]
+        self.source = {"pretrained": model_name(pretrained), "apply": applied, "fingerprint": fingerprint}
         self.settings = {
             "scheduler": type(self.pipeline.scheduler).__name__,
             "steps": steps,

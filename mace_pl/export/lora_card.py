@@ -1,0 +1,120 @@
+"""The model card beside a LoRA: ``README.md`` with the front matter that the Hugging Face Hub reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCardData
+
+from mace_pl import __version__
+from mace_pl.export.card import TAGS, UNKNOWN, base_line, licence, listed, scores_table, settings_table, table
+from mace_pl.paths import hub_id
+
+BY_DIFFUSERS = """pipeline.load_lora_weights("path/to/this/folder", weight_name="{name}.safetensors")"""
+BY_PEFT = """pipeline.unet = PeftModel.from_pretrained(pipeline.unet, "path/to/this/folder")"""
+READERS = {
+    "lora": """The file has kohya's names. diffusers reads it, and so do ComfyUI, A1111 (`<lora:{name}:1>`), Forge,
+InvokeAI, stable-diffusion.cpp and sd-scripts, all at strength 1. There is no trigger phrase.""",
+    "lora_diffusers": "The file has the names of diffusers. For other programs take the file with kohya's names.",
+    "lora_peft": "The folder is an adapter of PEFT. For other programs take the file with kohya's names.",
+}
+TEMPLATE = """---
+{front}
+---
+
+# {name}: {base} without {targets}
+
+A LoRA that takes concepts out of a text-to-image model. It is the best approximation of rank {rank} of an edit by MACE
+(Lu et al., CVPR 2024) with mace-pl {version}; the largest relative error of a layer is {error:.1%}.
+
+- Base model: {base_line}
+- Licence: {licence}
+
+## Erased concepts
+
+{concepts}
+
+## How to load
+
+```python
+{imports}
+
+pipeline = DiffusionPipeline.from_pretrained("{place}").to(torch.float32)
+{load}
+picture = pipeline("a photo of a dog").images[0]
+```
+
+{readers}
+
+## Settings
+
+{settings}
+
+## Scores of the whole edit
+
+{scores}
+
+## Limits
+
+What is erased is what the prompts of the edit showed. Concepts that are related to the erased ones may suffer too, and
+whoever leaves the LoRA out has the base model again.
+"""
+
+
+def lora_card(
+    format: str,
+    name: str,
+    base: Path | None,
+    metadata: Mapping[str, Any],
+    config: Mapping[str, Any],
+    metrics: Path | None,
+    rank: int,
+    error: float,
+) -> str:
+    """The card's text.
+
+    Args:
+        format: ``lora``, ``lora_diffusers`` or ``lora_peft``.
+        name: of the LoRA.
+        base: folder of the base pipeline, whose card brings the licence; None where it is no folder.
+        metadata: ``pretrained``, a hub id or a bare name, ``concepts`` and where they are not 1 ``weights``.
+        config: the run's configuration; no settings are shown when empty.
+        metrics: ``metrics.json`` of the run's report, which need not exist; None without a report.
+        rank: of the LoRA.
+        error: the largest relative error of a layer.
+    """
+    known, pretrained, concepts = licence(base), metadata["pretrained"], metadata["concepts"]
+    front = ModelCardData(
+        library_name="peft" if format == "lora_peft" else "diffusers",
+        pipeline_tag="text-to-image",
+        base_model=hub_id(pretrained),
+        base_model_relation="adapter",
+        license=known.get("license", "unknown"),  # one of the hub's licences
+        license_name=known.get("license_name"),
+        license_link=known.get("license_link"),
+        tags=["lora", *TAGS],
+    )
+    degrees = metadata.get("weights") or {}
+    rows = [[c["target"], c["anchor"], c["kind"], f"{degrees.get(c['target'], 1):g}"] for c in concepts]
+    peft = format == "lora_peft"
+    imports = ["import torch", "from diffusers import DiffusionPipeline", *["from peft import PeftModel"] * peft]
+    return TEMPLATE.format(
+        front=front.to_yaml(),
+        name=name,
+        base=pretrained,
+        base_line=base_line(pretrained),
+        targets=listed([c["target"] for c in concepts]),
+        rank=rank,
+        version=__version__,
+        error=error,
+        licence=known.get("license_name") or known.get("license") or UNKNOWN,
+        concepts=table(["target", "anchor", "kind", "degree"], rows),
+        imports="\n".join(imports),
+        place=hub_id(pretrained) or f"path/to/{pretrained}",
+        load=BY_PEFT if peft else BY_DIFFUSERS.format(name=name),
+        readers=READERS[format].format(name=name),
+        settings=settings_table(config),
+        scores=scores_table(metrics),
+    )
