@@ -46,6 +46,19 @@ def checksums(folder: Path) -> dict[str, str]:
     return {str(f): hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(folder.rglob("*")) if f.is_file()}
 
 
+def content_hash(file: Path) -> str:
+    """What the specification of metadata calls the hash of a safetensors file: SHA-256 of all behind the header."""
+    content = file.read_bytes()
+    return "0x" + hashlib.sha256(content[8 + int.from_bytes(content[:8], "little") :]).hexdigest()
+
+
+def naming(folder: Path, place: Path, *typed: str) -> list[str]:
+    """The files in a folder that name a place of this machine; ``typed`` are those in which the user's words stay."""
+    files = [file for file in folder.rglob("*") if file.is_file() and file.name not in typed]
+    assert files
+    return [str(file) for file in files if str(place).encode() in file.read_bytes()]
+
+
 def config(folder: Path, pipeline: Path, name: str, concepts: object = None, **data: object) -> list[str]:
     path = folder / f"{name}.yaml"
     content = {

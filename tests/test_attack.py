@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from finished import finished_run
-from runs import exit_message
+from runs import exit_message, naming
 
 from mace_pl.attack import diffusion_loss, encode_attacked, optimise_tokens
 from mace_pl.cli import erase_main
@@ -116,6 +116,8 @@ def test_an_edit_is_attacked(toy_pipeline: Path, toy_clip: Path, tmp_path: Path)
     prints = written["settings"]["fingerprints"]
     assert prints["original"] != prints["edited"]
     assert len((tmp_path / "attack.md").read_text().splitlines()) == 2 + len(success)
+    assert (written["settings"]["edited"], written["settings"]["classifier"]) == ("run", toy_clip.name)
+    assert not naming(tmp_path, tmp_path.parent, "config.yaml", "edit.safetensors")  # as the test made them
 
 
 def test_a_target_that_is_no_class_is_refused(

@@ -11,7 +11,7 @@ from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionS
 from finished import changes, finished_run, noise_of, pictures, truncated
 from huggingface_hub import ModelCard
 from peft import PeftModel
-from runs import checksums, config, exit_message
+from runs import checksums, config, exit_message, naming
 from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import CLIPConfig
@@ -48,15 +48,15 @@ def with_lora(folder: Path, naming: str, lora: Path) -> StableDiffusionPipeline:
 
 @pytest.fixture(scope="module")
 def full_rank(run: Path) -> Path:
-    for naming in NAMINGS:
-        export(run, run.parent / "full" / naming, "--format", naming, "--rank", "32")
+    for form in NAMINGS:
+        export(run, run.parent / "full" / form, "--format", form, "--rank", "32")
     return run.parent / "full"
 
 
 @pytest.fixture(scope="module")
 def rank_two(run: Path) -> Path:
-    for naming in NAMINGS:
-        export(run, run.parent / "two" / naming, "--format", naming, "--rank", "2", "--dtype", "float32")
+    for form in NAMINGS:
+        export(run, run.parent / "two" / form, "--format", form, "--rank", "2", "--dtype", "float32")
     return run.parent / "two"
 
 
@@ -266,6 +266,7 @@ def test_fit_writes_the_formats_it_is_asked_for(tmp_path: Path, toy_pipeline: Pa
     assert "| ship | ground | object | 0.5 |" in (tmp_path / "fused/pipeline/README.md").read_text()
     again = export(tmp_path / "fused", tmp_path / "fused-lora", "--format", "lora", "--rank", "1")
     assert (again / "fused.safetensors").is_file()
+    assert not naming(tmp_path, tmp_path.parent, "config.yaml", "run.yaml")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Models as they lie on disk: single checkpoints, hub ids with revision and variant, float16, shards."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from families import family
 from finished import pictures
-from runs import checksums, config, exit_message
+from runs import checksums, config, content_hash, exit_message
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -23,6 +24,16 @@ from mace_pl.text import encode_prompts
 
 CONCEPTS = [{"target": "ship", "anchor": "the sky"}]
 FEW = {"images_per_concept": 1, "image_steps": 1, "steps_per_concept": 2}
+HEADER = {
+    "format": "pt",
+    "modelspec.title": "toy",
+    "modelspec.license": "mine",
+    "modelspec.architecture": "a-class-of-its-own",
+    "modelspec.hash_sha256": "0xold",
+    "modelspec.thumbnail": "data:image/jpeg;base64,old",
+    "sshs_model_hash": "old",
+    "sd_merge_models": "old",
+}
 ERASE = Path(__file__).resolve().parent.parent / "erase.py"
 
 
@@ -40,7 +51,7 @@ def checkpoint(request: pytest.FixtureRequest, toy_pipeline: Path, tmp_path_fact
     pipeline.save_pretrained(folder / "base")
     own = {name: tensor.contiguous() for name, tensor in single_file(pipeline, torch.float16).items()}
     tensors = own | {"alphas_cumprod": torch.ones(3), "model_ema.decay": torch.ones(1)}
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt", "modelspec.title": "toy"})
+    save_file(tensors, folder / "model.safetensors", metadata=HEADER)
     shutil.copytree(folder / "base", folder / "layout", ignore=shutil.ignore_patterns("*.safetensors"))
     return folder / "model.safetensors", folder / "layout", folder / "base"
 
@@ -64,7 +75,11 @@ def test_a_checkpoint_comes_out_as_a_checkpoint(checkpoint: Any, run: Path) -> N
     edited = {n for n, parts in own.items() if ".attn2.to_k." in parts[0] or ".attn2.to_v." in parts[0]}
     assert {name for name in old if not torch.equal(old[name], new[name])} == edited
     with safe_open(str(run / "model.safetensors"), framework="pt") as opened:
-        assert opened.metadata()["modelspec.title"] == "toy" and "mace_pl" in opened.metadata()
+        said = opened.metadata()
+    assert "mace_pl" in said and not any("old" in value for value in said.values())
+    kept = ("run", "mine", "a-class-of-its-own")
+    assert tuple(said[f"modelspec.{key}"] for key in ("title", "license", "architecture")) == kept
+    assert said["modelspec.hash_sha256"] == content_hash(run / "model.safetensors")
     refined = load_file(run / "refined.safetensors")
     for name in edited:
         torch.testing.assert_close(new[name], refined[own[name][0]], rtol=0, atol=0)
@@ -148,7 +163,9 @@ def test_a_hub_id_with_revision_and_variant_is_read_from_the_cache(hub: Path, tm
     shards = {name for name in before if name.startswith("unet/") and name.endswith(".safetensors")}
     assert len(shards) > 1 and all(".fp16" in name for name in shards)
     assert set(after) - set(before) == {"README.md"} and set(before) <= set(after)
-    assert {name for name in before if before[name] != after[name]} <= shards
+    for name in {name for name in before if before[name] != after[name]} - shards:  # a place is taken out
+        old, new = (json.loads((folder / name).read_text()) for folder in (base, written))
+        assert old.pop("_name_or_path").startswith("/") and old == new
     for shard in shards:
         old, new = load_file(base / shard), load_file(written / shard)
         assert {n: t.dtype for n, t in old.items()} == {n: t.dtype for n, t in new.items()}

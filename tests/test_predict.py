@@ -14,7 +14,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from finished import finished_run
 from PIL import Image
-from runs import exit_message
+from runs import exit_message, naming
 from safetensors.torch import save_file
 
 from mace_pl.cli import erase_main
@@ -143,6 +143,8 @@ def test_edits_and_loras_are_applied_on_the_fly(toy_pipeline: Path, tmp_path: Pa
     drawn = np.asarray(draw(program, [PROMPTS[0]], [3], steps=2, guidance=5.0)[0]).astype(int)
     assert abs(drawn - pixels(tmp_path / "lora")[0]).max() <= 1
     manifests = [json.loads((tmp_path / n / "manifest.json").read_text()) for n in ("base", "lora")]
+    assert manifests[1]["model"]["apply"] == ["lora/run.safetensors"]
+    assert not [name for folder in ("base", "lora", "by_run") for name in naming(tmp_path / folder, tmp_path.parent)]
     assert manifests[0]["model"]["fingerprint"] != manifests[1]["model"]["fingerprint"]
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline
 from finished import finished_run
-from runs import checksums, config, exit_message
+from runs import checksums, config, exit_message, naming
 
 from mace_pl.artifacts import write_tensors
 from mace_pl.cli import erase_main
@@ -76,6 +76,7 @@ def test_runs_are_scored_beside_their_original(toy_pipeline: Path, toy_clip: Pat
     more = ["--model.runs", runs, "--data.templates", templates, "--model.ablation", f"[{tmp_path / 'rows.json'}]"]
     erase_main([*command(toy_pipeline, toy_clip, tmp_path / "s.json"), *more])
     assert checksums(toy_pipeline) == before
+    assert not naming(tmp_path, tmp_path.parent, "config.yaml", "ships.yaml", "dogs.yaml")
     scores = json.loads((tmp_path / "s.json").read_text())["scores"]
     after = scores["ships"]["after"]["top1"]
     assert set(after["by_word"]) == {"ship", "dog", "cat", "boat", "raft"}  # a dog's synonym is not drawn for ships
