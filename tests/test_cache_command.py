@@ -39,7 +39,7 @@ def test_the_bar_counts_captions_and_the_summary_says_what_was_summed(
     [
         ("a.json", b"a ship", "is no JSON"),
         ("a.json", b'{"annotations": [{"id": 1}]}', "annotation 0 has no text 'caption'"),
-        ("a.json", b'{"annotations": [{"caption": ""}]}', "annotation 0 has an empty caption"),
+        ("a.json", b'{"annotations": [{"caption": ""}]}', "annotation 0 has an empty text"),
         ("a.json", b'{"annotations": []}', "no caption at all"),
         ("a.txt", b"", "no caption at all"),
         ("a.txt", "Zürich".encode("latin-1"), "Save it as UTF-8"),

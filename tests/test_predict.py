@@ -169,7 +169,7 @@ def test_scheduler_size_negative_prompt_and_names(toy_pipeline: Path, tmp_path: 
         (["text,seed", "a ship,1"], [], "no column 'prompt', its columns are text, seed"),
         (["prompt,seed", "a ship,one"], [], "line 2 has seed 'one'"),
         (["prompt,seed", "a ship,-1"], [], "between 0 and"),
-        (["prompt,seed", ",1"], [], "line 2 has an empty prompt"),
+        (["prompt,seed", ",1"], [], "line 2 has an empty text"),
         (["prompt,seed", "a ship"], [], "line 2 has other fields"),
         (["prompt,seed"], [], "holds no prompt"),
         (None, ["--data.names", "[ship]"], "either --data.file or --data.names"),

@@ -2,30 +2,44 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Collection, Iterator
+import math
+import re
+import warnings
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from lightning import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
 from mace_pl.data.batches import Batches
 from mace_pl.data.sources import CaptionSource
 from mace_pl.paths import resolve
 
+AUTO = "auto"
+#: known columns, of which the first that is there is meant; and words in the names of others that may mean the same
+SEEDS, SEED_WORDS = ("seed", "evaluation_seed", "sd_seed"), ("seed",)
+GUIDANCES = ("guidance", "guidance_scale", "evaluation_guidance", "sd_guidance_scale")
+GUIDANCE_WORDS = ("guidance", "cfg")
+
 
 class Prompts(LightningDataModule):
     """Rows to draw, from a file or from names.
 
     Args:
-        file: a CSV (columns ``prompt``, ``seed`` and any others, which are kept), or captions as ``cache`` reads them
-            (``.txt``, ``.json`` of COCO, ``.jsonl``, ``.parquet``).
+        file: a CSV, JSON lines or Parquet with a column ``prompt``, a column of seeds and any others, which are kept;
+            or captions as ``cache`` reads them (``.txt``, ``.json`` of COCO).
         column: the column of the prompts.
+        seed_column: the column of the seeds; ``auto`` takes ``seed``, ``evaluation_seed`` or ``sd_seed``, the first
+            that the file has; null takes none.
+        guidance_column: the column of guidance scales, which go before ``model.guidance``; ``auto`` takes
+            ``guidance``, ``guidance_scale``, ``evaluation_guidance`` or ``sd_guidance_scale``; null takes none.
         names: words that are put into ``templates``, in place of ``file``.
         templates: prompts with ``{}`` for the name.
-        seeds: pictures per prompt, seeds 0 … seeds − 1; a CSV with a column ``seed`` brings its own.
+        seeds: pictures per prompt, seeds 0 … seeds − 1, where no column brings seeds; a prompt that comes again gets
+            the next seeds.
         limit: take the first so many rows; all when None.
         batch_size: pictures at once on a device; no picture depends on it.
     """
@@ -39,6 +53,8 @@ class Prompts(LightningDataModule):
         seeds: int = 1,
         limit: int | None = None,
         batch_size: int = 20,
+        seed_column: str | None = AUTO,
+        guidance_column: str | None = AUTO,
     ) -> None:
         super().__init__()
         templates = ["a photo of a {}"] if templates is None else templates
@@ -49,91 +65,156 @@ class Prompts(LightningDataModule):
         for name, value in (("seeds", seeds), ("batch_size", batch_size), ("limit", limit)):
             if value is not None and value < 1:
                 raise ValueError(f"data.{name}={value} must be at least 1.")
-        found = named_rows(names, templates, seeds) if names is not None else file_rows(str(file), column, seeds)
-        self.rows = list(islice(found, limit))
+        if names is not None:
+            found = named_rows(names, templates)
+        else:
+            found = file_rows(str(file), column, {"seed": seed_column, "guidance": guidance_column})
+        self.rows = list(islice(seeded(found, seeds), limit))
         if not self.rows:
             raise ValueError(f"data.file={file} holds no prompt. Give a file with at least one.")
+        warn_of_equals(self.rows)
         self.batch_size = batch_size
         self.done: Collection[int] = ()  # rows that were drawn by an earlier run, set by the module
 
-    def predict_dataloader(self) -> DataLoader[dict[str, list[Any]]]:
-        """Batches {index, prompt, seed} of the rows that are not done; each process takes every world-th."""
+    def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Batches {index, prompt, seed: lists, guidance} of rows that are not done; a process has every world-th row.
+
+        The rows of a batch have one guidance scale; it is None where the file has none.
+        """
         pending = [(i, row) for i, row in enumerate(self.rows) if i not in self.done]
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
-        own = pending[rank::world]
-        parts = [own[i : i + self.batch_size] for i in range(0, len(own), self.batch_size)]
+        alike: dict[float | None, list[tuple[int, dict[str, Any]]]] = {}
+        for i, row in pending[rank::world]:
+            alike.setdefault(row.get("guidance"), []).append((i, row))
         batches = [
             {
                 "index": [i for i, _ in part],
                 "prompt": [row["prompt"] for _, row in part],
                 "seed": [row["seed"] for _, row in part],
+                "guidance": guidance,
             }
-            for part in parts
+            for guidance, own in alike.items()
+            for part in (own[i : i + self.batch_size] for i in range(0, len(own), self.batch_size))
         ]
         return DataLoader(Batches(batches), batch_size=None)
 
 
-def named_rows(names: list[str], templates: list[str], seeds: int) -> Iterator[dict[str, Any]]:
-    """Every name in every template with every seed."""
+def named_rows(names: list[str], templates: list[str]) -> Iterator[dict[str, Any]]:
+    """Every name in every template."""
     if not names:
         raise ValueError("data.names is empty. Give at least one name.")
     for template in templates:
         for name in names:
-            for seed in range(seeds):
-                columns = {"name": name, "template": template}
-                yield {"prompt": template.replace("{}", name), "seed": seed, "columns": columns}
+            yield {"prompt": template.replace("{}", name), "columns": {"name": name, "template": template}}
 
 
-def file_rows(file: str, column: str, seeds: int) -> Iterator[dict[str, Any]]:
-    """The rows of a file.
+def file_rows(file: str, column: str, wanted: Mapping[str, str | None]) -> Iterator[dict[str, Any]]:
+    """The rows of a file: prompt, seed and guidance where columns bring them, and the other columns.
+
+    Args:
+        file: as in :class:`Prompts`.
+        column: of the prompts.
+        wanted: the columns of ``seed`` and ``guidance``: a name, ``auto`` or None.
 
     Raises:
-        ValueError: naming the file and the line: no such file, no prompt, or a seed that is no number.
+        ValueError: naming the file and the line: no such file, no prompt, or a seed or guidance that is no number.
     """
-    path = resolve(file)
-    if not path.is_file() and ".zip:" not in file:
+    if not resolve(file).is_file() and ".zip:" not in file:
         raise ValueError(f"data.file={file} does not exist. Give a CSV with a column prompt, or a file of captions.")
-    if path.suffix == ".csv":
-        yield from csv_rows(path, column, seeds)
-        return
-    for prompt in CaptionSource(file, column).captions():
-        for seed in range(seeds):
-            yield {"prompt": prompt, "seed": seed, "columns": {}}
+    read = {"seed": seed_of, "guidance": guidance_of}
+    layouts: dict[tuple[str, ...], dict[str, str]] = {}  # one, but JSON lines may have several
+    for place, prompt, row in CaptionSource(file, column, setting="data.file", whole=True).rows():
+        layout = tuple(row)
+        if layout not in layouts:
+            layouts[layout] = numbers_of(list(row), file, column, wanted)
+        named = layouts[layout]
+        numbers = {what: read[what](row[own], f"data.file: {file}: {place}") for what, own in named.items()}
+        others = {key: value for key, value in row.items() if key not in (column, *named.values())}
+        yield {"prompt": prompt, **numbers, "columns": others}
 
 
-def csv_rows(path: Path, column: str, seeds: int) -> Iterator[dict[str, Any]]:
-    """The rows of a CSV, with all their columns."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, strict=True)
-            columns = list(reader.fieldnames or [])
-            if column not in columns:
+def numbers_of(columns: list[str], file: str, column: str, wanted: Mapping[str, str | None]) -> dict[str, str]:
+    """Which columns of a file hold the numbers ``seed`` and ``guidance``, by these names.
+
+    Raises:
+        ValueError: a column that is not there, or one that may be meant and is not known.
+    """
+    known = {"seed": (SEEDS, SEED_WORDS), "guidance": (GUIDANCES, GUIDANCE_WORDS)}
+    found = {}
+    lower = {name.lower(): name for name in reversed(columns) if name != column}
+    for what, (names, words) in known.items():
+        chosen, option = wanted[what], f"data.{what}_column"
+        if chosen is not None and chosen != AUTO:
+            if chosen not in columns:
                 shown = ", ".join(columns) or "none"
+                raise ValueError(f"{option}={chosen}: {file} has no such column, only {shown}. Name one, or null.")
+            found[what] = chosen
+        elif chosen == AUTO:
+            like = [own for name, own in lower.items() if any(word in name for word in words)]
+            fitting = [lower[name] for name in names if name in lower]
+            if like and not fitting:
                 raise ValueError(
-                    f"data.file: {path} has no column {column!r}, its columns are {shown}. Name one with --data.column."
+                    f"data.file: {file} has a column {like[-1]!r}, which may be the {what}. Name it with --{option}, "
+                    f"or pass null where it is not."
                 )
-            for row in reader:
-                yield from _numbered(row, column, seeds, f"data.file: {path}, line {reader.line_num}")
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise ValueError(f"data.file: {path} is no CSV in UTF-8 ({error}). Correct it.") from error
+            found |= {what: fitting[0]} if fitting else {}
+    if found:
+        rank_zero_info(f"{file}: " + ", ".join(f"{what} from the column {own!r}" for what, own in found.items()))
+    return found
 
 
-def _numbered(row: dict[str, Any], column: str, seeds: int, place: str) -> Iterator[dict[str, Any]]:
-    """One line, once by its own seed or by each of ``seeds``."""
-    if None in row or None in row.values():
-        raise ValueError(f"{place} has other fields than the first line. Correct it.")
-    if not row[column].strip():
-        raise ValueError(f"{place} has an empty prompt. Fill it in or drop it.")
-    others = {key: value for key, value in row.items() if key not in (column, "seed")}
-    if "seed" not in row:
-        for seed in range(seeds):
-            yield {"prompt": row[column], "seed": seed, "columns": others}
-        return
-    try:
-        seed = int(row["seed"])
-    except ValueError as error:
-        raise ValueError(f"{place} has seed {row['seed']!r}, which is no whole number. Correct it.") from error
+def seed_of(value: Any, place: str) -> int:
+    """A whole number, which a spreadsheet may have written as 7.0.
+
+    Raises:
+        ValueError: anything else, or one that is too large.
+    """
+    digits = re.fullmatch(r"\s*(-?\d+)(\.0*)?\s*", str(value))
+    if digits is None:
+        raise ValueError(f"{place} has seed {value!r}, which is no whole number. Correct it.")
+    seed = int(digits[1])
     if not 0 <= seed < 2**63:
         raise ValueError(f"{place} has seed {seed}, which must be between 0 and 2^63 - 1. Correct it.")
-    yield {"prompt": row[column], "seed": seed, "columns": others}
+    return seed
+
+
+def guidance_of(value: Any, place: str) -> float:
+    """A guidance scale.
+
+    Raises:
+        ValueError: no number, or a negative one.
+    """
+    try:
+        guidance = float(value)
+    except (TypeError, ValueError):
+        guidance = math.nan
+    if not 0 <= guidance < math.inf:
+        raise ValueError(f"{place} has guidance {value!r}, which is no number of 0 or more. Correct it.")
+    return guidance
+
+
+def seeded(rows: Iterable[dict[str, Any]], seeds: int) -> Iterator[dict[str, Any]]:
+    """Rows with their own seed once, others with each of ``seeds`` that no earlier row of the same prompt has."""
+    earlier: Counter[str] = Counter()
+    for row in rows:
+        if "seed" in row:
+            yield row
+            continue
+        first = earlier[row["prompt"]]
+        for seed in range(first, first + seeds):
+            yield {"prompt": row["prompt"], "seed": seed, **row}
+        earlier[row["prompt"]] += seeds
+
+
+def warn_of_equals(rows: Iterable[dict[str, Any]]) -> None:
+    """Say how many rows draw the picture of another one."""
+    counts = Counter((row["prompt"], row["seed"], row.get("guidance")) for row in rows)
+    (prompt, seed, _), most = counts.most_common(1)[0]
+    if most > 1:
+        more = counts.total() - len(counts)
+        warnings.warn(
+            f"data: {more} of {counts.total()} rows draw the picture of another row, as {prompt!r} with seed {seed}, "
+            f"which is there {most} times. Give rows of one prompt different seeds, or drop them.",
+            stacklevel=2,
+        )

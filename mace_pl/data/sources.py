@@ -19,16 +19,18 @@ import shutil
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, TextIO
 
 import ijson
 
 from mace_pl.paths import resolve
+from mace_pl.tables import separated_otherwise
 
 UNREADABLE = (OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError, RuntimeError)
 SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+Row = tuple[str, dict[str, Any]]  # the place in the file, for messages, and the columns
 LAYOUT = 'Expected COCO\'s layout: {"annotations": [{"caption": "..."}, ...]}'
 
 
@@ -68,19 +70,36 @@ class CaptionSource:
         source: its path, relative to the working folder or to the project; ``archive.zip:name`` for a file in a zip.
         column: the column of CSV, JSON lines and Parquet.
         member: the file in a zip that ``source`` itself does not name.
+        setting: the option that named the file, for error messages.
+        whole: read the other columns too.
     """
 
-    def __init__(self, source: str, column: str = "caption", member: str | None = None) -> None:
+    def __init__(
+        self,
+        source: str,
+        column: str = "caption",
+        member: str | None = None,
+        setting: str = "sources",
+        whole: bool = False,
+    ) -> None:
         archive, named, inside = source.partition(".zip:")
         self.source = source
         self.path: Path = resolve(f"{archive}.zip" if named else source)
         self.member = inside if named else member
-        self.column = column
+        self.column, self.setting, self.whole = column, setting, whole
         self.sha256 = ""  # of the content, unpacked; known when all of it was read
         self.has_column = False
 
     def captions(self) -> Iterator[str]:
-        """The captions in file order; ``sha256`` is known when they end or the generator is closed.
+        """The captions of :meth:`rows`."""
+        with contextlib.closing(self.rows()) as rows:
+            for _, caption, _ in rows:
+                yield caption
+
+    def rows(self) -> Generator[tuple[str, str, dict[str, Any]], None, None]:
+        """Place, caption and columns of each row in file order, the columns only with ``whole``.
+
+        ``sha256`` is known when they end or the generator is closed.
 
         Raises:
             ValueError: a file that cannot be read, is not what its name says, or has an empty caption.
@@ -101,17 +120,18 @@ class CaptionSource:
             said = getattr(error, "strerror", None) or error
             raise self._error(f"cannot be read ({said}; looked at {self.path}). Give a file of captions.") from error
 
-    def _checked(self, found: Iterator[tuple[str, Any]]) -> Iterator[str]:
-        for place, caption in found:
+    def _checked(self, found: Iterator[Row]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+        for place, row in found:
+            caption = row.get(self.column)
             if not isinstance(caption, str):
                 raise self._error(f"{place} has no text {self.column!r}. Correct it or drop it.")
             if not caption.strip():
-                raise self._error(f"{place} has an empty caption. Fill it in or drop it.")
+                raise self._error(f"{place} has an empty text. Fill it in or drop it.")
             try:
                 caption.encode()
             except UnicodeEncodeError as error:
                 raise self._error(f"{place} has a caption that is no Unicode text ({error}). Correct it.") from error
-            yield caption
+            yield place, caption, row
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[tuple[BinaryIO, str]]:
@@ -119,14 +139,14 @@ class CaptionSource:
         with contextlib.ExitStack() as stack:
             stream: Any = stack.enter_context(self.path.open("rb"))
             name = self.path.name
-            if name.endswith(".zip"):
+            if name.lower().endswith(".zip"):
                 archive = stack.enter_context(zipfile.ZipFile(stream))
                 name = self._find_member(archive.namelist())
                 stream = stack.enter_context(archive.open(name))
-            if name.endswith(".gz"):
+            if name.lower().endswith(".gz"):
                 stream = stack.enter_context(gzip.open(stream))
-                name = name.removesuffix(".gz")
-            yield stream, PurePosixPath(name).suffix
+                name = name[: -len(".gz")]
+            yield stream, PurePosixPath(name).suffix.lower()
 
     def _find_member(self, names: list[str]) -> str:
         """The file in a zip that is meant, by its name with or without folders, or as the only one with captions."""
@@ -141,7 +161,7 @@ class CaptionSource:
         shown = ", ".join(files[:10]) or "nothing"
         raise self._error(f"{missing}; it has {shown}. Name one, as in archive.zip:captions_val2014.json.")
 
-    def _reader(self, ending: str) -> Callable[[HashedReader], Iterator[tuple[str, Any]]]:
+    def _reader(self, ending: str) -> Callable[[HashedReader], Iterator[Row]]:
         readers = {
             ".json": self._coco,
             ".txt": self._lines,
@@ -154,7 +174,7 @@ class CaptionSource:
         self.has_column = ending in (".csv", ".jsonl", ".parquet")
         return readers[ending]
 
-    def _coco(self, raw: HashedReader) -> Iterator[tuple[str, Any]]:
+    def _coco(self, raw: HashedReader) -> Iterator[Row]:
         listed, parser = False, ijson.get_backend("python") if self._has_surrogates() else ijson
 
         def noted(events: Iterator[tuple[str, str, Any]]) -> Iterator[tuple[str, str, Any]]:
@@ -171,7 +191,7 @@ class CaptionSource:
                 caption = annotation.get("caption") if isinstance(annotation, dict) else None
                 if not isinstance(caption, str):
                     raise self._error(f"annotation {index} has no text 'caption'. {LAYOUT}; correct or drop it.")
-                yield f"annotation {index}", caption
+                yield f"annotation {index}", {self.column: caption}
         except ijson.JSONError as error:
             if "UTF8" in str(error) or isinstance(error.__cause__, UnicodeDecodeError):
                 raise self._error("is not UTF-8. Save it as UTF-8.") from error
@@ -189,20 +209,23 @@ class CaptionSource:
                 before = block[-4:]
         return False
 
-    def _lines(self, raw: HashedReader) -> Iterator[tuple[str, Any]]:
+    def _lines(self, raw: HashedReader) -> Iterator[Row]:
         for number, line in enumerate(text(raw), 1):
-            yield f"line {number}", line.rstrip("\r\n")
+            yield f"line {number}", {self.column: line.rstrip("\r\n")}
 
-    def _csv(self, raw: HashedReader) -> Iterator[tuple[str, Any]]:
+    def _csv(self, raw: HashedReader) -> Iterator[Row]:
         try:
             rows = csv.DictReader(text(raw, newline=""), strict=True)
-            self._need_column(list(rows.fieldnames or []))
+            rows.fieldnames = columns = [name.strip() for name in rows.fieldnames or []]
+            self._need_column(columns)
             for row in rows:
-                yield f"line {rows.line_num}", row[self.column]
+                if None in row or None in row.values():
+                    raise self._error(f"line {rows.line_num} has other fields than the first line. Correct it.")
+                yield f"line {rows.line_num}", row
         except csv.Error as error:
             raise self._error(f"is no CSV ({error}). Correct it.") from error
 
-    def _json_lines(self, raw: HashedReader) -> Iterator[tuple[str, Any]]:
+    def _json_lines(self, raw: HashedReader) -> Iterator[Row]:
         for number, line in enumerate(text(raw), 1):
             try:
                 row = json.loads(line)
@@ -210,9 +233,9 @@ class CaptionSource:
                 raise self._error(f"line {number} is no JSON ({error}). Correct it.") from error
             if not isinstance(row, dict):
                 raise self._error(f"line {number} is no JSON object. Expected {{{self.column!r}: ...}}.")
-            yield f"line {number}", row.get(self.column)
+            yield f"line {number}", row
 
-    def _parquet(self, raw: HashedReader) -> Iterator[tuple[str, Any]]:
+    def _parquet(self, raw: HashedReader) -> Iterator[Row]:
         try:
             from pyarrow import ArrowException
             from pyarrow.parquet import ParquetFile
@@ -226,20 +249,35 @@ class CaptionSource:
                 table = ParquetFile(copy)
                 self._need_column(table.schema_arrow.names)
                 row = 0
-                for batch in table.iter_batches(batch_size=1024, columns=[self.column]):
-                    for caption in batch.column(0).to_pylist():
-                        yield f"row {row}", caption
+                columns = {self.column, *(plain_columns(table.schema_arrow) if self.whole else ())}
+                for batch in table.iter_batches(batch_size=1024, columns=sorted(columns)):
+                    for found in batch.to_pylist():
+                        yield f"row {row}", found
                         row += 1
             except ArrowException as error:
                 raise self._error(f"is no readable Parquet file ({error}). Make it again.") from error
 
     def _need_column(self, columns: list[str]) -> None:
+        shown = ", ".join(columns) or "none"
+        separator = separated_otherwise(columns)
+        if separator and self.column not in columns:
+            raise self._error(f"has {separator} between its fields. Save it as CSV with commas (UTF-8).")
         if self.column not in columns:
-            shown = ", ".join(columns) or "none"
             raise self._error(f"has no column {self.column!r}, its columns are {shown}. Name one with --data.column.")
+        twice = [name for name in columns if columns.count(name) > 1]
+        if twice:
+            raise self._error(f"has two columns {twice[0]!r}. Rename or drop one.")
 
     def _error(self, what: str) -> ValueError:
-        return ValueError(f"sources: {self.source}: {what}")
+        return ValueError(f"{self.setting}: {self.source}: {what}")
+
+
+def plain_columns(schema: Any) -> list[str]:
+    """The columns of a Parquet file that hold text or numbers: pictures beside captions are not read."""
+    from pyarrow import types
+
+    kinds = (types.is_string, types.is_large_string, types.is_integer, types.is_floating, types.is_boolean)
+    return [field.name for field in schema if any(kind(field.type) for kind in kinds)]
 
 
 def text(raw: HashedReader, newline: str | None = None) -> TextIO:

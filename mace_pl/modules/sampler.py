@@ -28,7 +28,7 @@ class Sampler(LightningModule):
             ``fit``, LoRAs.
         scheduler: a scheduler of diffusers, such as DPMSolverMultistepScheduler; the model's own when None.
         steps: denoising steps.
-        guidance: classifier-free guidance scale.
+        guidance: classifier-free guidance scale; of rows that bring none.
         negative: a negative prompt for all rows.
         height: of the pictures in pixels; the model's own when None.
         width: likewise.
@@ -87,15 +87,14 @@ class Sampler(LightningModule):
         if self.trainer.is_global_zero:
             write_manifest(self.output, content)
 
-    def predict_step(self, batch: Mapping[str, list[Any]], batch_idx: int) -> int:
+    def predict_step(self, batch: Mapping[str, Any], batch_idx: int) -> int:
         """Draw and write a batch of rows; returns their number."""
         self.pipeline.to(self.device)
         prompts, seeds = batch["prompt"], batch["seed"]
-        size = len(prompts)
-        drawn = draw(
-            self.pipeline, prompts, seeds, self.steps, self.guidance, size, negative=self.negative, size=self.size
-        )
+        size, guidance = len(prompts), self.guidance if batch["guidance"] is None else batch["guidance"]
+        drawn = draw(self.pipeline, prompts, seeds, self.steps, guidance, size, negative=self.negative, size=self.size)
+        settings = {**self.settings, "guidance": guidance}
         for index, prompt, seed, picture in zip(batch["index"], prompts, seeds, drawn, strict=True):
-            facts = {"prompt": prompt, "seed": str(seed), "model": self.source, "settings": self.settings}
+            facts = {"prompt": prompt, "seed": str(seed), "model": self.source, "settings": settings}
             write_picture(self.output / self.files[index], picture, facts)
         return size

@@ -105,7 +105,7 @@ def test_a_limit_hashes_the_whole_file_and_records_only_what_was_used(tmp_path: 
         (b'{"annotations": [{"caption": "x"}, {"id": 3}]}', "annotation 1 has no text 'caption'"),
         (b'{"annotations": ["x"]}', "annotation 0 has no text 'caption'"),
         (b'{"annotations": [{"caption": 7}]}', "annotation 0 has no text 'caption'"),
-        (b'{"annotations": [{"caption": " \\n"}]}', "annotation 0 has an empty caption"),
+        (b'{"annotations": [{"caption": " \\n"}]}', "annotation 0 has an empty text"),
         ('{"annotations": [{"caption": "Zürich"}]}'.encode("latin-1"), "not UTF-8"),
         (b'{"annotations": []}', "no caption at all"),
     ],
