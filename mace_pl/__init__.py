@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from mace_pl.errors import UserError
+
 __version__ = "0.1.0"
 __all__ = ["erase"]
 
@@ -21,6 +23,7 @@ def erase(
     classifier: str | None = None,
     report_seeds: int = 1,
     export: list[str] | None = None,
+    keep_every_n_steps: int = 50,
 ) -> Path:
     """Erase concepts; the arguments are those of ``python erase.py fit``, and so is the result.
 
@@ -35,29 +38,36 @@ def erase(
         kept: names that stay, shown and scored in the report.
         classifier: folder of the CLIPModel that scores the pictures before and after; no scores when None.
         report_seeds: pictures per name, before and after.
-        export: formats beside edit and refined weights: ``pipeline`` (default), ``lora``, ``single_file``.
+        export: formats beside edit and refined weights: ``pipeline``, ``lora``, ``single_file``; None writes the base
+            model's form.
+        keep_every_n_steps: how often a concept in training is kept on disk; the same call resumes an interrupted run.
 
     Returns:
         The folder that was written.
 
     Raises:
-        ValueError: a setting that cannot be used; the message names it.
+        ValueError: a setting that cannot be used; the message names it, and the nearest that exists.
+        KeyboardInterrupt: the run was interrupted; the same call resumes.
     """
     from mace_pl.cli import fit_with  # the command line imports diffusers, which takes seconds
 
-    fit_with(
-        {
-            "model": model,
-            "data": data,
-            "output_dir": output_dir,
-            "trainer": trainer or {},
-            "seed_everything": seed_everything,
-            "overwrite": overwrite,
-            "save_pipeline": save_pipeline,
-            "kept": kept or [],
-            "classifier": classifier,
-            "report_seeds": report_seeds,
-            "export": ["pipeline"] if export is None else export,
-        }
-    )
+    try:
+        fit_with(
+            {
+                "model": model,
+                "data": data,
+                "output_dir": output_dir,
+                "trainer": trainer or {},
+                "seed_everything": seed_everything,
+                "overwrite": overwrite,
+                "save_pipeline": save_pipeline,
+                "kept": kept or [],
+                "classifier": classifier,
+                "report_seeds": report_seeds,
+                "export": export,
+                "keep_every_n_steps": keep_every_n_steps,
+            }
+        )
+    except UserError as error:
+        raise ValueError(str(error)) from error
     return Path(output_dir)

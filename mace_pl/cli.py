@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import auto_cli
-from lightning import Callback, Trainer
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from jsonargparse import ArgumentError, auto_cli
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser
 
 from mace_pl.callbacks.caption_bar import CaptionBar
 from mace_pl.callbacks.export import Export
@@ -23,10 +25,12 @@ from mace_pl.data.concepts import ConceptData
 from mace_pl.data.evaluation import EvaluationPrompts
 from mace_pl.data.prompts import Prompts
 from mace_pl.detecting import detect
+from mace_pl.errors import UserError
 from mace_pl.export.run import export_run
 from mace_pl.fusing import fuse_run
 from mace_pl.importing import import_cache
 from mace_pl.inspecting import inspect_statistics
+from mace_pl.lightning_cli import CommandLine, explained, interrupts
 from mace_pl.merging import merge_statistics
 from mace_pl.modules.attack import Attack
 from mace_pl.modules.mace import Mace
@@ -37,6 +41,14 @@ from mace_pl.paths import with_bundled
 from mace_pl.prompting import write_prompts
 from mace_pl.trainer import MaceTrainer
 
+CHECKPOINT = ("ckpt_path", "weights_only")  # of Lightning; nothing here reads one
+INTERRUPTED = {
+    "fit": "No edit is written. The same command resumes.",
+    "cache": "No statistics are written. The same command resumes.",
+    "predict": "The same command draws what is missing.",
+    "test": "No scores are written.",
+    "attack": "No scores are written.",
+}
 USAGE = """usage: erase.py COMMAND [options]   (erase.py COMMAND --help explains each)
 
   fit     erase concepts from a model: prepare pictures, refine, train a LoRA per concept, fuse, export
@@ -55,13 +67,19 @@ USAGE = """usage: erase.py COMMAND [options]   (erase.py COMMAND --help explains
 """
 
 
-class _FitCLI(LightningCLI):
+class _FitCLI(CommandLine):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        return {"fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"}}
+        return {"fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule", *CHECKPOINT}}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument("--output_dir", type=str, default="checkpoints/erased/run", help="folder of the edit")
+        super().add_arguments_to_parser(parser)
+        parser.add_argument(
+            "--output_dir",
+            type=str | None,
+            default=None,
+            help="folder of the edit; null: checkpoints/erased/ and the name of the last --config, or run",
+        )
         parser.add_argument("--overwrite", type=bool, default=False, help="replace output_dir where it exists")
         parser.add_argument("--save_pipeline", type=bool, default=True, help="write the whole diffusers pipeline too")
         parser.add_argument(
@@ -88,73 +106,69 @@ class _FitCLI(LightningCLI):
             }
         )
 
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """The Trainer, with a progress bar that names stage and concepts."""
-        trainer = super().instantiate_trainer(**kwargs)
-        bar = trainer.progress_bar_callback
-        if bar is not None:
-            callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-            callbacks[callbacks.index(bar)] = StageProgress(leave=True)
-        return trainer
+    def before_instantiate_classes(self) -> None:
+        """Name the output after the last configuration, unless a setting names it."""
+        if self.settings["output_dir"] is None:
+            files = [Path(str(file)).stem for file in self.settings.get("config") or []]
+            self.settings["output_dir"] = f"checkpoints/erased/{files[-1] if files else 'run'}"
+
+    def progress_bar(self) -> ProgressBar:
+        """A bar that names stage and concepts."""
+        return StageProgress(leave=True)
 
     def before_fit(self) -> None:
-        config = self.config["fit"]
-        plain = yaml.safe_load(self._parser("fit").dump(config, skip_none=False))
+        config = self.settings
+        plain = yaml.safe_load(self.command_parser.dump(config, skip_none=False))
         plain.pop("config", None)
         names = ("output_dir", "overwrite", "save_pipeline", "export", "kept", "classifier", "report_seeds")
-        export = Export(**{name: config[name] for name in names}, config=plain)
+        self.export = Export(**{name: config[name] for name in names}, config=plain)
         resume = Resume(config["output_dir"], config["keep_every_n_steps"])
-        self.trainer.callbacks += [export, resume]  # type: ignore[attr-defined]
+        self.trainer.callbacks += [self.export, resume]  # type: ignore[attr-defined]
+
+    def after_fit(self) -> None:
+        """Refuse to end as if all was well where nothing was written, as after a callback that ends the run early.
+
+        Raises:
+            UserError: no edit was written.
+        """
+        if self.trainer.is_global_zero and not self.export.written and not self.trainer.interrupted:
+            raise UserError("trainer.callbacks ended the run before the edit was written. Leave such callbacks out.")
 
 
-class _TestCLI(LightningCLI):
+class _TestCLI(CommandLine):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        return {"test": {"model", "dataloaders", "datamodule"}}
+        return {"test": {"model", "dataloaders", "datamodule", *CHECKPOINT}}
 
 
-class _PredictCLI(LightningCLI):
+class _PredictCLI(CommandLine):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        return {"predict": {"model", "dataloaders", "datamodule"}}
+        return {"predict": {"model", "dataloaders", "datamodule", *CHECKPOINT}}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        super().add_arguments_to_parser(parser)
         parser.set_defaults({"trainer.logger": False})
 
 
-class _AttackCLI(LightningCLI):
+class _AttackCLI(CommandLine):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        return {"attack": {"model", "dataloaders", "datamodule"}}
+        return {"attack": {"model", "dataloaders", "datamodule", *CHECKPOINT}}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        super().add_arguments_to_parser(parser)
         parser.set_defaults({"trainer.logger": False})
 
 
-class _CacheCLI(LightningCLI):
+class _CacheCLI(CommandLine):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        return {"cache": {"model", "dataloaders", "datamodule"}}
+        return {"cache": {"model", "dataloaders", "datamodule", *CHECKPOINT}}
 
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """The Trainer, with a progress bar that counts captions."""
-        trainer = super().instantiate_trainer(**kwargs)
-        bar = trainer.progress_bar_callback
-        if bar is not None:
-            callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-            callbacks[callbacks.index(bar)] = CaptionBar()
-        return trainer
-
-
-def _fit_args(args: list[str]) -> list[str]:
-    """Name the output after the last configuration, unless the command names it."""
-    configs = [Path(a.split("=", 1)[1]) for a in args if a.startswith("--config=")]
-    configs += [Path(args[i + 1]) for i, a in enumerate(args[:-1]) if a == "--config"]
-    if any(a.split("=")[0] == "--output_dir" for a in args) or not configs:
-        return args
-    if any("output_dir" in (yaml.safe_load(c.read_text(encoding="utf-8")) or {}) for c in configs if c.is_file()):
-        return args
-    return [*args, "--output_dir", f"checkpoints/erased/{configs[-1].stem}"]
+    def progress_bar(self) -> ProgressBar:
+        """A bar that counts captions."""
+        return CaptionBar()
 
 
 def _fuse_args(args: list[str]) -> list[str]:
@@ -196,9 +210,12 @@ def erase_main(args: list[str] | None = None) -> None:
         print(USAGE)
         return
     try:
-        _run(command, with_bundled(words[1:]))
+        _run(command, words[1:])
     except ValueError as error:
         sys.exit(f"erase.py {command}: error: {error}")
+    except KeyboardInterrupt as stop:
+        print(f"erase.py {command}: error: interrupted. {INTERRUPTED.get(command, '')}".rstrip(), file=sys.stderr)
+        sys.exit(143 if str(stop) == "SIGTERM" else 130)  # as a shell says it
 
 
 def fit_with(config: dict[str, Any]) -> None:
@@ -208,7 +225,7 @@ def fit_with(config: dict[str, Any]) -> None:
 
 def _run(command: str, rest: list[str]) -> None:
     if command == "fit":
-        _lightning(_FitCLI, Mace, ConceptData, ["fit", *_fit_args(rest)])
+        _lightning(_FitCLI, Mace, ConceptData, ["fit", *rest])
     elif command == "cache":
         _lightning(_CacheCLI, PromptStatistics, Captions, ["cache", *rest])
     elif command == "predict":
@@ -220,33 +237,38 @@ def _run(command: str, rest: list[str]) -> None:
     elif command == "attack":
         _lightning(_AttackCLI, Attack, AttackPrompts, ["attack", *rest])
     elif command == "detect":
-        print(f"Written to {auto_cli(detect, args=_file_args(rest, '--folders', True), as_positional=False)}")
+        print(f"Written to {_call(detect, _file_args(rest, '--folders', True))}")
     elif command == "fuse":
-        print(f"Written to {auto_cli(fuse_run, args=_fuse_args(rest), as_positional=False)}")
+        print(f"Written to {_call(fuse_run, _fuse_args(rest))}")
     elif command == "export":
-        print(f"Written to {auto_cli(export_run, args=rest, as_positional=False)}")
+        print(f"Written to {_call(export_run, rest)}")
     elif command == "prompts":
-        print(f"Written to {auto_cli(write_prompts, args=rest, as_positional=False)}")
+        print(f"Written to {_call(write_prompts, rest)}")
     elif command == "merge":
-        print(f"Written to {auto_cli(merge_statistics, args=_file_args(rest, '--files', True), as_positional=False)}")
+        print(f"Written to {_call(merge_statistics, _file_args(rest, '--files', True))}")
     elif command == "inspect":
-        auto_cli(inspect_statistics, args=_file_args(rest, "--file"), as_positional=False)
+        _call(inspect_statistics, _file_args(rest, "--file"))
     elif command == "import-cache":
-        print(f"Written to {auto_cli(import_cache, args=_file_args(rest, '--cache'), as_positional=False)}")
+        print(f"Written to {_call(import_cache, _file_args(rest, '--cache'))}")
     else:
         raise ValueError(f"there is no such command. {USAGE}")
 
 
-def _lightning(cli: type[LightningCLI], model: Any, data: Any, args: ArgsType) -> LightningCLI:
+def _call(function: Callable[..., Any], args: list[str]) -> Any:
+    """Run a function with options named after its parameters.
+
+    Raises:
+        UserError: an option that does not exist, or a value of another type.
+    """
+    try:
+        return auto_cli(function, args=with_bundled(args), as_positional=False, exit_on_error=False)
+    except ArgumentError as error:
+        raise UserError(explained(error, inspect.signature(function).parameters)) from error
+
+
+def _lightning(cli: type[CommandLine], model: Any, data: Any, args: ArgsType) -> None:
     # args are ours whatever sys.argv holds; the schedule is an iterable that no worker process duplicates
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
     warnings.filterwarnings("ignore", message="Your `IterableDataset` has `__len__`")
-    return cli(
-        model,
-        data,
-        trainer_class=MaceTrainer,
-        auto_configure_optimizers=False,
-        seed_everything_default=2024,
-        save_config_callback=None,
-        args=args,
-    )
+    with interrupts():
+        cli(model, data, MaceTrainer, args)

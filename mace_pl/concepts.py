@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mace_pl.artifacts import slug
+from mace_pl.errors import nearest
 from mace_pl.names import clean_name
 from mace_pl.paths import resolve
 from mace_pl.tables import read_table, read_text, read_yaml
@@ -123,8 +124,10 @@ def read_concepts(source: str | Sequence[dict[str, Any] | Concept]) -> list[Conc
             continue
         known = set(Concept.__dataclass_fields__)
         if not isinstance(row, dict) or set(row) - known or not {"target", "anchor"} <= set(row):
+            unknown = next((str(key) for key in row if key not in known), "") if isinstance(row, dict) else ""
             raise ValueError(
                 f"data.concepts: cannot read {row!r}. Each needs target and anchor of {', '.join(sorted(known))}."
+                + (f" {unknown} does not exist.{nearest(unknown, known)}" if unknown else "")
             )
         concepts.append(Concept(**row))
     if not concepts:
@@ -192,7 +195,10 @@ def templates_of(
     source = {clean_name(name, "data.templates"): found for name, found in source.items()}
     for name in set(source) - set(TEMPLATES) - {concept.target for concept in concepts}:
         kinds = ", ".join(TEMPLATES)
-        raise ValueError(f"data.templates: {name!r} is neither a target nor a kind. Choose from {kinds}, or a target.")
+        raise ValueError(
+            f"data.templates: {name!r} is neither a target nor a kind. Choose from {kinds}, or a target."
+            + nearest(str(name), [*TEMPLATES, *(concept.target for concept in concepts)])
+        )
     return [read_templates(source.get(c.target, source.get(c.kind)), c.kind) for c in concepts]
 
 

@@ -77,14 +77,3 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(
     for output in (Path("/proc/self/prior.safetensors"), source / "prior.safetensors"):
         text = exit_message(command(toy_pipeline, output, str(source)), capsys)
         assert "model.output" in text and "cannot be written" in text
-
-
-def test_half_the_captions_are_not_written_as_all(
-    toy_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    source = tmp_path / "captions.txt"
-    source.write_text("a ship\na dog\nart\n", "utf-8")
-    half = ["--data.batch_size", "1", "--trainer.limit_predict_batches", "2"]
-    text = exit_message(command(toy_pipeline, tmp_path / "prior.safetensors", str(source), *half), capsys)
-    assert "2 captions were summed where there are 3" in text and "--data.limit" in text
-    assert not (tmp_path / "prior.safetensors").exists()

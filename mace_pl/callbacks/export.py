@@ -63,6 +63,7 @@ class Export(Callback):
         self.kept = read_names(kept, "kept")
         self.classifier, self.seeds = classifier, report_seeds
         self.config = config or {}
+        self.written = False
         claim_output(self.folder, overwrite)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -89,6 +90,7 @@ class Export(Callback):
             with written_aside(self.folder) as aside:
                 aside.mkdir()
                 self.write(aside, module)
+            self.written = True
             self.show(module)
 
     def write(self, folder: Path, module: Any) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -18,8 +19,6 @@ from mace_pl.progress import drawing
 from mace_pl.sampling import draw
 from mace_pl.scores import ClipClassifier
 from mace_pl.templates import PICTURE_TEMPLATE
-
-matplotlib.use("Agg")
 
 MAX_COLUMNS = 10  # of the before/after picture
 
@@ -136,12 +135,11 @@ COLUMNS = ("target", "anchor", "kind", "loss, first → last", "seen, before →
 
 def write_losses(path: Path, losses: Mapping[str, Sequence[float]]) -> None:
     """The loss of each concept over its steps."""
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 4))
+    figure = Figure(figsize=(7, 4))
+    FigureCanvasAgg(figure)  # draws without a screen, and without touching the caller's pyplot
+    axes = figure.subplots()
     for target, values in losses.items():
         axes.plot(values, label=target)
     axes.set(xlabel="step", ylabel="attention loss")
     axes.legend(fontsize="small")
     figure.savefig(path, dpi=120)
-    plt.close(figure)

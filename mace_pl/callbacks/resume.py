@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 from torch import Tensor
 
@@ -40,6 +41,7 @@ class Resume(Callback):
         self.folder = output.with_name(f".{output.name}.training")
         self.every_n_steps = every_n_steps
         self.keys: dict[int, str] = {}
+        self.pending: Any = None  # the last batch that was trained, where it is not kept yet
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take over what an interrupted run has left."""
@@ -83,12 +85,19 @@ class Resume(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Keep the group of this step, at its last step and now and then before."""
-        module: Any = pl_module
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         steps = batch["step"] + 1
         shared = trainer.global_rank != min(data.share().ranks, default=0)  # another process writes it
-        if not batch["concepts"] or shared or (steps % self.every_n_steps and steps < data.steps_per_concept):
+        if not batch["concepts"] or shared:
             return
+        if steps % self.every_n_steps and steps < data.steps_per_concept:
+            self.pending = batch
+        else:
+            self.keep(trainer, pl_module, batch)
+
+    def keep(self, trainer: Trainer, module: Any, batch: Any) -> None:
+        """Write what the group of a batch has after its step."""
+        self.pending = None
         state = trainer.optimizers[0].state
         tensors: dict[str, Tensor] = {}
         left = {}
@@ -99,9 +108,19 @@ class Resume(Callback):
                 if parameter in state:  # the values of the last layer reach no loss and are never stepped
                     tensors |= {f"{key}.{i}.{m}": state[parameter][m] for m in MOMENTS}
             target = module.concepts[concept].target
-            left[key] = {"target": target, "steps": steps, "losses": module.losses[target]}
+            left[key] = {"target": target, "steps": batch["step"] + 1, "losses": module.losses[target]}
         name = slug(module.concepts[batch["concepts"][0]].target)
         write_tensors(self.folder / f"{name}.safetensors", tensors, KIND, {"concepts": left})
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the last step of a run that was stopped, before the module refuses to fuse it."""
+        if self.pending is not None:
+            self.keep(trainer, pl_module, self.pending)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Keep the last step where a cluster tells the run to end, which shows between two steps."""
+        if self.pending is not None and isinstance(exception, SIGTERMException):
+            self.keep(trainer, pl_module, self.pending)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The run is written: what was kept for going on is not needed any more."""

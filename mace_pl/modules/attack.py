@@ -18,6 +18,7 @@ from mace_pl.applying import load_edited
 from mace_pl.artifacts import claim_output, write_json
 from mace_pl.attack import check_attackable, encode_attacked, optimise_tokens
 from mace_pl.lora import stream
+from mace_pl.options import check_trainer
 from mace_pl.paths import model_name, place_name
 from mace_pl.pipelines import load_pipeline, model_fingerprint, picture_latents
 from mace_pl.sampling import draw
@@ -112,6 +113,7 @@ class Attack(LightningModule):
 
     def setup(self, stage: str) -> None:
         """The classifier over the data's names, and the counts."""
+        check_trainer(self.trainer, "attack")
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         self.names, self.targets, self.kinds = data.names, data.targets, data.kinds
         self.judge = ClipClassifier(self.judge_folder, data.names, data.template)

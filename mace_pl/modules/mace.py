@@ -22,6 +22,7 @@ from mace_pl.frozen import frozen_layers
 from mace_pl.lora import ConceptLoRAs, stream
 from mace_pl.losses import importance_density, masked_attention_norm
 from mace_pl.memory import LARGEST, LiveBytes, free_bytes, side_by_side
+from mace_pl.options import check_trainer, check_whole
 from mace_pl.pipelines import load_pipeline, picture_size, unet_fingerprint
 from mace_pl.preparing import check_prompts, prepare_pictures
 from mace_pl.preserving import StageWeights, named_statistics, names_to_keep, preservation, with_domain
@@ -98,8 +99,7 @@ class Mace(LightningModule):
         self.unet_hash = unet_fingerprint(self.unet)
         self.width = int(encode_prompts(self.pipeline, [""]).shape[-1])
         self.domain_names = names_to_keep(domain_names, (refine, fuse))
-        stages = preservation(prior, domain, (refine, fuse), self.fingerprint, self.width)
-        self.keep_refine, self.keep_fuse = stages
+        self.keep_refine, self.keep_fuse = preservation(prior, domain, (refine, fuse), self.fingerprint, self.width)
         self.edit: Edit | None = None
         self.factors: dict[str, Factors] = {}
         self.losses: dict[str, list[float]] = {}
@@ -120,6 +120,7 @@ class Mace(LightningModule):
         """Pictures, then stage 1 for all targets in one solve and a LoRA per concept on the refined projections."""
         if stage != "fit":
             return
+        check_trainer(self.trainer, "fit")
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         self.prepare(data)
         self.concepts: list[Concept] = data.concepts
@@ -227,8 +228,7 @@ class Mace(LightningModule):
 
     def sample(self, concept: int, step: int, number: int = 0) -> dict[str, Tensor]:
         """The image of this number in a concept's step, by a random stream of its own: picture, prompt, t and noise."""
-        more = (number,) if number else ()
-        generator = stream(self.seed, self.concepts[concept].target, "step", step, *more)
+        generator = stream(self.seed, self.concepts[concept].target, "step", step, *([number] if number else []))
         image = int(torch.randint(len(self.latents[concept]), (), generator=generator))
         prompt = int(torch.randint(len(self.positions[concept]), (), generator=generator))
         t = torch.multinomial(self.density, 1, generator=generator)[0].to(self.device)
@@ -288,6 +288,7 @@ class Mace(LightningModule):
     def on_train_end(self) -> None:
         """Gather the LoRAs of all processes and solve stage 3; the UNet then holds the edited weights."""
         self.stage.close()
+        check_whole(self.trainer, [self.concepts[c].target for c in self.latents], self.losses)
         own = {self.concepts[c].target: self.loras.factors(c) for c in self.latents}
         self.loras.remove(self.unet)
         for factors, losses in gathered(self.trainer, (own, self.losses)):

@@ -10,6 +10,7 @@ from lightning import LightningModule
 
 from mace_pl.applying import apply_files
 from mace_pl.manifest import begin, clear, picture_name, write_manifest, write_picture
+from mace_pl.options import check_trainer
 from mace_pl.paths import model_name, place_name
 from mace_pl.pipelines import load_pipeline, model_fingerprint, set_scheduler
 from mace_pl.sampling import draw
@@ -75,6 +76,7 @@ class Sampler(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Claim the folder and leave out the rows that it holds."""
+        check_trainer(self.trainer, "predict")
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         self.files = [picture_name(i, row) for i, row in enumerate(data.rows)]
         rows = [{"file": file, **row} for file, row in zip(self.files, data.rows, strict=True)]

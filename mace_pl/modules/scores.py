@@ -16,6 +16,7 @@ from mace_pl.artifacts import claim_output, read_tensors
 from mace_pl.image_files import read_image, read_images
 from mace_pl.manifest import read_folder
 from mace_pl.metrics import PictureScores
+from mace_pl.options import check_trainer
 from mace_pl.paths import resolve
 from mace_pl.pipelines import load_pipeline, model_fingerprint, scheduled
 from mace_pl.quality import ClipFeatures, compare, perceptual_distance
@@ -142,6 +143,7 @@ class ErasureScores(LightningModule):
 
     def setup(self, stage: str) -> None:
         """The texts of the classes in each template, and a table per model."""
+        check_trainer(self.trainer, "test")
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         self.targets = {run: spelled_as(self.pipeline, own, data.names) for run, own in self.targets.items()}
         erased = {t for targets in self.targets.values() for t in targets}

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mace_pl.callbacks.partial_sums import PartialSums
 from mace_pl.callbacks.statistics import WriteStatistics
 from mace_pl.metrics import GramMetric
+from mace_pl.options import check_trainer
 from mace_pl.paths import resolve
 from mace_pl.pipelines import HINT, load_pipeline, place_of
 from mace_pl.text import encode_prompts, encoder_fingerprint, ignores_padding, text_parts, token_counts
@@ -97,6 +98,7 @@ class PromptStatistics(LightningModule):
 
     def setup(self, stage: str) -> None:
         """See which tokens are summed, and whether padding has to be encoded for them."""
+        check_trainer(self.trainer, "cache")
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         self.only_captions = getattr(data, "tokens", "all") == "caption"
         self.shortens = self.only_captions and ignores_padding(self.pipeline)

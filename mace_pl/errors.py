@@ -1,0 +1,25 @@
+"""The error that a user can mend, which a command shows as one line, and the nearest name for one that is misspelt."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """A setting, file or option that cannot be used; the message names it and says what to do.
+
+    Only this error becomes one line on the command line. Whatever else is raised is a fault of the program and keeps
+    its traceback.
+    """
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The sentence that tells the known name next to a misspelt one; empty where none is near."""
+    found = difflib.get_close_matches(name, list(known), n=1)
+    return f" The nearest that exists is {found[0]}." if found else ""
+
+
+def one_line(error: BaseException) -> str:
+    """The message of another library's error, without its line breaks."""
+    return " ".join(str(error).split())
