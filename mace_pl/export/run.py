@@ -57,7 +57,7 @@ def export_run(
     if dtype is not None and (dtype not in DTYPES or format == "edit"):
         raise ValueError(f"dtype={dtype} must be one of {', '.join(DTYPES)}, and none for edit (always float32).")
     folder = resolve(run)
-    edit, meta, config = _read(run, folder)
+    edit, meta, config = read_run(run, folder)
     if wanted is not None:
         check_rank(edit, wanted)
     path = Path(output) if output else folder / PLACES[format]
@@ -93,8 +93,12 @@ def _rank(format: str, rank: int | str | None, max_error: float | None) -> tuple
     return (rank if isinstance(rank, int) else None), (DEFAULT_MAX_ERROR if max_error is None else max_error)
 
 
-def _read(run: str, folder: Path) -> tuple[Edit, dict[str, Any], dict[str, Any]]:
-    """The edit, its provenance and the configuration of the run, where it has one."""
+def read_run(run: str, folder: Path) -> tuple[Edit, dict[str, Any], dict[str, Any]]:
+    """The edit, its provenance and the configuration of the run, where it has one.
+
+    Raises:
+        ValueError: no finished run is in the folder.
+    """
     file = folder / "edit.safetensors"
     if not file.is_file():
         raise ValueError(f"run={run} is no output folder of fit or fuse (it has no edit.safetensors).")
