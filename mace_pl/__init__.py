@@ -38,8 +38,8 @@ def erase(
         kept: names that stay, shown and scored in the report.
         classifier: folder of the CLIPModel that scores the pictures before and after; no scores when None.
         report_seeds: pictures per name, before and after.
-        export: formats beside edit and refined weights: ``pipeline``, ``lora``, ``single_file``; None writes the base
-            model's form.
+        export: formats beside edit and refined weights: ``pipeline``, ``lora``, ``lora_diffusers``, ``lora_peft``,
+            ``single_file``, ``unet``; None writes the base model's form.
         keep_every_n_steps: how often a concept in training is kept on disk; the same call resumes an interrupted run.
 
     Returns:

@@ -59,7 +59,7 @@ USAGE = """usage: erase.py COMMAND [options]   (erase.py COMMAND --help explains
   attack  try to bring erased targets back: hidden prompts, and tokens optimised against the edit
   detect  count explicit content in folders of pictures (extra nudenet)
   fuse    fuse a finished run again, without some concepts or with other weights, without training
-  export  write a finished run in another format: pipeline, refined, edit, lora or single_file
+  export  write a finished run in another format: pipeline, refined, edit, lora, single_file, unet ...
   prompts let a language model write prompts of the targets, into a file for data.templates
   merge   add statistics of captions that were made apart
   inspect print what statistics were made from, and their spectrum
@@ -86,7 +86,7 @@ class _FitCLI(CommandLine):
             "--export",
             type=list[str] | None,
             default=None,
-            help="formats: pipeline, lora, single_file; that of the base model when null",
+            help="pipeline, lora, lora_diffusers, lora_peft, single_file, unet; the form of the base model when null",
         )
         parser.add_argument(
             "--kept", type=list[str], default=[], help="names that stay, shown and scored in the report"

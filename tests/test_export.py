@@ -241,7 +241,9 @@ def test_a_base_without_card_has_an_unknown_licence(run: Path, toy_pipeline: Pat
     assert "unknown: see the base model" in card.text and "Not measured." in card.text
 
 
-def test_fit_writes_the_formats_it_is_asked_for(tmp_path: Path, toy_pipeline: Path) -> None:
+def test_fit_writes_the_formats_it_is_asked_for(
+    tmp_path: Path, toy_pipeline: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     args = config(tmp_path, toy_pipeline, "run", [{"target": "ship", "anchor": "ground"}], steps_per_concept=1)
     erase_main([*args, "--export", "[pipeline, lora, lora_peft, single_file, unet]"])
     run = tmp_path / "run"
@@ -266,6 +268,7 @@ def test_fit_writes_the_formats_it_is_asked_for(tmp_path: Path, toy_pipeline: Pa
     assert "| ship | ground | object | 0.5 |" in (tmp_path / "fused/pipeline/README.md").read_text()
     again = export(tmp_path / "fused", tmp_path / "fused-lora", "--format", "lora", "--rank", "1")
     assert (again / "fused.safetensors").is_file()
+    assert "was fused" in exit_message(["fuse", "--run", str(tmp_path / "fused")], capsys)
     assert not naming(tmp_path, tmp_path.parent, "config.yaml", "run.yaml")
 
 
