@@ -15,6 +15,7 @@ from rich.table import Table
 from mace_pl.artifacts import write_json, written_aside
 from mace_pl.erasure import LEVEL, SAMPLES
 from mace_pl.html_report import report
+from mace_pl.image_files import read_images
 from mace_pl.paths import model_name, place_name
 from mace_pl.shown import ORIGINAL, Shown
 
@@ -126,7 +127,7 @@ def scalars(values: Mapping[str, Any]) -> list[tuple[str, float]]:
 
 def sheet(pairs: Sequence[tuple[Any, Path, Path]]) -> Image.Image:
     """Original above edited, a column per picture."""
-    columns = [[Image.open(path) for path in paths] for _, *paths in pairs]
+    columns = [read_images(paths, "model.output") for _, *paths in pairs]
     width, height = columns[0][0].size
     whole = Image.new("RGB", (width * len(columns), 2 * height))
     for i, column in enumerate(columns):

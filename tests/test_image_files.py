@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+import mace_pl
 from mace_pl.data.concepts import ConceptData, load_masks
 from mace_pl.data.image_folder import ImageFolder
 from mace_pl.image_files import endings, list_images, read_image, read_mask, read_rgba
@@ -69,6 +70,12 @@ def test_every_reader_turns(tmp_path: Path) -> None:
     expected = torch.from_numpy(np.array(shown)).permute(2, 0, 1).float() / 127.5 - 1
     torch.testing.assert_close(pixels[0], expected, rtol=0, atol=1e-6)
     assert_near(read_image(read_folder(tmp_path, "test")[0], "test"), shown)
+
+
+def test_no_other_module_opens_images() -> None:
+    package = Path(mace_pl.__file__).parent
+    opening = [file.name for file in package.rglob("*.py") if "Image.open(" in file.read_text(encoding="utf-8")]
+    assert opening == ["image_files.py"]
 
 
 def test_transparent_parts_are_white_however_they_are_stored(tmp_path: Path) -> None:
