@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from jsonargparse import ActionConfigFile, ArgumentError, Namespace  # type: ignore[attr-defined]
-from lightning import Trainer
+from lightning import Callback, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -38,6 +38,15 @@ class ProjectConfig(ActionConfigFile):
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         """Read one configuration."""
         super().__call__(parser, namespace, str(resolve(values)), option_string)  # type: ignore[no-untyped-call]
+
+
+class EndsWhenTold(Callback):
+    """End ``predict`` on SIGTERM: Lightning's own loop notes the signal and goes on."""
+
+    def on_predict_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        """Stop after the batch in which the signal came."""
+        if trainer.received_sigterm:
+            raise SIGTERMException
 
 
 class CommandLine(LightningCLI):
@@ -106,8 +115,9 @@ class CommandLine(LightningCLI):
         callbacks = list(callbacks) if isinstance(callbacks, list) else [callbacks]
         hidden = given["enable_progress_bar"] is False or given["barebones"]
         own = None if hidden or any(isinstance(c, ProgressBar) for c in callbacks) else self.progress_bar()
+        callbacks += [EndsWhenTold()] if own is None else [EndsWhenTold(), own]
         try:
-            return super().instantiate_trainer(callbacks=callbacks if own is None else [*callbacks, own], **kwargs)
+            return super().instantiate_trainer(callbacks=callbacks, **kwargs)
         except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
             defaults = self.command_parser.get_defaults()["trainer"]
             changed = [f"trainer.{name}={value}" for name, value in given.items() if value != defaults.get(name)]

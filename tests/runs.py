@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from lightning import Callback
+from lightning.pytorch.callbacks import TQDMProgressBar
 from PIL import Image
 
 from mace_pl.artifacts import write_tensors
@@ -118,3 +120,26 @@ def user_pictures(folder: Path, sizes: list[int], masks: list[tuple[int, int]]) 
 def statistics(path: Path, encoder: str, sums: torch.Tensor) -> Path:
     write_tensors(path, {"gram": sums}, "statistics", {"encoder": encoder, "tokens": 77})
     return path
+
+
+class Stop(Callback):
+    """Ends a training early, as a user's callback may, or as Ctrl+C does."""
+
+    def __init__(self, after: int, interrupt: bool = False) -> None:
+        self.after, self.interrupt = after, interrupt
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:  # type: ignore[no-untyped-def]
+        if batch_idx + 1 == self.after:
+            if self.interrupt:
+                raise KeyboardInterrupt
+            trainer.should_stop = True
+
+
+class Bar(TQDMProgressBar):
+    """A user's own progress bar, which counts the steps that it was shown."""
+
+    steps = 0
+
+    def on_train_batch_end(self, *args, **kwargs) -> None:  # type: ignore[no-untyped-def]
+        Bar.steps += 1
+        super().on_train_batch_end(*args, **kwargs)
