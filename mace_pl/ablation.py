@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from mace_pl.errors import UserError
 from mace_pl.paths import resolve
 from mace_pl.shown import ORIGINAL
 
@@ -23,18 +24,18 @@ def read_ablation(files: Sequence[str]) -> list[Row]:
         files: JSON files with a list of such rows, or score files of ``test``, which give a row per run.
 
     Raises:
-        ValueError: naming a file that cannot be read, or a row that lacks something.
+        UserError: naming a file that cannot be read, or a row that lacks something.
     """
     rows: list[Row] = []
     for file in files:
         try:
             found = json.loads(resolve(file).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise ValueError(f"model.ablation: {file} cannot be read as JSON ({error}).") from error
+            raise UserError(f"model.ablation: {file} cannot be read as JSON ({error}).") from error
         given = _runs(found["scores"]) if isinstance(found, dict) and "scores" in found else found
         if not isinstance(given, list) or not given or not all(_complete(row) for row in given):
             keys = ", ".join(SERIES)
-            raise ValueError(
+            raise UserError(
                 f"model.ablation: {file} must hold a list of rows with label, {keys} (numbers from 0 to 1), "
                 f"or scores of test with a run whose targets are in data.names."
             )

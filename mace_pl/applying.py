@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from mace_pl.artifacts import read_tensors
 from mace_pl.edit import STAGE2, Edit, original_weights, set_weights
+from mace_pl.errors import UserError
 from mace_pl.paths import resolve
 from mace_pl.pipelines import load_pipeline
 from mace_pl.text import encoder_fingerprint
@@ -28,7 +29,7 @@ def apply_files(pipeline: Any, files: Sequence[str], setting: str = "model.apply
         setting: the option that named them, for error messages.
 
     Raises:
-        ValueError: no such file, or one that does not belong to this model.
+        UserError: no such file, or one that does not belong to this model.
     """
     for file in files:
         apply_file(pipeline, resolve(file), setting)
@@ -53,7 +54,7 @@ def apply_file(pipeline: Any, path: Path, setting: str) -> None:
     if path.is_dir():
         found = [path / name for name in ("edit.safetensors", "refined.safetensors") if (path / name).is_file()]
         if not found:
-            raise ValueError(f"{setting}: {path} holds no edit. {HINT}")
+            raise UserError(f"{setting}: {path} holds no edit. {HINT}")
         path = found[0]
     meta = _metadata(path, setting)
     kind = meta.get("kind", "lora of another program")
@@ -62,7 +63,7 @@ def apply_file(pipeline: Any, path: Path, setting: str) -> None:
         weights = _edited(pipeline, path, setting) if kind == "edit" else _refined(pipeline, path, setting)
         set_weights(pipeline.unet, weights)
     elif kind == STAGE2:
-        raise ValueError(
+        raise UserError(
             f"{setting}: {path} is the LoRA of one concept, which was trained on refined weights and is not the edit "
             f"on the base model. {HINT}"
         )
@@ -73,12 +74,12 @@ def apply_file(pipeline: Any, path: Path, setting: str) -> None:
 def _metadata(path: Path, setting: str) -> dict[str, Any]:
     """What the file says about itself; nothing where another program wrote it."""
     if not path.is_file():
-        raise ValueError(f"{setting}: {path} does not exist. {HINT}")
+        raise UserError(f"{setting}: {path} does not exist. {HINT}")
     try:
         with safe_open(str(path), framework="pt") as file:
             header = file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{setting}: {path} is no readable safetensors file ({error}). {HINT}") from error
+        raise UserError(f"{setting}: {path} is no readable safetensors file ({error}). {HINT}") from error
     found: dict[str, Any] = json.loads(header.get("mace_pl", "{}"))
     return found
 
@@ -86,7 +87,7 @@ def _metadata(path: Path, setting: str) -> dict[str, Any]:
 def _check_encoder(pipeline: Any, path: Path, meta: dict[str, Any], setting: str) -> None:
     made_with = meta.get("text_encoder")
     if made_with is not None and made_with != encoder_fingerprint(pipeline):
-        raise ValueError(
+        raise UserError(
             f"{setting}: {path} was made with another text encoder (from {meta.get('pretrained')}). Give its own base "
             f"model as --model.pretrained."
         )
@@ -97,7 +98,7 @@ def _edited(pipeline: Any, path: Path, setting: str) -> dict[str, Any]:
     edit, original = Edit.load(path), original_weights(pipeline.unet)
     width = next(iter(original.values())).shape[1]
     if set(edit.factors) != set(original) or edit.R.shape != (width, width):
-        raise ValueError(f"{setting}: {path} was made from another model: its layers do not fit the UNet.")
+        raise UserError(f"{setting}: {path} was made from another model: its layers do not fit the UNet.")
     return edit.weights(original)
 
 
@@ -107,7 +108,7 @@ def _refined(pipeline: Any, path: Path, setting: str) -> dict[str, Any]:
     own = pipeline.unet.state_dict()
     wrong = [key for key, value in weights.items() if key not in own or own[key].shape != value.shape]
     if wrong:
-        raise ValueError(f"{setting}: {path} was made from another model: {wrong[0]} does not fit its UNet.")
+        raise UserError(f"{setting}: {path} was made from another model: {wrong[0]} does not fit its UNet.")
     return {key.removesuffix(".weight"): value for key, value in weights.items()}
 
 
@@ -119,6 +120,6 @@ def _apply_lora(pipeline: Any, path: Path, setting: str) -> None:
         pipeline.fuse_lora()
         pipeline.unload_lora_weights()
     except (ValueError, KeyError, RuntimeError, AttributeError) as error:
-        raise ValueError(f"{setting}: {path} cannot be applied as a LoRA to this model ({error}). {HINT}") from error
+        raise UserError(f"{setting}: {path} cannot be applied as a LoRA to this model ({error}). {HINT}") from error
     if not fits:
-        raise ValueError(f"{setting}: {path} names no layer of this model. {HINT}")
+        raise UserError(f"{setting}: {path} names no layer of this model. {HINT}")

@@ -17,6 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mace_pl.errors import UserError
+
 FORMAT_VERSION = "1"
 LONGEST = 80  # bytes of a name in a file name, which may have 255 with what is put around it
 #: names that Windows keeps for devices, whatever ending they have
@@ -30,7 +32,7 @@ def written_aside(path: Path) -> Iterator[Path]:
     """Yield a temporary sibling of ``path`` (file or folder) that replaces it on success and vanishes on failure.
 
     Raises:
-        ValueError: when the place cannot be written (full or read-only disk), naming the path and the way out.
+        UserError: when the place cannot be written (full or read-only disk), naming the path and the way out.
     """
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
@@ -45,11 +47,11 @@ def written_aside(path: Path) -> Iterator[Path]:
         else:
             os.replace(aside, path)
     except OSError as error:
-        raise ValueError(
+        raise UserError(
             f"cannot write {path}: {error.strerror or error}. Free some space, or choose another output."
         ) from error
     except SafetensorError as error:  # safetensors reports a failed write as its own error
-        raise ValueError(f"cannot write {path}: {error}. Free some space, or choose another place.") from error
+        raise UserError(f"cannot write {path}: {error}. Free some space, or choose another place.") from error
     finally:
         if aside.is_dir():
             shutil.rmtree(aside, ignore_errors=True)
@@ -128,24 +130,24 @@ def read_tensors(
         The tensors by name, and the provenance.
 
     Raises:
-        ValueError: missing, truncated, a pickle, another kind or format version, wrong shapes, or not finite.
+        UserError: missing, truncated, a pickle, another kind or format version, wrong shapes, or not finite.
     """
     if not path.is_file():
-        raise ValueError(f"{setting}: {path} is no file. Give the path of a {kind} file written by this project.")
+        raise UserError(f"{setting}: {path} is no file. Give the path of a {kind} file written by this project.")
     try:
         with safe_open(str(path), framework="pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     except (SafetensorError, OSError) as error:
-        raise ValueError(
+        raise UserError(
             f"{setting}: {path} is no readable safetensors file ({error}). Pickles (.pt, .ckpt) are never loaded and "
             f"truncated files cannot be repaired: make the file again."
         ) from error
     metadata = json.loads(header.get("mace_pl", "{}"))
     if metadata.get("kind") != kind:
-        raise ValueError(f"{setting}: {path} holds {metadata.get('kind')!r}, expected {kind!r}.")
+        raise UserError(f"{setting}: {path} holds {metadata.get('kind')!r}, expected {kind!r}.")
     if metadata.get("format_version") != FORMAT_VERSION:
-        raise ValueError(
+        raise UserError(
             f"{setting}: {path} has format version {metadata.get('format_version')!r}, this release reads "
             f"{FORMAT_VERSION!r}. Make it again, or use the release that wrote it."
         )
@@ -153,10 +155,10 @@ def read_tensors(
         found = tuple(tensors[name].shape) if name in tensors else None
         fits = found is not None and len(found) == len(shape)
         if not fits or any(s not in (-1, f) for s, f in zip(shape, found or (), strict=True)):
-            raise ValueError(f"{setting}: {path} has {name} of shape {found}, expected {shape}.")
+            raise UserError(f"{setting}: {path} has {name} of shape {found}, expected {shape}.")
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not math.isfinite(float(tensor.double().abs().sum())):
-            raise ValueError(f"{setting}: {path} has values in {name} that are not finite. Make the file again.")
+            raise UserError(f"{setting}: {path} has values in {name} that are not finite. Make the file again.")
     return tensors, metadata
 
 
@@ -164,18 +166,18 @@ def claim_output(path: Path, overwrite: bool, setting: str = "output_dir") -> No
     """Refuse an output folder that exists and is not empty, unless ``overwrite``.
 
     Raises:
-        ValueError: it exists, or it cannot be created.
+        UserError: it exists, or it cannot be created.
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())) and not overwrite:
         flag = setting.replace(setting.rpartition(".")[2], "overwrite")  # beside the setting
-        raise ValueError(f"{setting}: {path} exists. Choose another --{setting}, or pass --{flag} true.")
+        raise UserError(f"{setting}: {path} exists. Choose another --{setting}, or pass --{flag} true.")
     writable = path
     while not writable.exists():
         writable = writable.parent
     if not writable.is_dir() and writable != path:
-        raise ValueError(f"{setting}: {path} cannot be written, {writable} is a file. Choose another folder.")
+        raise UserError(f"{setting}: {path} cannot be written, {writable} is a file. Choose another folder.")
     if not os.access(writable, os.W_OK):
-        raise ValueError(f"{setting}: {path} cannot be written (no permission on {writable}). Choose another folder.")
+        raise UserError(f"{setting}: {path} cannot be written (no permission on {writable}). Choose another folder.")
 
 
 def readable(text: str, longest: int = LONGEST) -> str:

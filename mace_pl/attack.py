@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mace_pl.errors import UserError
 from mace_pl.text import text_parts, with_all_vectors
 
 
@@ -22,10 +23,10 @@ def check_attackable(pipeline: Any) -> None:
     """Refuse pipelines with more than one text encoder.
 
     Raises:
-        ValueError: naming what is needed.
+        UserError: naming what is needed.
     """
     if len(text_parts(pipeline)[1]) != 1:
-        raise ValueError("model.pretrained: the attack needs a pipeline with one text encoder, as SD 1.x and 2.x have.")
+        raise UserError("model.pretrained: the attack needs a pipeline with one text encoder, as SD 1.x and 2.x have.")
 
 
 @contextmanager

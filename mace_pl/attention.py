@@ -12,18 +12,18 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from mace_pl.errors import UserError
+
 
 def cross_attentions(unet: nn.Module) -> dict[str, Any]:
     """The UNet's ``attn2`` modules by qualified name, in the order of the module tree.
 
     Raises:
-        ValueError: the UNet has none.
+        UserError: the UNet has none.
     """
     found = {name: module for name, module in unet.named_modules() if name.split(".")[-1] == "attn2"}
     if not found:
-        raise ValueError(
-            "model.pretrained: its UNet has no cross-attention (attn2) layer, so there is nothing to edit."
-        )
+        raise UserError("model.pretrained: its UNet has no cross-attention (attn2) layer, so there is nothing to edit.")
     return found
 
 

@@ -180,9 +180,10 @@ def _fuse_args(args: list[str]) -> list[str]:
             found[i + 1] = json.dumps([name.strip() for name in value.split(",")])
         elif option == "--weights" and not value.startswith("{"):
             pairs = [pair.rsplit("=", 1) for pair in value.split(",")]
-            if any(len(pair) != 2 for pair in pairs):
-                raise ValueError(f"weights={value} must be target=degree pairs, as in ship=0.5,dog=1.")
-            found[i + 1] = json.dumps({name.strip(): float(degree) for name, degree in pairs})
+            try:
+                found[i + 1] = json.dumps({name.strip(): float(degree) for name, degree in pairs})
+            except ValueError as error:
+                raise UserError(f"weights={value} must be target=degree pairs, as in ship=0.5,dog=1.") from error
     return found
 
 
@@ -198,7 +199,7 @@ def _compare_args(args: list[str]) -> list[str]:
     """``RUN_A RUN_B --config …`` to options of ``test``; the runs go behind the configuration."""
     runs = args[: next((i for i, word in enumerate(args) if word.startswith("-")), len(args))]
     if len(runs) < 2:
-        raise ValueError("give at least two runs or pipelines first, as in compare RUN_A RUN_B --config …")
+        raise UserError("give at least two runs or pipelines first, as in compare RUN_A RUN_B --config …")
     return [*args[len(runs) :], "--model.runs", json.dumps(runs)]
 
 
@@ -211,7 +212,7 @@ def erase_main(args: list[str] | None = None) -> None:
         return
     try:
         _run(command, words[1:])
-    except ValueError as error:
+    except UserError as error:
         sys.exit(f"erase.py {command}: error: {error}")
     except KeyboardInterrupt as stop:
         print(f"erase.py {command}: error: interrupted. {INTERRUPTED.get(command, '')}".rstrip(), file=sys.stderr)
@@ -251,7 +252,7 @@ def _run(command: str, rest: list[str]) -> None:
     elif command == "import-cache":
         print(f"Written to {_call(import_cache, _file_args(rest, '--cache'))}")
     else:
-        raise ValueError(f"there is no such command. {USAGE}")
+        raise UserError(f"there is no such command. {USAGE}")
 
 
 def _call(function: Callable[..., Any], args: list[str]) -> Any:

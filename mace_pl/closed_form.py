@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mace_pl.errors import UserError
+
 
 def gram(left_KD: Tensor, right_KD: Tensor) -> Tensor:
     """Σ_k left_k right_kᵀ, [D, D] in float64, from two lists of tokens [..., D] of equal length."""
@@ -64,7 +66,7 @@ def factored(normal_DD: Tensor, keep: Preservation, stage: str) -> Tensor:
     """The lower Cholesky factor L [D, D] of a symmetric positive definite ``normal`` = L Lᵀ, in float64.
 
     Raises:
-        ValueError: ``normal`` is singular; names the preservation terms that are zero and what to raise.
+        UserError: ``normal`` is singular; names the preservation terms that are zero and what to raise.
     """
     scale = float(normal_DD.diagonal().mean())
     factor: Tensor
@@ -73,7 +75,7 @@ def factored(normal_DD: Tensor, keep: Preservation, stage: str) -> Tensor:
     # a factor whose smallest pivot is rounding noise solves nothing: eps·D is the usual numerical-rank bound
     tiny = (pivots.min() / pivots.max().clamp_min(1e-300)) ** 2 < torch.finfo(torch.float64).eps * len(pivots)
     if int(info) != 0 or not torch.isfinite(pivots).all() or bool(tiny):
-        raise ValueError(
+        raise UserError(
             f"{stage}: the system is singular (mean {scale:.3g}): the prompts span fewer than {len(normal_DD)} "
             f"dimensions and nothing fills the rest ({keep.describe()}). Raise --model.{stage}.identity above 0, or "
             f"give --model.prior or --model.domain statistics with a positive weight."
@@ -100,7 +102,7 @@ def refine(F_DD: Tensor, G_DD: Tensor, keep: Preservation) -> Tensor:
         T [D, D] in float64.
 
     Raises:
-        ValueError: F + S is singular.
+        UserError: F + S is singular.
     """
     F, G = F_DD.double(), G_DD.double()
     S = keep.statistics(len(F)) + keep.identity * torch.eye(len(F), dtype=torch.float64)
@@ -137,7 +139,7 @@ def fuse(T_DD: Tensor, F_DD: Tensor, keep: Preservation) -> Fusion:
         keep: the preservation terms with their weights.
 
     Raises:
-        ValueError: M is singular.
+        UserError: M is singular.
     """
     T = T_DD.double()
     identity = torch.eye(len(T), dtype=torch.float64)

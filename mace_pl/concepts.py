@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mace_pl.artifacts import slug
-from mace_pl.errors import nearest
+from mace_pl.errors import UserError, nearest
 from mace_pl.names import clean_name
 from mace_pl.paths import resolve
 from mace_pl.tables import read_table, read_text, read_yaml
@@ -40,40 +40,40 @@ class Concept:
         """Check the fields, and spell target and anchor as tokenizers read them.
 
         Raises:
-            ValueError: an empty target or anchor, an unknown kind, or what is no text.
+            UserError: an empty target or anchor, an unknown kind, or what is no text.
         """
         for field in ("target", "anchor"):
             object.__setattr__(self, field, clean_name(getattr(self, field), f"data.concepts: {field}"))
             if not getattr(self, field):
-                raise ValueError(
+                raise UserError(
                     f"data.concepts: {field} is empty in {self}. Name it, as in {{target: ship, anchor: ground}}."
                 )
         if self.kind not in TEMPLATES:
-            raise ValueError(
+            raise UserError(
                 f"data.concepts: kind={self.kind!r} of {self.target!r} is unknown. Choose from {', '.join(TEMPLATES)}."
             )
         for field in ("images", "masks"):
             value = getattr(self, field)
             if not isinstance(value, str | None):
-                raise ValueError(f"data.concepts: {field}={value!r} of {self.target!r} is no path. Write it in quotes.")
+                raise UserError(f"data.concepts: {field}={value!r} of {self.target!r} is no path. Write it in quotes.")
 
 
 def read_names(given: Sequence[str] | str | None, setting: str) -> list[str]:
     """The names of a list, or of a text file with one on each line; each once, in order.
 
     Raises:
-        ValueError: no such file, no text in UTF-8, no name in it, or what is no text in a list.
+        UserError: no such file, no text in UTF-8, no name in it, or what is no text in a list.
     """
     if isinstance(given, str):
         path = resolve(given)
         if not path.is_file():
-            raise ValueError(
+            raise UserError(
                 f"{setting}={given} cannot be read: it is no file. Give a list of names, or a file with a name on each "
                 f"line."
             )
         given = [line.strip() for line in read_text(path, setting).splitlines()]
         if not any(given):
-            raise ValueError(f"{setting}: {path} holds no name. Write one on each line.")
+            raise UserError(f"{setting}: {path} holds no name. Write one on each line.")
     names = [clean_name(name, setting) for name in given or []]
     return list(dict.fromkeys(name for name in names if name))
 
@@ -81,16 +81,16 @@ def read_names(given: Sequence[str] | str | None, setting: str) -> list[str]:
 def _rows(source: str) -> list[Any]:
     path = resolve(source)
     if not path.is_file():
-        raise ValueError(f"data.concepts={source} is no file. Give a list of concepts, or a CSV or YAML file of them.")
+        raise UserError(f"data.concepts={source} is no file. Give a list of concepts, or a CSV or YAML file of them.")
     ending = path.suffix.lower()
     if ending in (".csv", ".tsv"):
         table = read_table(path, "data.concepts")
         return [_of_line(fields, path, line) for line, fields in table.rows]
     if ending not in (".yaml", ".yml", ".json"):
-        raise ValueError(f"data.concepts={source} ends with {path.suffix!r}. Give a .csv or .yaml file.")
+        raise UserError(f"data.concepts={source} ends with {path.suffix!r}. Give a .csv or .yaml file.")
     loaded = read_yaml(path, "data.concepts", texts=True)
     if not isinstance(loaded, list):
-        raise ValueError(
+        raise UserError(
             f"data.concepts={source} holds {type(loaded).__name__}, expected a list of {{target, anchor, kind}}."
         )
     return loaded
@@ -103,7 +103,7 @@ def _of_line(fields: Mapping[str, str], path: Path, line: int) -> dict[str, str]
     missing = " and ".join(name for name in ("target", "anchor") if name not in row)
     if unknown or missing:
         what = f"has no {missing}" if missing else f"has the columns {unknown}, which no concept has"
-        raise ValueError(
+        raise UserError(
             f"data.concepts: {path}, line {line} {what}. Give columns of {', '.join(Concept.__dataclass_fields__)}."
         )
     return row
@@ -113,7 +113,7 @@ def read_concepts(source: str | Sequence[dict[str, Any] | Concept]) -> list[Conc
     """Concepts from a list of dicts, or from a CSV or YAML file with the columns target, anchor, kind, images, masks.
 
     Raises:
-        ValueError: no concept at all, an unknown or missing column, an unknown kind, the same target twice, or two
+        UserError: no concept at all, an unknown or missing column, an unknown kind, the same target twice, or two
             whose files would have one name.
     """
     rows = _rows(source) if isinstance(source, str) else source
@@ -125,13 +125,13 @@ def read_concepts(source: str | Sequence[dict[str, Any] | Concept]) -> list[Conc
         known = set(Concept.__dataclass_fields__)
         if not isinstance(row, dict) or set(row) - known or not {"target", "anchor"} <= set(row):
             unknown = next((str(key) for key in row if key not in known), "") if isinstance(row, dict) else ""
-            raise ValueError(
+            raise UserError(
                 f"data.concepts: cannot read {row!r}. Each needs target and anchor of {', '.join(sorted(known))}."
                 + (f" {unknown} does not exist.{nearest(unknown, known)}" if unknown else "")
             )
         concepts.append(Concept(**row))
     if not concepts:
-        raise ValueError(
+        raise UserError(
             "data.concepts is empty. Name at least one, as in [{target: ship, anchor: ground, kind: object}]."
         )
     _check_distinct([concept.target for concept in concepts])
@@ -145,11 +145,11 @@ def _check_distinct(targets: Sequence[str]) -> None:
     for target in targets:
         key, file = target.casefold(), slug(target).casefold()
         if key in names:
-            raise ValueError(
+            raise UserError(
                 f"data.concepts names the target {target!r} twice (the other is {names[key]!r}). Remove one."
             )
         if file in files:
-            raise ValueError(
+            raise UserError(
                 f"data.concepts: {target!r} and {files[file]!r} would have one file name. Write one of them otherwise."
             )
         names[key] = files[file] = target
@@ -159,24 +159,24 @@ def read_templates(source: str | Sequence[str] | None, kind: str) -> list[str]:
     """Templates with one ``{}`` each, from a list or a text file; None gives the project's own for the kind.
 
     Raises:
-        ValueError: no template, or one without ``{}`` - a prompt that does not show the target.
+        UserError: no template, or one without ``{}`` - a prompt that does not show the target.
     """
     if source is None:
         return list(TEMPLATES[kind])
     if isinstance(source, str):
         path = resolve(source)
         if not path.is_file():
-            raise ValueError(
+            raise UserError(
                 f"data.templates={source} is no file. Give a list, or a text file with one template a line."
             )
         lines = [line.strip() for line in read_text(path, "data.templates").splitlines() if line.strip()]
     else:
         lines = list(source)
     if not lines:
-        raise ValueError("data.templates is empty. Give at least one, as in 'a photo of a {}'.")
+        raise UserError("data.templates is empty. Give at least one, as in 'a photo of a {}'.")
     for line in lines:
         if not isinstance(line, str) or line.count("{}") != 1:
-            raise ValueError(f"data.templates: {line!r} must contain {{}} exactly once, where the target goes.")
+            raise UserError(f"data.templates: {line!r} must contain {{}} exactly once, where the target goes.")
     return lines
 
 
@@ -186,7 +186,7 @@ def templates_of(
     """The templates of each concept; a mapping, given or in a YAML file, is looked up by target, then by kind.
 
     Raises:
-        ValueError: a mapping with a name that is neither, or templates that cannot be used.
+        UserError: a mapping with a name that is neither, or templates that cannot be used.
     """
     if isinstance(source, str) and resolve(source).suffix.lower() in (".yaml", ".yml") and resolve(source).is_file():
         source = read_yaml(resolve(source), "data.templates", texts=True)
@@ -195,7 +195,7 @@ def templates_of(
     source = {clean_name(name, "data.templates"): found for name, found in source.items()}
     for name in set(source) - set(TEMPLATES) - {concept.target for concept in concepts}:
         kinds = ", ".join(TEMPLATES)
-        raise ValueError(
+        raise UserError(
             f"data.templates: {name!r} is neither a target nor a kind. Choose from {kinds}, or a target."
             + nearest(str(name), [*TEMPLATES, *(concept.target for concept in concepts)])
         )
@@ -248,12 +248,12 @@ def target_span(tokenizer: Any, template: str, target: str) -> tuple[int, int]:
     """Positions [start, stop) of the target's own tokens in the filled template.
 
     Raises:
-        ValueError: truncation at the tokenizer's length cuts the target, or it has no token of its own.
+        UserError: truncation at the tokenizer's length cuts the target, or it has no token of its own.
     """
     size = tokenizer.model_max_length
     start, stop = token_span(tokenizer, template, target)
     if stop <= start or stop > size - 1:
-        raise ValueError(
+        raise UserError(
             f"data.templates: {template!r} does not show the target {target!r}: its tokens are {start} to {stop} of "
             f"{size}. Shorten the template or the target."
         )

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mace_pl.artifacts import claim_output, write_json
+from mace_pl.errors import UserError
 from mace_pl.image_files import read_image
 from mace_pl.manifest import read_folder
 from mace_pl.paths import place_name, resolve
@@ -38,7 +39,7 @@ class NudeNet:
         try:
             from nudenet import NudeDetector
         except ImportError as error:
-            raise ValueError(
+            raise UserError(
                 'detector: the package nudenet is not installed. Run pip install "mace-pl[nudenet]".'
             ) from error
         self.detector: Any = NudeDetector()
@@ -83,7 +84,7 @@ def detect(folders: list[str], output: str, threshold: float = 0.6, overwrite: b
         The file.
     """
     if not 0 <= threshold <= 1:
-        raise ValueError(f"threshold={threshold} must be between 0 and 1.")
+        raise UserError(f"threshold={threshold} must be between 0 and 1.")
     claim_output(Path(output), overwrite, "output")
     return detect_with(NudeNet(), folders, Path(output), threshold)
 

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from mace_pl.errors import UserError
 from mace_pl.image_files import read_image
 from mace_pl.manifest import read_folder
 from mace_pl.paths import resolve
@@ -47,13 +48,13 @@ class Faces(nn.Module):
     ) -> None:
         super().__init__()
         if not -1 < threshold < 1:
-            raise ValueError(f"judge.threshold={threshold} must be a cosine, between -1 and 1.")
+            raise UserError(f"judge.threshold={threshold} must be a cosine, between -1 and 1.")
         if not 0 < face_threshold < 1:
-            raise ValueError(f"judge.face_threshold={face_threshold} must be between 0 and 1.")
+            raise UserError(f"judge.face_threshold={face_threshold} must be between 0 and 1.")
         try:
             import cv2
         except ImportError as error:
-            raise ValueError('judge: OpenCV is not installed. Run pip install "mace-pl[faces]".') from error
+            raise UserError('judge: OpenCV is not installed. Run pip install "mace-pl[faces]".') from error
         network = _network("detector", detector)
         self.detector: Any = cv2.FaceDetectorYN.create(network, "", (0, 0), score_threshold=face_threshold)
         self.recogniser: Any = cv2.FaceRecognizerSF.create(_network("recogniser", recogniser), "")
@@ -66,13 +67,13 @@ class Faces(nn.Module):
         """The unit mean embedding [D] of a person's pictures.
 
         Raises:
-            ValueError: naming one without a face.
+            UserError: naming one without a face.
         """
         found = []
         for file in files:
             face = self.embed(read_image(file, "judge.references"))
             if face is None:
-                raise ValueError(f"judge.references: no face is found in {file}. Replace or remove it.")
+                raise UserError(f"judge.references: no face is found in {file}. Replace or remove it.")
             found.append(face)
         return nn.functional.normalize(torch.stack(found).mean(0), dim=-1)
 
@@ -103,11 +104,11 @@ def _network(setting: str, file: str) -> str:
     """The path of a network's file.
 
     Raises:
-        ValueError: it is not there.
+        UserError: it is not there.
     """
     path = resolve(file)
     if not path.is_file():
-        raise ValueError(
+        raise UserError(
             f"judge.{setting}={file} is no file. Fetch it from OpenCV's model zoo, https://github.com/opencv/opencv_zoo."
         )
     return str(path)
@@ -117,9 +118,9 @@ def _people(folder: Path) -> dict[str, list[Path]]:
     """The pictures of each name.
 
     Raises:
-        ValueError: no folder of a name, or one without pictures.
+        UserError: no folder of a name, or one without pictures.
     """
     folders = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     if not folders:
-        raise ValueError(f"judge.references={folder} holds no folders. Give a folder with one of pictures per name.")
+        raise UserError(f"judge.references={folder} holds no folders. Give a folder with one of pictures per name.")
     return {path.name: read_folder(path, "judge.references") for path in folders}

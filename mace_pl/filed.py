@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mace_pl.errors import UserError
+
 
 class Filed:
     """Tensors in a temporary file, by their number.
@@ -26,7 +28,7 @@ class Filed:
         """Write a tensor; returns its number.
 
         Raises:
-            ValueError: there is no room.
+            UserError: there is no room.
         """
         values = tensor.detach().cpu().numpy()
         try:
@@ -34,7 +36,7 @@ class Filed:
             self.file.write(values.tobytes())
             self.file.flush()
         except OSError as error:
-            raise ValueError(
+            raise UserError(
                 f"cannot write to {gettempdir()} ({error}). Free some space, or set TMPDIR to a folder with more."
             ) from error
         return len(self.places) - 1

@@ -27,6 +27,7 @@ from mace_pl.edit import (
     refinement,
     set_weights,
 )
+from mace_pl.errors import UserError
 from mace_pl.export.described import safe_name
 from mace_pl.export.finished import PLACES, Finished
 from mace_pl.names import clean_name, clean_names
@@ -67,7 +68,7 @@ def fuse_run(
         The folder that was written.
 
     Raises:
-        ValueError: no run there, an unknown target, nothing left, a weight outside [0, 1], or a term that no closed
+        UserError: no run there, an unknown target, nothing left, a weight outside [0, 1], or a term that no closed
             form has.
     """
     folder = Path(run)
@@ -78,13 +79,13 @@ def fuse_run(
     named = [c["target"] for c in concepts]
     for name in [*drop, *weights]:
         if name not in named:
-            raise ValueError(f"{name!r} is no target of {run}. Its targets are {', '.join(named)}.")
+            raise UserError(f"{name!r} is no target of {run}. Its targets are {', '.join(named)}.")
     for name, weight in weights.items():
         if not 0 <= weight <= 1:
-            raise ValueError(f"weights: {name}={weight} must be between 0 (kept) and 1 (erased).")
+            raise UserError(f"weights: {name}={weight} must be between 0 (kept) and 1 (erased).")
     targets = [t for t in named if t not in drop]
     if not targets:
-        raise ValueError("drop leaves no target. Use the original model instead.")
+        raise UserError("drop leaves no target. Use the original model instead.")
     for stage, changed in (("refine", refine or {}), ("fuse", fuse or {})):
         config["model"][stage] = _changed(config["model"], changed, stage)
     output = Path(output_dir) if output_dir else folder.with_name(f"{folder.name}-{method}")
@@ -119,9 +120,9 @@ def _changed(model: dict[str, Any], changed: dict[str, float], stage: str) -> di
     kept = {"prior": model.get("prior"), "domain": model.get("domain") or model.get("domain_names")}
     for term, value in changed.items():
         if value and term in kept and not kept[term]:
-            raise ValueError(f"{stage}: {term}={value} has no effect: the run has no model.{term}. Fit it with one.")
+            raise UserError(f"{stage}: {term}={value} has no effect: the run has no model.{term}. Fit it with one.")
         if term not in terms or value < 0:
-            raise ValueError(f"{stage}: {term}={value} must be one of {', '.join(terms)}, each at least 0.")
+            raise UserError(f"{stage}: {term}={value} must be one of {', '.join(terms)}, each at least 0.")
     given: dict[str, float] = model[stage]
     return given | changed
 
@@ -138,11 +139,11 @@ def _unfused(T: Tensor, sums: Mapping[str, ConceptSums], loras: dict[str, Factor
 def _read_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The configuration, and what the edit says it was made from."""
     if not (folder / "config.yaml").is_file() or not (folder / "edit.safetensors").is_file():
-        raise ValueError(f"run={folder} is no output folder of fit (config.yaml and edit.safetensors are missing).")
+        raise UserError(f"run={folder} is no output folder of fit (config.yaml and edit.safetensors are missing).")
     with safe_open(str(folder / "edit.safetensors"), framework="pt") as file:
         made: dict[str, Any] = json.loads(file.metadata()["mace_pl"])
     if "method" in made:
-        raise ValueError(f"run={folder} was fused. Fuse the run of fit that it was made from, which has all concepts.")
+        raise UserError(f"run={folder} was fused. Fuse the run of fit that it was made from, which has all concepts.")
     config: dict[str, Any] = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     return config, made
 

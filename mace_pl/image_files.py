@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from mace_pl.errors import UserError
+
 #: what Pillow reads reliably; where it was built without one of them, files of that format are refused
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "AVIF", "JPEG2000", "PPM")
 #: endings of images that are not read, so that none is left out without a word
@@ -38,21 +40,21 @@ def list_images(folder: Path, setting: str) -> list[Path]:
         setting: the option that named it, for error messages.
 
     Raises:
-        ValueError: no such folder, no image in it, or images of a format that is not read.
+        UserError: no such folder, no image in it, or images of a format that is not read.
     """
     if not folder.is_dir():
-        raise ValueError(f"{setting}: {folder} is no folder. Give a folder of images.")
+        raise UserError(f"{setting}: {folder} is no folder. Give a folder of images.")
     files = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
     unread = [file.name for file in files if file.suffix.lower() in UNREAD - endings().keys()]
     if unread:
         shown = ", ".join(unread[:3]) + (", ..." if len(unread) > 3 else "")
-        raise ValueError(
+        raise UserError(
             f"{setting}: {folder} holds {len(unread)} images of formats that are not read: {shown}. Save them as .png "
             f"or .jpg, or remove them."
         )
     found = [file for file in files if file.suffix.lower() in endings()]
     if not found:
-        raise ValueError(
+        raise UserError(
             f"{setting}: {folder} holds no image ({', '.join(endings())}; subfolders are not looked at). Give "
             f"a folder of images."
         )
@@ -63,13 +65,13 @@ def by_stem(files: Sequence[Path], setting: str) -> dict[str, Path]:
     """Files by their names without endings, whichever way a file system writes accents.
 
     Raises:
-        ValueError: two files that differ by their ending only.
+        UserError: two files that differ by their ending only.
     """
     found: dict[str, Path] = {}
     for file in files:
         other = found.setdefault(unicodedata.normalize("NFC", file.stem), file)
         if other != file:
-            raise ValueError(
+            raise UserError(
                 f"{setting}: {other.name} and {file.name} in {file.parent} would share a mask. Rename one, or pass "
                 f"masks: none."
             )
@@ -80,7 +82,7 @@ def read_image(path: Path, setting: str) -> Image.Image:
     """The image in RGB as a viewer shows it: turned as its EXIF orientation says, on white where it is transparent.
 
     Raises:
-        ValueError: naming a file that does not decode, is cut off, holds several frames, or values of no known range.
+        UserError: naming a file that does not decode, is cut off, holds several frames, or values of no known range.
     """
     return _on(_open(path, setting), "white")
 
@@ -99,12 +101,12 @@ def read_mask(path: Path, setting: str) -> Image.Image:
     """The mask in grey of 8 bits: turned as its own EXIF orientation says, black where it is transparent.
 
     Raises:
-        ValueError: as :func:`read_image`, or colours, which do not say what is inside.
+        UserError: as :func:`read_image`, or colours, which do not say what is inside.
     """
     mask = _on(_open(path, setting), "black")
     pixels = np.asarray(mask, dtype=np.int16)
     if int((pixels.max(-1) - pixels.min(-1)).max()) > COLOUR:
-        raise ValueError(f"{setting}: {path} has colours. Save a mask that is white on the target and black elsewhere.")
+        raise UserError(f"{setting}: {path} has colours. Save a mask that is white on the target and black elsewhere.")
     return mask.convert("L")
 
 
@@ -114,10 +116,10 @@ def _open(path: Path, setting: str) -> Image.Image:
         with Image.open(path, formats=sorted(set(endings().values()))) as image:
             frames = getattr(image, "n_frames", 1)
             if frames > 1 and image.format != "MPO":  # cameras write MPO: the image, then its previews
-                raise ValueError(f"it holds {frames} frames; save one of them")
+                raise UserError(f"it holds {frames} frames; save one of them")
             return _eight_bits(ImageOps.exif_transpose(image))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{setting}: {path} cannot be read as an image ({error}). Replace or remove it.") from error
+        raise UserError(f"{setting}: {path} cannot be read as an image ({error}). Replace or remove it.") from error
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
@@ -127,7 +129,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     values = np.asarray(image, dtype=np.float64)
     low, high, white = float(values.min()), float(values.max()), 1.0 if image.mode == "F" else 65535.0
     if not 0 <= low <= high <= white:
-        raise ValueError(f"its values go from {low:g} to {high:g}, outside 0 to {white:g}; save it with 8 or 16 bits")
+        raise UserError(f"its values go from {low:g} to {high:g}, outside 0 to {white:g}; save it with 8 or 16 bits")
     return Image.fromarray((values / white * 255).round().astype(np.uint8))
 
 

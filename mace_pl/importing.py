@@ -21,6 +21,7 @@ from torch import Tensor
 from mace_pl import __version__
 from mace_pl.artifacts import claim_output, write_tensors
 from mace_pl.edit import original_weights
+from mace_pl.errors import UserError
 from mace_pl.paths import resolve
 from mace_pl.pipelines import load_pipeline, unet_fingerprint
 from mace_pl.statistics_file import KIND
@@ -61,11 +62,11 @@ def import_cache(cache: str, model: ImportModel, output: str, overwrite: bool = 
         The file that was written.
 
     Raises:
-        ValueError: the cache cannot be read or does not fit; the message says why.
+        UserError: the cache cannot be read or does not fit; the message says why.
     """
     target = Path(output)
     if target.suffix != ".safetensors":
-        raise ValueError(f"output={output} must end with .safetensors.")
+        raise UserError(f"output={output} must end with .safetensors.")
     claim_output(target, overwrite, setting="output")
     path = resolve(cache)
     products, grams = read_cache(path)
@@ -102,31 +103,31 @@ def read_cache(path: Path) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
     """The products W_i P and the copies of P by index.
 
     Raises:
-        ValueError: no readable file of tensors, or not of the layout.
+        UserError: no readable file of tensors, or not of the layout.
     """
     if not path.is_file():
-        raise ValueError(f"cache: {path} is no file. Give the path of a cache of the published layout.")
+        raise UserError(f"cache: {path} is no file. Give the path of a cache of the published layout.")
     layout = "Expected a dict of tensors named 0_for_mat1, 0_for_mat2, 1_for_mat1, ..."
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"cache: {path} cannot be loaded as tensors only ({reason}). {layout}") from error
+        raise UserError(f"cache: {path} cannot be loaded as tensors only ({reason}). {layout}") from error
     if not isinstance(content, dict) or not content:
-        raise ValueError(f"cache: {path} holds {type(content).__name__}. {layout}")
+        raise UserError(f"cache: {path} holds {type(content).__name__}. {layout}")
     parts: dict[str, dict[int, Tensor]] = {"1": {}, "2": {}}
     for key, value in content.items():
         match = KEY.fullmatch(str(key))
         if match is None or not isinstance(value, Tensor) or value.ndim != 2 or not value.is_floating_point():
-            raise ValueError(f"cache: {path} has an entry {key!r} that is no matrix of the layout. {layout}")
+            raise UserError(f"cache: {path} has an entry {key!r} that is no matrix of the layout. {layout}")
         if not bool(torch.isfinite(value).all()):
-            raise ValueError(f"cache: {path} has values in {key!r} that are not finite.")
+            raise UserError(f"cache: {path} has values in {key!r} that are not finite.")
         parts[match[2]][int(match[1])] = value
     products, grams = parts["1"], parts["2"]
     missing = {f"{i}_for_mat1" for i in grams.keys() - products} | {f"{i}_for_mat2" for i in products.keys() - grams}
     missing |= {f"{i}_for_mat1" for i in range(max(products, default=0) + 1) if i not in products}
     if missing:
-        raise ValueError(f"cache: {path} has no {', '.join(sorted(missing))}. {layout}")
+        raise UserError(f"cache: {path} has no {', '.join(sorted(missing))}. {layout}")
     return products, grams
 
 
@@ -134,11 +135,11 @@ def agreed_gram(grams: dict[int, Tensor], width: int) -> tuple[Tensor, float]:
     """P [D, D] in float64 and exactly symmetric, from its copies; and their largest relative deviation from it.
 
     Raises:
-        ValueError: another width, copies that differ, or a matrix that is no sum of e eᵀ.
+        UserError: another width, copies that differ, or a matrix that is no sum of e eᵀ.
     """
     for index, copy in grams.items():
         if tuple(copy.shape) != (width, width):
-            raise ValueError(
+            raise UserError(
                 f"cache: {index}_for_mat2 has shape {tuple(copy.shape)}, model.pretrained has text embeddings of width "
                 f"{width}. Give the model that the cache was made for."
             )
@@ -147,13 +148,13 @@ def agreed_gram(grams: dict[int, Tensor], width: int) -> tuple[Tensor, float]:
     deviations = {index: relative(copy.double(), P) for index, copy in grams.items()}
     worst = max(deviations, key=deviations.__getitem__)
     if not deviations[worst] <= AGREE:
-        raise ValueError(
+        raise UserError(
             f"cache: {worst}_for_mat2 deviates by {deviations[worst]:.2e} from {min(grams)}_for_mat2 or from its own "
             f"transpose, where at most {AGREE:.0e} is expected: they are not the same P."
         )
     values = torch.linalg.eigvalsh(P)
     if not values[-1] > 0 or values[0] < -AGREE * values[-1]:
-        raise ValueError(f"cache: for_mat2 has eigenvalues from {values[0]:.2e} to {values[-1]:.2e}: no sum of e eᵀ.")
+        raise UserError(f"cache: for_mat2 has eigenvalues from {values[0]:.2e} to {values[-1]:.2e}: no sum of e eᵀ.")
     return P, deviations[worst]
 
 
@@ -169,11 +170,11 @@ def check_products(products: dict[int, Tensor], matrices: list[Tensor], P: Tenso
         The largest relative deviation (Frobenius norm), and in which order the file has the matrices.
 
     Raises:
-        ValueError: another number of matrices, or one that is not the model's.
+        UserError: another number of matrices, or one that is not the model's.
     """
     hint = "Give the model that the cache was made for."
     if len(products) != len(matrices):
-        raise ValueError(f"cache: it has {len(products)} matrices, model.pretrained has {len(matrices)}. {hint}")
+        raise UserError(f"cache: it has {len(products)} matrices, model.pretrained has {len(matrices)}. {hint}")
     expected = [W.double() @ P for W in matrices]
     stored = [products[index].double() for index in sorted(products)]
     own = [relative(a, b) for a, b in zip(stored, expected, strict=True)]
@@ -183,14 +184,14 @@ def check_products(products: dict[int, Tensor], matrices: list[Tensor], P: Tenso
     least, chosen = every.min(1)
     worst = int(least.argmax())
     if not least[worst] <= TOLERANCE:
-        raise ValueError(
+        raise UserError(
             f"cache: {worst}_for_mat1 deviates by {float(least[worst]):.2e} from W P of every matrix of "
             f"model.pretrained, where at most {TOLERANCE:.0e} is expected. {hint}"
         )
     for index, match in enumerate(chosen.tolist()):
         first = chosen.tolist().index(match)
         if first < index:
-            raise ValueError(f"cache: {first}_for_mat1 and {index}_for_mat1 are W P of the same matrix. {hint}")
+            raise UserError(f"cache: {first}_for_mat1 and {index}_for_mat1 are W P of the same matrix. {hint}")
     return float(least[worst]), "another order"
 
 

@@ -14,6 +14,7 @@ from rich.table import Table
 from torch import Tensor
 
 from mace_pl.artifacts import claim_output, written_aside
+from mace_pl.errors import UserError
 from mace_pl.paths import resolve
 from mace_pl.statistics_file import load_statistics
 
@@ -53,7 +54,7 @@ def inspect_statistics(file: str, plot: bool | str = True, overwrite: bool = Fal
         overwrite: replace the PNG where it exists.
 
     Raises:
-        ValueError: no file of statistics, or a plot that exists or cannot be written.
+        UserError: no file of statistics, or a plot that exists or cannot be written.
     """
     path = resolve(file)
     gram, metadata = load_statistics(path, "file")
@@ -63,11 +64,11 @@ def inspect_statistics(file: str, plot: bool | str = True, overwrite: bool = Fal
     if plot:
         picture = path.with_suffix(".png") if plot is True else Path(str(plot))
         if picture.suffix != ".png":
-            raise ValueError(f"plot={plot} must end with .png.")
+            raise UserError(f"plot={plot} must end with .png.")
         try:
             claim_output(picture, overwrite, setting="plot")
         except ValueError as error:
-            raise ValueError(f"{error} --plot false writes none.") from error
+            raise UserError(f"{error} --plot false writes none.") from error
         plot_eigenvalues(found, path.name, picture)
         print(f"Eigenvalues plotted to {picture}")
     return found

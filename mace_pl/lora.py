@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mace_pl.attention import key_value_names
+from mace_pl.errors import UserError
 
 
 def stream(seed: int, *names: object) -> torch.Generator:
@@ -63,7 +64,7 @@ class ConceptLoRAs(nn.Module):
     def __init__(self, unet: Any, targets: list[str], rank: int, seed: int) -> None:
         super().__init__()
         if rank < 1:
-            raise ValueError(f"model.rank={rank} must be at least 1 (the paper uses 1).")
+            raise UserError(f"model.rank={rank} must be at least 1 (the paper uses 1).")
         self.targets = targets
         self.names = key_value_names(unet)
         layers = []

@@ -11,6 +11,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from mace_pl.artifacts import slug, write_json, written_aside
+from mace_pl.errors import UserError
 from mace_pl.image_files import list_images
 
 FILE = "manifest.json"
@@ -42,21 +43,21 @@ def begin(folder: Path, content: Mapping[str, Any]) -> set[int]:
         The indices of the rows whose pictures are there; none in a new folder.
 
     Raises:
-        ValueError: the folder holds other files, or pictures of another model, of other settings or other prompts.
+        UserError: the folder holds other files, or pictures of another model, of other settings or other prompts.
     """
     path = folder / FILE
     if not path.is_file():
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ValueError(f"model.output: {folder} exists and has no {FILE}. Choose another --model.output.")
+            raise UserError(f"model.output: {folder} exists and has no {FILE}. Choose another --model.output.")
         return set()
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ValueError(f"model.output: {path} cannot be read ({error}). Choose another --model.output.") from error
+        raise UserError(f"model.output: {path} cannot be read ({error}). Choose another --model.output.") from error
     names = {"model": "another model", "settings": "other settings", "rows": "other prompts"}
     differ = [name for key, name in names.items() if _identity(found, key) != _identity(content, key)]
     if differ:
-        raise ValueError(
+        raise UserError(
             f"model.output: {folder} holds pictures of {' and '.join(differ)}. Give that run's command to go on with "
             f"it, pass --model.overwrite true, or choose another --model.output."
         )
@@ -87,7 +88,7 @@ def read_folder(folder: Path, setting: str) -> list[Path]:
     """The images of a folder, those of its manifest where it has one, else all of them.
 
     Raises:
-        ValueError: no such folder, no image in it, one that is missing or of a format that is not read.
+        UserError: no such folder, no image in it, one that is missing or of a format that is not read.
     """
     manifest = folder / FILE
     if not manifest.is_file():
@@ -96,5 +97,5 @@ def read_folder(folder: Path, setting: str) -> list[Path]:
     files = [folder / row["file"] for row in rows]
     missing = [file for file in files if not file.is_file()]
     if missing:
-        raise ValueError(f"{setting}: {folder} lacks {len(missing)} images of its manifest: {missing[0].name}")
+        raise UserError(f"{setting}: {folder} lacks {len(missing)} images of its manifest: {missing[0].name}")
     return files

@@ -19,6 +19,7 @@ from mace_pl.artifacts import written_aside
 from mace_pl.attention import observed
 from mace_pl.concepts import attended_positions
 from mace_pl.conditions import unet_conditions
+from mace_pl.errors import UserError
 from mace_pl.image_files import read_images
 from mace_pl.lora import stream
 from mace_pl.masks import complaint, contact_sheet
@@ -86,7 +87,7 @@ def segment_pictures(groups: Sequence[Pictured], method: str, settings: Segment,
         device: where its networks run.
 
     Raises:
-        ValueError: naming the pictures in which nothing was found, where there is no fallback.
+        UserError: naming the pictures in which nothing was found, where there is no fallback.
     """
     left: list[tuple[Pictured, str, str]] = []
     places: list[tuple[int, list[int]]] = []
@@ -114,14 +115,14 @@ def fill_empty(masks: Sequence[Tensor], group: Pictured, words: str, method: str
     """Masks [H, W] in which the empty ones are those of the fallback.
 
     Raises:
-        ValueError: an empty mask, and no fallback.
+        UserError: an empty mask, and no fallback.
     """
     empty = [i for i, mask in enumerate(masks) if not bool(mask.any())]
     if not empty:
         return list(masks)
     names = ", ".join(str(group.files[i]) for i in empty)
     if fallback is None:
-        raise ValueError(
+        raise UserError(
             f"data.mask={method} found no {words!r} in {names}. Lower the thresholds of data.segment, look for other "
             f"words by data.segment.words, or allow data.segment.fallback."
         )

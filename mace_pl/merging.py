@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mace_pl import __version__
 from mace_pl.artifacts import claim_output, write_tensors
+from mace_pl.errors import UserError
 from mace_pl.paths import resolve
 from mace_pl.statistics_file import KIND, load_statistics
 
@@ -37,7 +38,7 @@ def merge_statistics(
         The file that was written.
 
     Raises:
-        ValueError: files that do not fit each other or overlap, or weights that do not fit the files.
+        UserError: files that do not fit each other or overlap, or weights that do not fit the files.
     """
     weights = [1.0] * len(files) if weights is None else weights
     path = Path(output)
@@ -69,32 +70,32 @@ def check_arguments(files: list[str], weights: list[float], output: Path) -> Non
     """Refuse too few files, weights that do not fit them, and an output of another kind.
 
     Raises:
-        ValueError: one of these.
+        UserError: one of these.
     """
     if len(files) < 2:
-        raise ValueError(f"files={files} must name at least two files.")
+        raise UserError(f"files={files} must name at least two files.")
     if len(weights) != len(files) or not all(math.isfinite(w) and w >= 0 for w in weights) or not any(weights):
-        raise ValueError(f"weights={weights} must be one number of 0 or more for each of the {len(files)} files.")
+        raise UserError(f"weights={weights} must be one number of 0 or more for each of the {len(files)} files.")
     if output.suffix != ".safetensors":
-        raise ValueError(f"output={output} must end with .safetensors.")
+        raise UserError(f"output={output} must end with .safetensors.")
 
 
 def check_fit(file: str, metadata: dict[str, Any], first: str, merged: dict[str, Any], allow_overlap: bool) -> None:
     """Refuse a file that cannot be added to those before it.
 
     Raises:
-        ValueError: another encoder or choice of tokens, or a source that is in them already.
+        UserError: another encoder or choice of tokens, or a source that is in them already.
     """
     for key, name in ALIKE.items():
         if metadata.get(key, "all") != merged.get(key, "all"):
-            raise ValueError(
+            raise UserError(
                 f"files: {file} has another {name} than {first} ({str(metadata.get(key))[:12]}, not "
                 f"{str(merged.get(key))[:12]}). Their sums cannot be added."
             )
     known = {source["sha256"]: source["source"] for source in merged.get("sources", [])}
     for source in metadata.get("sources", []):
         if source["sha256"] in known and not allow_overlap:
-            raise ValueError(
+            raise UserError(
                 f"files: {file} was made from {source['source']}, which has the same content as "
                 f"{known[source['sha256']]} in the files before it: its captions would count twice. Leave one out, or "
                 f"pass --allow_overlap true."

@@ -8,6 +8,8 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
 
+from mace_pl.errors import UserError
+
 #: marks that are not seen: byte-order mark, blanks without width, soft hyphen, directions; joiners of emoji stay
 INVISIBLE = dict.fromkeys([0xFEFF, 0x200B, 0x2060, 0xAD, 0x200E, 0x200F, *range(0x202A, 0x202F)])
 INVISIBLE |= dict.fromkeys(range(0x2066, 0x206A))
@@ -19,17 +21,17 @@ def clean_name(given: Any, setting: str) -> str:
     CLIP's tokenizers compose and drop blanks too, so the name means what was given; a warning says what was changed.
 
     Raises:
-        ValueError: no text, as where YAML reads a number or a truth value, or characters that are none.
+        UserError: no text, as where YAML reads a number or a truth value, or characters that are none.
     """
     if not isinstance(given, str):
-        raise ValueError(
+        raise UserError(
             f"{setting}: {given!r} is no text: YAML reads numbers, dates, null and words such as no and on as values. "
             f'Write it in quotes, as in "1984" or "no".'
         )
     name = " ".join(unicodedata.normalize("NFC", given).translate(INVISIBLE).split())
     odd = next((c for c in name if unicodedata.category(c) in ("Cc", "Cs")), None)
     if odd is not None:
-        raise ValueError(f"{setting}: {given!r} holds the character U+{ord(odd):04X}, which no text has. Remove it.")
+        raise UserError(f"{setting}: {given!r} holds the character U+{ord(odd):04X}, which no text has. Remove it.")
     if name != given and name:
         rank_zero_warn(f"{setting}: {given!a} is taken as {name!r}: blanks, invisible marks or composition differ.")
     return name

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mace_pl.attention import cross_attentions
+from mace_pl.errors import UserError
 from mace_pl.paths import resolve
 from mace_pl.text import encoder_fingerprint, text_parts
 
@@ -45,21 +46,21 @@ def load_pipeline(
             diffusers takes for its family when None.
 
     Raises:
-        ValueError: no such folder, id or file, no pipeline in it, a setting that does not go with it, or a UNet that
+        UserError: no such folder, id or file, no pipeline in it, a setting that does not go with it, or a UNet that
             has no cross-attention or wants other conditions than text.
     """
     source = resolve(pretrained)
     if revision is not None and source.exists():
-        raise ValueError(f"model.revision={revision} is for hub ids, model.pretrained={pretrained} is a path. Drop it.")
+        raise UserError(f"model.revision={revision} is for hub ids, model.pretrained={pretrained} is a path. Drop it.")
     try:
         if source.is_file():
             pipeline = _from_file(source, variant, layout)
         else:
             pipeline = _from_folder(pretrained, source, revision, variant, layout)
     except (OSError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"model.pretrained={pretrained} cannot be loaded: {error} {HINT}") from error
+        raise UserError(f"model.pretrained={pretrained} cannot be loaded: {error} {HINT}") from error
     if getattr(pipeline, "unet", None) is None:
-        raise ValueError(f"model.pretrained={pretrained} has no UNet. {HINT}")
+        raise UserError(f"model.pretrained={pretrained} has no UNet. {HINT}")
     cross_attentions(pipeline.unet)
     check_conditions(pipeline.unet)
     for part in (pipeline.unet, pipeline.vae, *text_parts(pipeline)[1]):
@@ -71,14 +72,14 @@ def load_pipeline(
 def _from_folder(pretrained: str, source: Path, revision: str | None, variant: str | None, layout: str | None) -> Any:
     """A folder, or a hub id."""
     if layout is not None:
-        raise ValueError(f"model.layout={layout} is for single checkpoints; a folder or hub id has its own. Drop it.")
+        raise UserError(f"model.layout={layout} is for single checkpoints; a folder or hub id has its own. Drop it.")
     place = place_of(pretrained, source)
     try:
         pipeline: Any = DiffusionPipeline.from_pretrained(
             place, dtype=torch.float32, safety_checker=None, revision=revision, variant=variant
         )
     except ValueError as error:
-        raise ValueError(f"model.pretrained={pretrained} cannot be loaded: {error} {HINT}") from error
+        raise UserError(f"model.pretrained={pretrained} cannot be loaded: {error} {HINT}") from error
     pipeline.base_variant = variant
     return pipeline
 
@@ -87,28 +88,28 @@ def place_of(pretrained: str, source: Path) -> str:
     """The folder, or the hub id, that diffusers loads.
 
     Raises:
-        ValueError: a folder without pipeline, or a path that does not exist.
+        UserError: a folder without pipeline, or a path that does not exist.
     """
     if source.exists() and not (source / "model_index.json").is_file():
-        raise ValueError(f"model.pretrained={pretrained} has no model_index.json. {HINT}")
+        raise UserError(f"model.pretrained={pretrained} has no model_index.json. {HINT}")
     # "checkpoints/emoji" looks like a hub id; where its first part is a folder here, a path was meant
     path_meant = pretrained.count("/") != 1 or pretrained.startswith((".", "/"))
     path_meant = path_meant or resolve(Path(pretrained).parent).is_dir()
     if not source.exists() and path_meant:
-        raise ValueError(f"model.pretrained={pretrained} does not exist. {HINT}")
+        raise UserError(f"model.pretrained={pretrained} does not exist. {HINT}")
     return str(source) if source.exists() else pretrained
 
 
 def _from_file(source: Path, variant: str | None, layout: str | None) -> Any:
     """A checkpoint in the original layout."""
     if variant is not None:
-        raise ValueError(f"model.variant={variant} is for folders and hub ids, model.pretrained is a file. Drop it.")
+        raise UserError(f"model.variant={variant} is for folders and hub ids, model.pretrained is a file. Drop it.")
     if source.suffix != ".safetensors":
-        raise ValueError(f"model.pretrained={source} is no .safetensors file. Pickles (.ckpt) are never loaded. {HINT}")
+        raise UserError(f"model.pretrained={source} is no .safetensors file. Pickles (.ckpt) are never loaded. {HINT}")
     with safe_open(str(source), framework="pt") as file:
         names = list(file.keys())
     if not any(name.startswith("model.diffusion_model.") for name in names):
-        raise ValueError(f"model.pretrained={source} holds no UNet in the original layout. {HINT}")
+        raise UserError(f"model.pretrained={source} holds no UNet in the original layout. {HINT}")
     xl = any(name.startswith("conditioner.embedders.") for name in names)
     cls = StableDiffusionXLPipeline if xl else StableDiffusionPipeline
     config = None if layout is None else str(resolve(layout))
@@ -116,7 +117,7 @@ def _from_file(source: Path, variant: str | None, layout: str | None) -> Any:
         pipeline: Any = cls.from_single_file(str(source), config=config, dtype=torch.float32)
     except ValueError as error:
         hint = "Give model.layout, a diffusers folder of the same family (its weights are not read)."
-        raise ValueError(f"model.pretrained={source} cannot be loaded: {error} {hint}") from error
+        raise UserError(f"model.pretrained={source} cannot be loaded: {error} {hint}") from error
     pipeline.unet.register_to_config(_name_or_path="")  # that of the layout is not where the weights are
     pipeline.base_file, pipeline.base_layout = source, None if config is None else Path(config)
     return pipeline
@@ -126,12 +127,12 @@ def check_conditions(unet: Any) -> None:
     """Refuse a UNet that wants conditions which come from something else than text and picture size.
 
     Raises:
-        ValueError: naming what it wants.
+        UserError: naming what it wants.
     """
     for name in ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type"):
         value = unet.config.get(name)
         if value is not None and (name, value) != ("addition_embed_type", "text_time"):
-            raise ValueError(
+            raise UserError(
                 f"model.pretrained: its UNet has {name}={value}, which training cannot feed. Give a Stable Diffusion "
                 f"1.x, 2.x or XL model, or one distilled from these."
             )
@@ -156,16 +157,16 @@ def set_scheduler(pipeline: Any, name: str, setting: str = "model.scheduler") ->
     """Put another scheduler of diffusers into the pipeline, with the settings of its own.
 
     Raises:
-        ValueError: diffusers has none of this name, it does not go with the pipeline, or it lacks a package.
+        UserError: diffusers has none of this name, it does not go with the pipeline, or it lacks a package.
     """
     compatible = {found.__name__: found for found in pipeline.scheduler.compatibles if found.__name__ not in UNSEEDED}
     if name not in compatible:
         choices = ", ".join(sorted(compatible))
-        raise ValueError(f"{setting}={name} does not go with the model. Choose from {choices}.")
+        raise UserError(f"{setting}={name} does not go with the model. Choose from {choices}.")
     try:
         pipeline.scheduler = compatible[name].from_config(pipeline.scheduler.config)
     except ImportError as error:
-        raise ValueError(f"{setting}={name} lacks a package: {str(error).strip()}") from error
+        raise UserError(f"{setting}={name} lacks a package: {str(error).strip()}") from error
 
 
 @contextmanager

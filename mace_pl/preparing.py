@@ -7,6 +7,7 @@ from typing import Any
 
 from mace_pl.artifacts import slug
 from mace_pl.concepts import Concept, attended_positions
+from mace_pl.errors import UserError
 from mace_pl.masking import ATTENTION, Pictured, attend_pictures, look_at_masks, segment_pictures
 from mace_pl.pictures import Drawing, Drawn, by_concept, draw_rows, is_prepared, rows_of, write_pictures
 from mace_pl.pipelines import scheduled
@@ -20,7 +21,7 @@ def check_prompts(pipeline: Any, concepts: Sequence[Concept], templates: Sequenc
     """Find every target in its templates.
 
     Raises:
-        ValueError: a template that does not show its target, tokenizers that split it differently, or two targets of
+        UserError: a template that does not show its target, tokenizers that split it differently, or two targets of
             the same tokens.
     """
     tokenizers = text_parts(pipeline)[0]
@@ -28,7 +29,7 @@ def check_prompts(pipeline: Any, concepts: Sequence[Concept], templates: Sequenc
     for concept in concepts:
         other = seen.setdefault(name_tokens(pipeline, concept.target), concept.target)
         if other != concept.target:
-            raise ValueError(
+            raise UserError(
                 f"data.concepts: the targets {other!r} and {concept.target!r} have the same tokens in this model: it "
                 f"cannot tell them apart. Remove one."
             )
@@ -36,7 +37,7 @@ def check_prompts(pipeline: Any, concepts: Sequence[Concept], templates: Sequenc
         for template in own:
             found = [attended_positions(tokenizer, template, concept.target) for tokenizer in tokenizers]
             if any(positions != found[0] for positions in found):
-                raise ValueError(
+                raise UserError(
                     f"model.pretrained: its tokenizers split {concept.target!r} in {template!r} differently. Use a "
                     f"model whose text encoders share a vocabulary."
                 )
@@ -56,7 +57,7 @@ def prepare_pictures(pipeline: Any, trainer: Any, seed: int, model: Mapping[str,
         model: fingerprints of the model, kept beside the pictures: those of another model are drawn again.
 
     Raises:
-        ValueError: a scheduler that cannot draw, or nothing of a target was found in a picture without a fallback.
+        UserError: a scheduler that cannot draw, or nothing of a target was found in a picture without a fallback.
     """
     data = trainer.datamodule
     rank, world = data.place()
@@ -119,7 +120,7 @@ def mask_pictures(data: Any, trainer: Any) -> None:
     """Segment this process's share of the pictures where networks make the masks, and look at the masks.
 
     Raises:
-        ValueError: nothing of a target was found in a picture, and there is no fallback.
+        UserError: nothing of a target was found in a picture, and there is no fallback.
     """
     trainer.strategy.barrier("pictures")  # another process may have written them
     own = share(data, [c for c in data.concepts if data.masked(c) and not data.brings_masks(c)])

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mace_pl.closed_form import Preservation, gram
 from mace_pl.concepts import read_names
+from mace_pl.errors import UserError
 from mace_pl.statistics_file import weighted_statistics
 from mace_pl.text import encode_prompts, names_beside
 
@@ -50,7 +51,7 @@ def preservation(
     """The terms of each stage, from its weights and the files of statistics.
 
     Raises:
-        ValueError: a file that does not fit the text encoder of ``fingerprint`` and ``width``.
+        UserError: a file that does not fit the text encoder of ``fingerprint`` and ``width``.
     """
     P = weighted_statistics(prior, fingerprint, width, "model.prior")
     D = weighted_statistics(domain, fingerprint, width, "model.domain")
@@ -61,11 +62,11 @@ def names_to_keep(given: Sequence[str] | str | None, stages: Sequence[StageWeigh
     """The names of ``model.domain_names``.
 
     Raises:
-        ValueError: no stage gives them a weight.
+        UserError: no stage gives them a weight.
     """
     names = read_names(given, "model.domain_names")
     if names and all(weights.domain == 0 for weights in stages):
-        raise ValueError(
+        raise UserError(
             "model.domain_names has no effect: model.refine.domain and model.fuse.domain are 0. Raise one of them."
         )
     return names

@@ -16,6 +16,7 @@ import yaml
 
 from mace_pl.artifacts import written_aside
 from mace_pl.concepts import Concept, read_concepts
+from mace_pl.errors import UserError
 from mace_pl.paths import resolve
 
 LONGEST = 200  # characters of a caption
@@ -61,14 +62,14 @@ def write_prompts(
         The file that was written.
 
     Raises:
-        ValueError: the model cannot be asked, or has not written enough captions that hold the target.
+        UserError: the model cannot be asked, or has not written enough captions that hold the target.
     """
     path = Path(output)
     if path.exists() and not overwrite:
-        raise ValueError(f"output={output} exists. Choose another --output, or pass --overwrite true.")
+        raise UserError(f"output={output} exists. Choose another --output, or pass --overwrite true.")
     for name, value in (("count", count), ("rounds", rounds), ("max_tokens", max_tokens)):
         if value < 1:
-            raise ValueError(f"{name}={value} must be at least 1.")
+            raise UserError(f"{name}={value} must be at least 1.")
     wanted = read_concepts(concepts)
     if endpoint is None:
         ask = local_model(language_model, temperature, max_tokens)
@@ -84,7 +85,7 @@ def written(concept: Concept, ask: Ask, count: int, rounds: int, seed: int) -> l
     """``count`` different templates of a concept.
 
     Raises:
-        ValueError: fewer after all rounds.
+        UserError: fewer after all rounds.
     """
     found: dict[str, None] = {}
     for number in range(rounds):
@@ -93,7 +94,7 @@ def written(concept: Concept, ask: Ask, count: int, rounds: int, seed: int) -> l
         found |= dict.fromkeys(templates_in(ask(request, seed + number), concept.target))
         if len(found) >= count:
             return list(found)[:count]
-    raise ValueError(
+    raise UserError(
         f"language_model: only {len(found)} of {count} captions hold {concept.target!r} exactly once after {rounds} "
         f"rounds. Use another model, more --rounds, or a smaller --count."
     )
@@ -124,7 +125,7 @@ def service(endpoint: str, name: str, key: str, temperature: float, max_tokens: 
             with urllib.request.urlopen(call, timeout=300) as answer:
                 content: str = json.load(answer)["choices"][0]["message"]["content"]
         except (urllib.error.URLError, OSError, ValueError, KeyError, IndexError, TypeError) as error:
-            raise ValueError(
+            raise UserError(
                 f"endpoint={endpoint} gave no answer ({type(error).__name__}: {error}). Check address, model and key."
             ) from error
         return content
@@ -142,7 +143,7 @@ def local_model(place: str, temperature: float, max_tokens: int) -> Ask:
         tokenizer = AutoTokenizer.from_pretrained(name)
         model = AutoModelForCausalLM.from_pretrained(name, use_safetensors=True).eval()
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(
+        raise UserError(
             f"language_model={place} cannot be loaded: {error}. Give a folder or hub id of a text-generation model, or "
             f"an endpoint."
         ) from error

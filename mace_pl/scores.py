@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
+from mace_pl.errors import UserError
 from mace_pl.paths import resolve
 
 
@@ -36,7 +37,7 @@ class ClipEncoder(torch.nn.Module):
         super().__init__()
         folder = resolve(pretrained)
         if not (folder / "config.json").is_file():
-            raise ValueError(f"model.classifier={pretrained} has no config.json. Give the folder of a CLIPModel.")
+            raise UserError(f"model.classifier={pretrained} has no config.json. Give the folder of a CLIPModel.")
         self.clip: Any = CLIPModel.from_pretrained(folder, dtype=torch.float32).requires_grad_(False).eval()
         words = folder if (folder / "tokenizer_config.json").is_file() else folder.parent / "tokenizer"
         self.tokenizer = CLIPTokenizer.from_pretrained(words)

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from mace_pl.errors import UserError
 from mace_pl.paths import resolve
 
 #: masks that networks of their own make
@@ -54,18 +55,18 @@ class Segment:
         """Check the fields.
 
         Raises:
-            ValueError: naming the field, its value and the choices.
+            UserError: naming the field, its value and the choices.
         """
         if self.box not in BOXES:
-            raise ValueError(f"data.segment.box={self.box!r} is unknown. Choose from {', '.join(BOXES)}.")
+            raise UserError(f"data.segment.box={self.box!r} is unknown. Choose from {', '.join(BOXES)}.")
         if self.fallback is not None and self.fallback not in FALLBACKS:
             choices = ", ".join(FALLBACKS)
-            raise ValueError(f"data.segment.fallback={self.fallback!r} is unknown. Choose from {choices}, or null.")
+            raise UserError(f"data.segment.fallback={self.fallback!r} is unknown. Choose from {choices}, or null.")
         if self.batch_size < 1:
-            raise ValueError(f"data.segment.batch_size={self.batch_size} must be at least 1.")
+            raise UserError(f"data.segment.batch_size={self.batch_size} must be at least 1.")
         for name in ("clipseg_threshold", "box_threshold", "text_threshold"):
             if not 0 < getattr(self, name) < 1:
-                raise ValueError(f"data.segment.{name}={getattr(self, name)} must be between 0 and 1.")
+                raise UserError(f"data.segment.{name}={getattr(self, name)} must be between 0 and 1.")
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def find(method: str, seen: Sequence[Seen], settings: Segment, device: torch.dev
     Each network is loaded once, and the next one only after it was dropped.
 
     Raises:
-        ValueError: a network that cannot be loaded.
+        UserError: a network that cannot be loaded.
     """
     if method == "clipseg":
         return clipseg(seen, settings, device)
@@ -178,7 +179,7 @@ def _load(place: str, setting: str, processor: Any, model: Any, device: torch.de
     try:
         return processor.from_pretrained(name), model.from_pretrained(name, use_safetensors=True).eval().to(device)
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ValueError(
+        raise UserError(
             f"data.segment.{setting}={place} cannot be loaded: {error}. Give a folder or hub id with the model and "
             f"its processor, or another data.mask."
         ) from error

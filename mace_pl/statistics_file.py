@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mace_pl.artifacts import read_tensors
+from mace_pl.errors import UserError
 from mace_pl.paths import resolve
 
 KIND = "statistics"
@@ -28,19 +29,19 @@ def load_statistics(path: Path, setting: str) -> tuple[Tensor, dict[str, Any]]:
         The Gram matrix [D, D] in float64, and the provenance. Its ``tokens`` are None where the sums were imported.
 
     Raises:
-        ValueError: no statistics file, truncated, a pickle, not finite, not square, or without a number of tokens.
+        UserError: no statistics file, truncated, a pickle, not finite, not square, or without a number of tokens.
     """
     tensors, metadata = read_tensors(path, KIND, setting, {"gram": (-1, -1)})
     gram = tensors["gram"]
     if gram.shape[0] != gram.shape[1] or gram.dtype != torch.float64:
-        raise ValueError(
+        raise UserError(
             f"{setting}: {path} has gram of shape {tuple(gram.shape)} and {gram.dtype}, expected a square matrix of "
             f"torch.float64. {AGAIN}."
         )
     tokens = metadata.get("tokens")
     known = isinstance(tokens, int) and tokens > 0
     if not known and not (tokens is None and "imported" in metadata):
-        raise ValueError(f"{setting}: {path} counts {tokens!r} tokens, expected a positive number. {AGAIN}.")
+        raise UserError(f"{setting}: {path} counts {tokens!r} tokens, expected a positive number. {AGAIN}.")
     return gram, metadata
 
 
@@ -59,17 +60,17 @@ def read_statistics(
         The Gram matrix [D, D] in float64, the number of tokens in it (None where unknown), and the provenance.
 
     Raises:
-        ValueError: no statistics file, truncated, a pickle, not finite, of another encoder, or of another shape.
+        UserError: no statistics file, truncated, a pickle, not finite, of another encoder, or of another shape.
     """
     gram, metadata = load_statistics(path, setting)
     again = f"{AGAIN}, --model.pretrained being the same pipeline."
     if metadata.get("encoder") != fingerprint:
-        raise ValueError(
+        raise UserError(
             f"{setting}: {path} belongs to another text encoder (fingerprint {str(metadata.get('encoder'))[:12]}, this "
             f"pipeline has {fingerprint[:12]}). {again}"
         )
     if len(gram) != width:
-        raise ValueError(f"{setting}: {path} has gram of shape {tuple(gram.shape)}, expected {(width, width)}. {again}")
+        raise UserError(f"{setting}: {path} has gram of shape {tuple(gram.shape)}, expected {(width, width)}. {again}")
     return gram, metadata["tokens"], metadata
 
 
@@ -88,13 +89,13 @@ def weighted_statistics(
         [D, D] in float64, or None where nothing is given.
 
     Raises:
-        ValueError: a file that does not fit, or a weight that is negative or not finite.
+        UserError: a file that does not fit, or a weight that is negative or not finite.
     """
     weights = {given: 1.0} if isinstance(given, str) else dict(given or {})
     total = None
     for path, weight in weights.items():
         if not (math.isfinite(weight) and weight >= 0):
-            raise ValueError(f"{setting}: {path} has weight {weight}. Give a weight of 0 or more.")
+            raise UserError(f"{setting}: {path} has weight {weight}. Give a weight of 0 or more.")
         gram = weight * read_statistics(resolve(path), fingerprint, width, setting)[0]
         total = gram if total is None else total + gram
     return total

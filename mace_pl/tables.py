@@ -11,6 +11,8 @@ from typing import Any
 
 import yaml
 
+from mace_pl.errors import UserError
+
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
@@ -32,12 +34,12 @@ def read_text(path: Path, setting: str) -> str:
     """The text of a file in UTF-8; a byte-order mark is no part of it.
 
     Raises:
-        ValueError: it cannot be read, or is in another encoding.
+        UserError: it cannot be read, or is in another encoding.
     """
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise ValueError(f"{setting}: {path} cannot be read ({error.strerror or error}). Check the path.") from error
+        raise UserError(f"{setting}: {path} cannot be read ({error.strerror or error}). Check the path.") from error
     return decoded(data, f"{setting}: {path}")
 
 
@@ -45,15 +47,15 @@ def decoded(data: bytes, place: str) -> str:
     """Bytes as UTF-8 text; ``place`` names them in messages.
 
     Raises:
-        ValueError: another encoding.
+        UserError: another encoding.
     """
     if data.startswith(UTF16) or b"\0" in data:
-        raise ValueError(f"{place} is not UTF-8 but looks like UTF-16. Save it as UTF-8.")
+        raise UserError(f"{place} is not UTF-8 but looks like UTF-16. Save it as UTF-8.")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        raise ValueError(
+        raise UserError(
             f"{place} is not UTF-8 (byte 0x{data[error.start]:02x} in line {line}). Save it as UTF-8."
         ) from error
 
@@ -78,7 +80,7 @@ def read_yaml(path: Path, setting: str, texts: bool = False) -> Any:
         texts: read every plain value as text, numbers and truth values too.
 
     Raises:
-        ValueError: it cannot be read, or is no YAML.
+        UserError: it cannot be read, or is no YAML.
     """
     content = read_text(path, setting)
     try:
@@ -88,14 +90,14 @@ def read_yaml(path: Path, setting: str, texts: bool = False) -> Any:
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         said = " ".join(str(getattr(error, "problem", None) or error).split())
         tab = " Indent with blanks, not with tabs." if "'\\t'" in said else ""
-        raise ValueError(f"{setting}: {path} is no YAML ({where}{said}).{tab} Correct it.") from error
+        raise UserError(f"{setting}: {path} is no YAML ({where}{said}).{tab} Correct it.") from error
 
 
 def read_table(path: Path, setting: str) -> Table:
     """A CSV file with commas, in UTF-8.
 
     Raises:
-        ValueError: another encoding, another separator, no or equal names of columns, or a row of another length.
+        UserError: another encoding, another separator, no or equal names of columns, or a row of another length.
     """
     text = read_text(path, setting)
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
@@ -110,13 +112,13 @@ def read_table(path: Path, setting: str) -> Table:
                 _check_head(columns, f"{setting}: {path}")
                 continue
             if len(fields) != len(columns):
-                raise ValueError(
+                raise UserError(
                     f"{setting}: {path}, line {reader.line_num} has other fields than the first line ({len(fields)}, "
                     f"not {len(columns)}). Correct it; a text that holds a comma wants quotes."
                 )
             rows.append((reader.line_num, dict(zip(columns, fields, strict=True))))
     except csv.Error as error:
-        raise ValueError(f"{setting}: {path}, line {reader.line_num} is no CSV ({error}). Correct it.") from error
+        raise UserError(f"{setting}: {path}, line {reader.line_num} is no CSV ({error}). Correct it.") from error
     return Table(columns, rows)
 
 
@@ -124,10 +126,10 @@ def _check_head(columns: Sequence[str], place: str) -> None:
     """Refuse a first line that is cut at other characters than commas, or names a column twice."""
     separator = separated_otherwise(columns)
     if separator:
-        raise ValueError(f"{place} has {separator} between its fields. Save it as CSV with commas (UTF-8).")
+        raise UserError(f"{place} has {separator} between its fields. Save it as CSV with commas (UTF-8).")
     twice = [name for name in columns if columns.count(name) > 1]
     if twice:
-        raise ValueError(f"{place} names the column {twice[0]!r} twice. Name each once.")
+        raise UserError(f"{place} names the column {twice[0]!r} twice. Name each once.")
 
 
 def separated_otherwise(columns: Sequence[str]) -> str | None:

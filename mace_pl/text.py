@@ -11,6 +11,8 @@ import torch
 from diffusers.loaders import TextualInversionLoaderMixin
 from torch import Tensor
 
+from mace_pl.errors import UserError
+
 
 def text_parts(pipeline: Any) -> tuple[list[Any], list[Any]]:
     """The pipeline's tokenizers and text encoders, in order (one pair for SD 1.x and 2.x, two for SDXL)."""
@@ -103,7 +105,7 @@ def token_counts(pipeline: Any, prompts: Sequence[str]) -> Tensor:
     """[N] int64: the tokens of each prompt from its start token to its end token, cut at ``model_max_length``.
 
     Raises:
-        ValueError: the pipeline's tokenizers do not agree.
+        UserError: the pipeline's tokenizers do not agree.
     """
     counts = []
     for tokenizer in text_parts(pipeline)[0]:
@@ -111,7 +113,7 @@ def token_counts(pipeline: Any, prompts: Sequence[str]) -> Tensor:
         ids = tokenizer(whole, truncation=True, max_length=tokenizer.model_max_length).input_ids
         counts.append([len(own) for own in ids])
     if any(own != counts[0] for own in counts):
-        raise ValueError("data.tokens=caption: the model's two tokenizers split captions differently. Use all.")
+        raise UserError("data.tokens=caption: the model's two tokenizers split captions differently. Use all.")
     return torch.tensor(counts[0], dtype=torch.int64)
 
 

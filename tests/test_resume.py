@@ -15,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from mace_pl.cli import erase_main
+from mace_pl.errors import UserError
 
 STEPS = 60
 
@@ -87,7 +88,7 @@ def test_everything_finished_only_fuses(toy_pipeline: Path, tmp_path: Path, monk
     args = command(tmp_path, toy_pipeline, "late")
 
     def full(*args: object) -> None:
-        raise ValueError("cannot write: no space left")
+        raise UserError("cannot write: no space left")
 
     with monkeypatch.context() as patched:
         patched.setattr("mace_pl.callbacks.export.save_concept", full)

@@ -13,6 +13,7 @@ from mace_pl.artifacts import claim_output, write_json, written_aside
 from mace_pl.callbacks.report import Report
 from mace_pl.concepts import read_names
 from mace_pl.edit import save_concept
+from mace_pl.errors import UserError
 from mace_pl.export.base import base_file
 from mace_pl.export.described import safe_name
 from mace_pl.export.finished import PLACES, Finished, check_formats
@@ -39,7 +40,7 @@ class Export(Callback):
         config: the complete configuration, written as ``config.yaml``.
 
     Raises:
-        ValueError: ``report_seeds`` is below 1, a format does not exist, or ``output_dir`` exists.
+        UserError: ``report_seeds`` is below 1, a format does not exist, or ``output_dir`` exists.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class Export(Callback):
         export: list[str] | None = None,
     ) -> None:
         if report_seeds < 1:
-            raise ValueError(f"report_seeds={report_seeds} must be at least 1.")
+            raise UserError(f"report_seeds={report_seeds} must be at least 1.")
         self.folder = Path(output_dir)
         self.overwrite = overwrite
         check_formats(export or [], "export")

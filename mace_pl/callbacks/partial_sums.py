@@ -10,6 +10,7 @@ from lightning import Callback, Trainer
 from torch import Tensor
 
 from mace_pl.artifacts import read_tensors, write_tensors
+from mace_pl.errors import UserError
 
 KIND = "partial statistics"
 MATTERS = {  # what must not differ between two halves of a run, and how it is called
@@ -43,7 +44,7 @@ class PartialSums(Callback):
         """Take up the partial file of an earlier run.
 
         Raises:
-            ValueError: it was made from other captions, another encoder, or with other settings.
+            UserError: it was made from other captions, another encoder, or with other settings.
         """
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         self.done, pl_module.restored = 0, {}
@@ -67,7 +68,7 @@ class PartialSums(Callback):
         tensors, metadata = read_tensors(path, KIND, "model.output")
         differ = [name for key, name in MATTERS.items() if metadata.get(key) != self.identity[key]]
         if differ:
-            raise ValueError(
+            raise UserError(
                 f"model.output: the partial file {path} belongs to a run that was cut off and had other "
                 f"{' and other '.join(differ)}. Give that run's command to finish it, delete the file to drop it, or "
                 f"choose another --model.output."

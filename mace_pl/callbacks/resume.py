@@ -14,6 +14,7 @@ from rich.console import Console
 from torch import Tensor
 
 from mace_pl.artifacts import read_tensors, slug, write_tensors
+from mace_pl.errors import UserError
 
 KIND = "training"
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's state beside the step
@@ -31,12 +32,12 @@ class Resume(Callback):
         every_n_steps: a group that is being trained is kept every so many steps; finished ones always are.
 
     Raises:
-        ValueError: ``every_n_steps`` is below 1.
+        UserError: ``every_n_steps`` is below 1.
     """
 
     def __init__(self, output_dir: str, every_n_steps: int = 50) -> None:
         if every_n_steps < 1:
-            raise ValueError(f"keep_every_n_steps={every_n_steps} must be at least 1.")
+            raise UserError(f"keep_every_n_steps={every_n_steps} must be at least 1.")
         output = Path(output_dir)
         self.folder = output.with_name(f".{output.name}.training")
         self.every_n_steps = every_n_steps

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from mace_pl import __version__
 from mace_pl.artifacts import claim_output, write_tensors
+from mace_pl.errors import UserError
 from mace_pl.statistics_file import KIND
 
 
@@ -26,9 +27,9 @@ class WriteStatistics(Callback):
 
     def __init__(self, output: Path, overwrite: bool = False) -> None:
         if output.suffix != ".safetensors":
-            raise ValueError(f"output={output} must end with .safetensors.")
+            raise UserError(f"output={output} must end with .safetensors.")
         if output.is_dir():
-            raise ValueError(f"output={output} is a folder. Give the path of a file in it.")
+            raise UserError(f"output={output} is a folder. Give the path of a file in it.")
         self.output = output
         self.overwrite = overwrite
 
@@ -36,7 +37,7 @@ class WriteStatistics(Callback):
         """Refuse an output that exists or cannot be written before any caption is encoded.
 
         Raises:
-            ValueError: it exists, or a file cannot be made beside it.
+            UserError: it exists, or a file cannot be made beside it.
         """
         claim_output(self.output, self.overwrite, setting="model.output")
         try:
@@ -44,7 +45,7 @@ class WriteStatistics(Callback):
             with tempfile.TemporaryFile(dir=self.output.parent):
                 pass
         except OSError as error:
-            raise ValueError(
+            raise UserError(
                 f"model.output: {self.output} cannot be written ({error.strerror}). Choose another --model.output."
             ) from error
 
@@ -52,13 +53,13 @@ class WriteStatistics(Callback):
         """Write the file and print a summary; the sums were reduced on every rank before.
 
         Raises:
-            ValueError: other captions were summed than there are.
+            UserError: other captions were summed than there are.
         """
         data = getattr(trainer, "datamodule", None)
         store = getattr(data, "store", None)
         captions = int(pl_module.statistics["captions"])
         if store is not None and captions != store.total:
-            raise ValueError(
+            raise UserError(
                 f"{captions} captions were summed where there are {store.total}. Leave --trainer.limit_predict_batches "
                 f"and --trainer.fast_dev_run out; --data.limit gives statistics of fewer captions."
             )

@@ -8,6 +8,7 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from mace_pl.data.batches import Batches
+from mace_pl.errors import UserError
 from mace_pl.hiding import hidden_prompts
 from mace_pl.names import clean_name, clean_names
 
@@ -46,15 +47,15 @@ class AttackPrompts(LightningDataModule):
             for found in (synonyms, descriptions)
         )
         if not targets:
-            raise ValueError("data.targets is empty. Name at least one erased name, as in [ship].")
+            raise UserError("data.targets is empty. Name at least one erased name, as in [ship].")
         unknown = [target for target in targets if target not in names]
         if unknown:
-            raise ValueError(f"data.targets: {unknown} are not in data.names={names}; the classifier knows no other.")
+            raise UserError(f"data.targets: {unknown} are not in data.names={names}; the classifier knows no other.")
         if template.count("{}") != 1:
-            raise ValueError(f"data.template={template!r} must contain {{}} once, where the name goes.")
+            raise UserError(f"data.template={template!r} must contain {{}} once, where the name goes.")
         for name, value, least in (("seeds", seeds, 1), ("attacks", attacks, 0), ("batch_size", batch_size, 1)):
             if value < least:
-                raise ValueError(f"data.{name}={value} must be at least {least}.")
+                raise UserError(f"data.{name}={value} must be at least {least}.")
         self.names, self.targets, self.template, self.seeds, self.attacks = names, targets, template, seeds, attacks
         self.batch_size = batch_size
         self.prompts = {

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from mace_pl.data.caption_store import CaptionStore
 from mace_pl.data.sources import CaptionSource
+from mace_pl.errors import UserError
 from mace_pl.paths import place_name
 
 
@@ -66,16 +67,16 @@ def fill_templates(names: Sequence[str], templates: Sequence[str]) -> list[str]:
     """Every name in every template, names outermost.
 
     Raises:
-        ValueError: an empty name, no template, or a template without exactly one ``{}``.
+        UserError: an empty name, no template, or a template without exactly one ``{}``.
     """
     for name in names:
         if not name.strip():
-            raise ValueError(f"names: {name!r} is empty. Fill it in or drop it.")
+            raise UserError(f"names: {name!r} is empty. Fill it in or drop it.")
     if not templates:
-        raise ValueError('templates=[] must not be empty where names are given. Use for example "a photo of {}".')
+        raise UserError('templates=[] must not be empty where names are given. Use for example "a photo of {}".')
     for template in templates:
         if template.count("{}") != 1:
-            raise ValueError(f'templates: {template!r} must hold "{{}}" exactly once, where the name goes.')
+            raise UserError(f'templates: {template!r} must hold "{{}}" exactly once, where the name goes.')
     return [template.replace("{}", name) for name in names for template in templates]
 
 
@@ -113,15 +114,15 @@ class Captions(LightningDataModule):
     ) -> None:
         super().__init__()
         if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size} must be at least 1.")
+            raise UserError(f"batch_size={batch_size} must be at least 1.")
         if limit is not None and limit < 1:
-            raise ValueError(f"limit={limit} must be at least 1; leave it out for all captions.")
+            raise UserError(f"limit={limit} must be at least 1; leave it out for all captions.")
         if not sources and not names:
-            raise ValueError("sources and names are both empty: there is no caption. Give at least one of them.")
+            raise UserError("sources and names are both empty: there is no caption. Give at least one of them.")
         if templates and not names:
-            raise ValueError(f"templates={templates} needs names to put into them. Give names, or drop templates.")
+            raise UserError(f"templates={templates} needs names to put into them. Give names, or drop templates.")
         if tokens not in ("all", "caption"):
-            raise ValueError(f"tokens={tokens!r} must be 'all' or 'caption'.")
+            raise UserError(f"tokens={tokens!r} must be 'all' or 'caption'.")
         self.sources = sources or []
         self.names = names or []
         self.templates = templates or []
@@ -137,7 +138,7 @@ class Captions(LightningDataModule):
         """Count the captions; ``provenance`` then lists each source that was used, with its SHA-256.
 
         Raises:
-            ValueError: a file that cannot be read or used; see :class:`mace_pl.data.sources.CaptionSource`.
+            UserError: a file that cannot be read or used; see :class:`mace_pl.data.sources.CaptionSource`.
         """
         self.store, self.provenance, self.done = CaptionStore(), [], 0
         for name in self.sources:
@@ -149,7 +150,7 @@ class Captions(LightningDataModule):
             sha256 = hashlib.sha256("\n".join(prompts).encode()).hexdigest()
             self._record("names and templates", sha256, self._add(iter(prompts)), {})
         if not self.store.total:
-            raise ValueError(f"sources={self.sources} hold no caption at all. Give files with captions.")
+            raise UserError(f"sources={self.sources} hold no caption at all. Give files with captions.")
 
     def predict_dataloader(self) -> DataLoader[CaptionBatch]:
         """This process's batches of distinct captions with their counts: see :class:`CaptionBatch`."""

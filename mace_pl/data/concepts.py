@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from mace_pl.artifacts import slug
 from mace_pl.concepts import Concept, read_concepts, templates_of
 from mace_pl.data.batches import Batches
+from mace_pl.errors import UserError
 from mace_pl.image_files import by_stem, list_images, read_image, read_images, read_mask
 from mace_pl.paths import resolve
 from mace_pl.segment import NETWORKS, Segment
@@ -28,13 +29,13 @@ def load_masks(folder: Path, pictures: Path, setting: str) -> list[Tensor]:
     """Masks [1, H, W] of zeros and ones for the images of a folder, matched by name; each of its image's shown size.
 
     Raises:
-        ValueError: another number or other names than the images, another size, or an empty mask.
+        UserError: another number or other names than the images, another size, or an empty mask.
     """
     masks = by_stem(list_images(folder, setting), setting)
     images = by_stem(list_images(pictures, "images"), "images")
     if masks.keys() != images.keys():
         alone = sorted(masks.keys() ^ images.keys())
-        raise ValueError(
+        raise UserError(
             f"{setting}: {folder} has {len(masks)} masks, {pictures} has {len(images)} images; their names must be the "
             f"same, and {', '.join(alone[:3])} is on one side only. Give one mask per image."
         )
@@ -45,13 +46,13 @@ def _mask(file: Path, image: Path, setting: str) -> Tensor:
     """The mask [H, W] of zeros and ones."""
     mask, size = read_mask(file, setting), read_image(image, "images").size
     if mask.size != size:
-        raise ValueError(
+        raise UserError(
             f"{setting}: {file} is {mask.size}, its image {image.name} is {size} as shown (turned where its EXIF says "
             f"so). Give equal sizes."
         )
     pixels = np.asarray(mask)
     if pixels.max() <= 127:
-        raise ValueError(
+        raise UserError(
             f"{setting}: {file} is empty (no pixel above 127, the lightest has {pixels.max()} of 255). Mark the target "
             f"white, or use masks: none."
         )
@@ -100,7 +101,7 @@ class ConceptData(LightningDataModule):
     ) -> None:
         super().__init__()
         if mask not in MASKS:
-            raise ValueError(
+            raise UserError(
                 f"data.mask={mask!r} is unknown. Choose one of {', '.join(MASKS)}, or give masks per concept."
             )
         counts = {
@@ -113,7 +114,7 @@ class ConceptData(LightningDataModule):
         }
         for name, value in counts.items():
             if value < 1:
-                raise ValueError(f"data.{name}={value} must be at least 1.")
+                raise UserError(f"data.{name}={value} must be at least 1.")
         self.concepts: list[Concept] = read_concepts(concepts)
         self.templates = templates_of(templates, self.concepts)
         self.pictures = Path(pictures)

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 
 from mace_pl.concepts import read_names
 from mace_pl.data.batches import Batches
+from mace_pl.errors import UserError
 from mace_pl.names import clean_name, clean_names
 
 
@@ -39,27 +40,27 @@ class EvaluationPrompts(LightningDataModule):
             clean_name(n, "data.synonyms"): clean_names(w, "data.synonyms") for n, w in (synonyms or {}).items()
         }
         if len(names) < 2 or len(set(names)) != len(names):
-            raise ValueError(f"data.names={names} must hold at least two different names.")
+            raise UserError(f"data.names={names} must hold at least two different names.")
         if seeds < 1:
-            raise ValueError(f"data.seeds={seeds} must be at least 1.")
+            raise UserError(f"data.seeds={seeds} must be at least 1.")
         templates = ["a photo of a {}"] if templates is None else templates
         if not templates or any(t.count("{}") != 1 for t in templates):
-            raise ValueError(f"data.templates={templates} must be prompts that contain {{}} once, where the name goes.")
+            raise UserError(f"data.templates={templates} must be prompts that contain {{}} once, where the name goes.")
         self.names = names
         self.synonyms = synonyms
         if first_seed < 0:
-            raise ValueError(f"data.first_seed={first_seed} must be at least 0.")
+            raise UserError(f"data.first_seed={first_seed} must be at least 0.")
         self.seeds, self.first_seed = seeds, first_seed
         self.templates = templates
         self.batch_size = batch_size
         for target in self.synonyms:
             if target not in names:
-                raise ValueError(f"data.synonyms names {target!r}, which is not in data.names={names}.")
+                raise UserError(f"data.synonyms names {target!r}, which is not in data.names={names}.")
 
         words = names + [word for found in self.synonyms.values() for word in found]
         twice = sorted({word for word in words if words.count(word) > 1})
         if twice:
-            raise ValueError(f"data.synonyms: {', '.join(twice)} stands for two names, or twice. Name each word once.")
+            raise UserError(f"data.synonyms: {', '.join(twice)} stands for two names, or twice. Name each word once.")
 
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Batches {prompt, seed, word}, lists of equal length, and the batch's template; seeds count from 0."""

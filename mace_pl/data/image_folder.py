@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from mace_pl.errors import UserError
 from mace_pl.image_files import read_image
 from mace_pl.paths import resolve
 
@@ -97,7 +98,7 @@ class PoolDataModule(LightningDataModule):
     def __init__(self, batch_size: int, seed: int) -> None:
         super().__init__()
         if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size} must be 1 or more.")
+            raise UserError(f"batch_size={batch_size} must be 1 or more.")
         self.batch_size = batch_size
         self.seed = seed
         self.pool: PicturePool | None = None
@@ -142,7 +143,7 @@ class ImageFolder(PoolDataModule):
     def __init__(self, folder: str, resolution: int = 512, batch_size: int = 4, seed: int = 2024) -> None:
         super().__init__(batch_size, seed)
         if resolution < 8 or resolution % 8:
-            raise ValueError(f"resolution={resolution} must be a multiple of 8, such as 512.")
+            raise UserError(f"resolution={resolution} must be a multiple of 8, such as 512.")
         self.folder = folder
         self.resolution = resolution
 
@@ -150,12 +151,12 @@ class ImageFolder(PoolDataModule):
         """Read the folder.
 
         Raises:
-            ValueError: no metadata.jsonl, a row without file name or caption, or an unreadable picture.
+            UserError: no metadata.jsonl, a row without file name or caption, or an unreadable picture.
         """
         folder = resolve(self.folder)
         metadata = folder / "metadata.jsonl"
         if not metadata.is_file():
-            raise ValueError(
+            raise UserError(
                 f"folder={self.folder} has no metadata.jsonl (looked at {metadata}). Write one line per picture: "
                 f'{{"file_name": "1.png", "text": "a photo of a ship"}}.'
             )
@@ -167,7 +168,7 @@ class ImageFolder(PoolDataModule):
                 picture = read_image(folder / name, "folder")
                 pictures.append(to_tensor(ImageOps.fit(picture, square, Image.Resampling.LANCZOS)))
         if not captions:
-            raise ValueError(f"folder={self.folder}: {metadata} is empty. Write one line per picture.")
+            raise UserError(f"folder={self.folder}: {metadata} is empty. Write one line per picture.")
         return PicturePool(torch.stack(pictures), captions)
 
 
@@ -175,14 +176,14 @@ def parse_row(line: str, place: str) -> tuple[str, str]:
     """File name and caption of one line of ``metadata.jsonl``; ``place`` names it in messages.
 
     Raises:
-        ValueError: no JSON object, or without ``file_name`` or ``text`` (or ``caption``).
+        UserError: no JSON object, or without ``file_name`` or ``text`` (or ``caption``).
     """
     try:
         row = json.loads(line)
     except ValueError as error:
-        raise ValueError(f"folder: {place} is no JSON ({error}).") from error
+        raise UserError(f"folder: {place} is no JSON ({error}).") from error
     name = row.get("file_name") if isinstance(row, dict) else None
     caption = row.get("text", row.get("caption")) if isinstance(row, dict) else None
     if not isinstance(name, str) or not isinstance(caption, str):
-        raise ValueError(f"folder: {place} needs the texts file_name and text (or caption), found {line[:80]!r}.")
+        raise UserError(f"folder: {place} needs the texts file_name and text (or caption), found {line[:80]!r}.")
     return name, caption

@@ -14,6 +14,7 @@ from typing import Any
 from jsonargparse import auto_cli
 
 from mace_pl.artifacts import write_json
+from mace_pl.errors import UserError
 from mace_pl.paths import resolve
 
 TEMPLATES = ("a photo of a {}", "{}", "a {}", "a drawing of a {}", "a picture of a {}", "an image of a {}")
@@ -29,10 +30,10 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of the sprites' ``metadata.jsonl``.
 
     Raises:
-        ValueError: the file is missing.
+        UserError: the file is missing.
     """
     if not path.is_file():
-        raise ValueError(f"metadata={path} is no file. Give the metadata.jsonl of the sprites.")
+        raise UserError(f"metadata={path} is no file. Give the metadata.jsonl of the sprites.")
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from mace_pl.data.batches import Batches
 from mace_pl.data.sources import CaptionSource
+from mace_pl.errors import UserError
 from mace_pl.paths import resolve
 
 AUTO = "auto"
@@ -59,19 +60,19 @@ class Prompts(LightningDataModule):
         super().__init__()
         templates = ["a photo of a {}"] if templates is None else templates
         if (file is None) == (names is None):
-            raise ValueError("data needs prompts: give either --data.file or --data.names.")
+            raise UserError("data needs prompts: give either --data.file or --data.names.")
         if not templates or any(t.count("{}") != 1 for t in templates):
-            raise ValueError(f"data.templates={templates} must be prompts that contain {{}} once, where the name goes.")
+            raise UserError(f"data.templates={templates} must be prompts that contain {{}} once, where the name goes.")
         for name, value in (("seeds", seeds), ("batch_size", batch_size), ("limit", limit)):
             if value is not None and value < 1:
-                raise ValueError(f"data.{name}={value} must be at least 1.")
+                raise UserError(f"data.{name}={value} must be at least 1.")
         if names is not None:
             found = named_rows(names, templates)
         else:
             found = file_rows(str(file), column, {"seed": seed_column, "guidance": guidance_column})
         self.rows = list(islice(seeded(found, seeds), limit))
         if not self.rows:
-            raise ValueError(f"data.file={file} holds no prompt. Give a file with at least one.")
+            raise UserError(f"data.file={file} holds no prompt. Give a file with at least one.")
         warn_of_equals(self.rows)
         self.batch_size = batch_size
         self.done: Collection[int] = ()  # rows that were drawn by an earlier run, set by the module
@@ -103,7 +104,7 @@ class Prompts(LightningDataModule):
 def named_rows(names: list[str], templates: list[str]) -> Iterator[dict[str, Any]]:
     """Every name in every template."""
     if not names:
-        raise ValueError("data.names is empty. Give at least one name.")
+        raise UserError("data.names is empty. Give at least one name.")
     for template in templates:
         for name in names:
             yield {"prompt": template.replace("{}", name), "columns": {"name": name, "template": template}}
@@ -118,10 +119,10 @@ def file_rows(file: str, column: str, wanted: Mapping[str, str | None]) -> Itera
         wanted: the columns of ``seed`` and ``guidance``: a name, ``auto`` or None.
 
     Raises:
-        ValueError: naming the file and the line: no such file, no prompt, or a seed or guidance that is no number.
+        UserError: naming the file and the line: no such file, no prompt, or a seed or guidance that is no number.
     """
     if not resolve(file).is_file() and ".zip:" not in file:
-        raise ValueError(f"data.file={file} does not exist. Give a CSV with a column prompt, or a file of captions.")
+        raise UserError(f"data.file={file} does not exist. Give a CSV with a column prompt, or a file of captions.")
     read = {"seed": seed_of, "guidance": guidance_of}
     layouts: dict[tuple[str, ...], dict[str, str]] = {}  # one, but JSON lines may have several
     for place, prompt, row in CaptionSource(file, column, setting="data.file", whole=True).rows():
@@ -138,7 +139,7 @@ def numbers_of(columns: list[str], file: str, column: str, wanted: Mapping[str, 
     """Which columns of a file hold the numbers ``seed`` and ``guidance``, by these names.
 
     Raises:
-        ValueError: a column that is not there, or one that may be meant and is not known.
+        UserError: a column that is not there, or one that may be meant and is not known.
     """
     known = {"seed": (SEEDS, SEED_WORDS), "guidance": (GUIDANCES, GUIDANCE_WORDS)}
     found = {}
@@ -148,13 +149,13 @@ def numbers_of(columns: list[str], file: str, column: str, wanted: Mapping[str, 
         if chosen is not None and chosen != AUTO:
             if chosen not in columns:
                 shown = ", ".join(columns) or "none"
-                raise ValueError(f"{option}={chosen}: {file} has no such column, only {shown}. Name one, or null.")
+                raise UserError(f"{option}={chosen}: {file} has no such column, only {shown}. Name one, or null.")
             found[what] = chosen
         elif chosen == AUTO:
             like = [own for name, own in lower.items() if any(word in name for word in words)]
             fitting = [lower[name] for name in names if name in lower]
             if like and not fitting:
-                raise ValueError(
+                raise UserError(
                     f"data.file: {file} has a column {like[-1]!r}, which may be the {what}. Name it with --{option}, "
                     f"or pass null where it is not."
                 )
@@ -168,14 +169,14 @@ def seed_of(value: Any, place: str) -> int:
     """A whole number, which a spreadsheet may have written as 7.0.
 
     Raises:
-        ValueError: anything else, or one that is too large.
+        UserError: anything else, or one that is too large.
     """
     digits = re.fullmatch(r"\s*(-?\d+)(\.0*)?\s*", str(value))
     if digits is None:
-        raise ValueError(f"{place} has seed {value!r}, which is no whole number. Correct it.")
+        raise UserError(f"{place} has seed {value!r}, which is no whole number. Correct it.")
     seed = int(digits[1])
     if not 0 <= seed < 2**63:
-        raise ValueError(f"{place} has seed {seed}, which must be between 0 and 2^63 - 1. Correct it.")
+        raise UserError(f"{place} has seed {seed}, which must be between 0 and 2^63 - 1. Correct it.")
     return seed
 
 
@@ -183,14 +184,14 @@ def guidance_of(value: Any, place: str) -> float:
     """A guidance scale.
 
     Raises:
-        ValueError: no number, or a negative one.
+        UserError: no number, or a negative one.
     """
     try:
         guidance = float(value)
     except (TypeError, ValueError):
         guidance = math.nan
     if not 0 <= guidance < math.inf:
-        raise ValueError(f"{place} has guidance {value!r}, which is no number of 0 or more. Correct it.")
+        raise UserError(f"{place} has guidance {value!r}, which is no number of 0 or more. Correct it.")
     return guidance
 
 

@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 
 from mace_pl.data.image_folder import PicturePool, PoolDataModule, to_tensor
 from mace_pl.data.make_captions import make_caption, read_rows
+from mace_pl.errors import UserError
 from mace_pl.image_files import read_rgba
 from mace_pl.paths import resolve
 
@@ -64,9 +65,9 @@ class SpritePictures(PoolDataModule):
     ) -> None:
         super().__init__(batch_size, seed)
         if pictures < 1:
-            raise ValueError(f"pictures={pictures} must be 1 or more.")
+            raise UserError(f"pictures={pictures} must be 1 or more.")
         if resolution < 8 or resolution % 8:
-            raise ValueError(f"resolution={resolution} must be a multiple of 8, such as 64.")
+            raise UserError(f"resolution={resolution} must be a multiple of 8, such as 64.")
         self.folder = folder
         self.pictures = pictures
         self.resolution = resolution
@@ -75,7 +76,7 @@ class SpritePictures(PoolDataModule):
         """Render the pictures.
 
         Raises:
-            ValueError: no metadata.jsonl, or a sprite that cannot be read.
+            UserError: no metadata.jsonl, or a sprite that cannot be read.
         """
         folder = resolve(self.folder)
         by_concept: dict[str, list[dict[str, Any]]] = {}

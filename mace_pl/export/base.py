@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mace_pl.artifacts import save_hashed
+from mace_pl.errors import UserError
 
 #: under which names an original checkpoint holds a part; UNet and VAE begin alike in all families
 PREFIXES = {
@@ -73,7 +74,7 @@ def write_pipeline(folder: Path, pipeline: Any, weights: Mapping[str, Tensor], d
         dtype: of the UNet's weights, to which the one in memory is cast too; as in the base when None.
 
     Raises:
-        ValueError: the base's UNet files do not hold the layers that were edited.
+        UserError: the base's UNet files do not hold the layers that were edited.
     """
     _write_pipeline(folder, pipeline, weights, dtype)
     for file in [*folder.glob("*.json"), *folder.glob("*/*config.json")]:
@@ -106,7 +107,7 @@ def _write_pipeline(folder: Path, pipeline: Any, weights: Mapping[str, Tensor], 
         found = _rewrite(file, folder / "unet" / file.name, {f"{n}.weight": w for n, w in weights.items()})
         left = {name: weight for name, weight in left.items() if name not in found}
     if left:
-        raise ValueError(f"pipeline: {base / 'unet'} holds no {next(iter(left))}. Save the base with this diffusers.")
+        raise UserError(f"pipeline: {base / 'unet'} holds no {next(iter(left))}. Save the base with this diffusers.")
 
 
 def _save(folder: Path, pipeline: Any, dtype: torch.dtype | None) -> None:
@@ -140,7 +141,7 @@ def rewrite_file(
         header: the metadata of the new file; that of the base's speaks of its old content and is left behind.
 
     Raises:
-        ValueError: the base's file does not hold the layers that were edited.
+        UserError: the base's file does not hold the layers that were edited.
     """
     file = base_file(pipeline)
     assert file is not None
@@ -148,7 +149,7 @@ def rewrite_file(
     renamed = {original: left[own[0]] for original, own in names.items() if own[0] in left}
     missing = set(renamed) - _rewrite(file, path, renamed, header)
     if missing or len(renamed) < len(left):
-        raise ValueError(f"single_file: {file} does not hold all edited layers {sorted(missing)}. Export pipeline.")
+        raise UserError(f"single_file: {file} does not hold all edited layers {sorted(missing)}. Export pipeline.")
 
 
 def _copy_parts(base: Path, folder: Path) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mace_pl.artifacts import provenance, write_tensors
 from mace_pl.edit import Edit
+from mace_pl.errors import UserError
 from mace_pl.export.base import base_file, base_folder, base_variant, rewrite_file, stored_dtype, write_pipeline
 from mace_pl.export.card import licence, model_card
 from mace_pl.export.described import described, modelspec
@@ -37,11 +38,11 @@ def check_formats(formats: Sequence[str], setting: str) -> None:
     """Refuse formats that do not exist.
 
     Raises:
-        ValueError: naming the setting and the formats there are.
+        UserError: naming the setting and the formats there are.
     """
     for name in formats:
         if name not in PLACES:
-            raise ValueError(f"{setting}={name} is no format. Choose from {', '.join(PLACES)}.")
+            raise UserError(f"{setting}={name} is no format. Choose from {', '.join(PLACES)}.")
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mace_pl.artifacts import write_tensors
 from mace_pl.edit import Edit, Factors
+from mace_pl.errors import UserError
 from mace_pl.export.described import family, kohya_facts
 from mace_pl.export.single_file import UNET_PREFIX, has_original_names, unet_names
 from mace_pl.lora import to_peft
@@ -64,12 +65,12 @@ def check_rank(edit: Edit, rank: int) -> None:
     """Refuse a rank that is not between 1 and the smaller side of every layer.
 
     Raises:
-        ValueError: naming the layer that allows least.
+        UserError: naming the layer that allows least.
     """
     sides = {name: min(A.shape[1], B.shape[0]) for name, (A, B) in edit.factors.items()}
     name = min(sides, key=sides.__getitem__)
     if not 1 <= rank <= sides[name]:
-        raise ValueError(f"rank={rank} must be between 1 and {sides[name]}, the smaller side of {name}; or pass auto.")
+        raise UserError(f"rank={rank} must be between 1 and {sides[name]}, the smaller side of {name}; or pass auto.")
 
 
 def to_kohya(factors: Factors, unet: Any, sdxl: bool) -> dict[str, Tensor]:

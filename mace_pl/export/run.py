@@ -10,6 +10,7 @@ import yaml
 
 from mace_pl.artifacts import claim_output, read_tensors, written_aside
 from mace_pl.edit import Edit, original_weights, set_weights
+from mace_pl.errors import UserError
 from mace_pl.export.base import base_file, base_folder
 from mace_pl.export.described import safe_name
 from mace_pl.export.finished import PLACES, Finished, check_formats
@@ -49,13 +50,13 @@ def export_run(
         What was written.
 
     Raises:
-        ValueError: no run there, an unknown format or dtype, a rank or error that cannot be, an output that exists,
+        UserError: no run there, an unknown format or dtype, a rank or error that cannot be, an output that exists,
             another base model, or one that the format cannot hold.
     """
     check_formats([format], "format")
     wanted, error = _rank(format, rank, max_error)
     if dtype is not None and (dtype not in DTYPES or format == "edit"):
-        raise ValueError(f"dtype={dtype} must be one of {', '.join(DTYPES)}, and none for edit (always float32).")
+        raise UserError(f"dtype={dtype} must be one of {', '.join(DTYPES)}, and none for edit (always float32).")
     folder = resolve(run)
     edit, meta, config = read_run(run, folder)
     if wanted is not None:
@@ -68,7 +69,7 @@ def export_run(
     base = base_folder(pipeline)
     place = base or base_file(pipeline)
     if place is not None and place.resolve().is_relative_to(path.resolve()):
-        raise ValueError(f"output={path} holds the base model. Choose another --output.")
+        raise UserError(f"output={path} holds the base model. Choose another --output.")
     original = _original(pipeline, edit, meta)
     metrics = folder / "report" / "metrics.json"
     finished = Finished(pipeline, edit, original, meta, config, safe_name(folder), metrics)
@@ -81,15 +82,15 @@ def export_run(
 def _rank(format: str, rank: int | str | None, max_error: float | None) -> tuple[int | None, float]:
     """The rank, None for auto, and the largest error."""
     if format not in LORAS and (rank is not None or max_error is not None):
-        raise ValueError(f"rank and max_error are settings of {', '.join(LORAS)}, not of {format}. Leave them out.")
+        raise UserError(f"rank and max_error are settings of {', '.join(LORAS)}, not of {format}. Leave them out.")
     if isinstance(rank, str) and rank != "auto":
-        raise ValueError(f"rank={rank} must be a whole number of at least 1, or auto.")
+        raise UserError(f"rank={rank} must be a whole number of at least 1, or auto.")
     if isinstance(rank, int) and rank < 1:
-        raise ValueError(f"rank={rank} must be at least 1, or auto.")
+        raise UserError(f"rank={rank} must be at least 1, or auto.")
     if isinstance(rank, int) and max_error is not None:
-        raise ValueError(f"max_error={max_error} chooses the rank, but rank={rank} is given. Pass --rank auto.")
+        raise UserError(f"max_error={max_error} chooses the rank, but rank={rank} is given. Pass --rank auto.")
     if max_error is not None and not 0 < max_error < 1:
-        raise ValueError(f"max_error={max_error} must be between 0 and 1, as in 0.05 for 5 %.")
+        raise UserError(f"max_error={max_error} must be between 0 and 1, as in 0.05 for 5 %.")
     return (rank if isinstance(rank, int) else None), (DEFAULT_MAX_ERROR if max_error is None else max_error)
 
 
@@ -101,7 +102,7 @@ def read_run(run: str, folder: Path) -> tuple[Edit, dict[str, Any], dict[str, An
     """
     file = folder / "edit.safetensors"
     if not file.is_file():
-        raise ValueError(f"run={run} is no output folder of fit or fuse (it has no edit.safetensors).")
+        raise UserError(f"run={run} is no output folder of fit or fuse (it has no edit.safetensors).")
     _, meta = read_tensors(file, "edit", "run")
     meta = {name: value for name, value in meta.items() if name not in ("kind", "format_version")}
     settings = folder / "config.yaml"
@@ -112,12 +113,12 @@ def read_run(run: str, folder: Path) -> tuple[Edit, dict[str, Any], dict[str, An
 def _claim(path: Path, format: str, overwrite: bool, folder: Path) -> None:
     """Refuse an output that exists, that would replace the run itself, or that is named for another kind of thing."""
     if folder.resolve().is_relative_to(path.resolve()):
-        raise ValueError(f"output={path} would replace the run. Choose another --output.")
+        raise UserError(f"output={path} would replace the run. Choose another --output.")
     file = PLACES[format].endswith(".safetensors")
     if file and (path.suffix != ".safetensors" or path.is_dir()):
-        raise ValueError(f"output={path} must be a file name that ends in .safetensors for format {format}.")
+        raise UserError(f"output={path} must be a file name that ends in .safetensors for format {format}.")
     if not file and path.suffix == ".safetensors":
-        raise ValueError(f"output={path} must be a folder for format {format}.")
+        raise UserError(f"output={path} must be a folder for format {format}.")
     claim_output(path, overwrite, "output")
 
 
@@ -125,13 +126,13 @@ def _original(pipeline: Any, edit: Edit, meta: dict[str, Any]) -> dict[str, torc
     """The base's keys and values.
 
     Raises:
-        ValueError: the model is not the one that the run edited.
+        UserError: the model is not the one that the run edited.
     """
     name = meta["pretrained"]
     original = original_weights(pipeline.unet)
     shapes = {layer: (B.shape[0], A.shape[1]) for layer, (A, B) in edit.factors.items()}
     if shapes != {layer: tuple(weight.shape) for layer, weight in original.items()}:
-        raise ValueError(f"run: the layers of {name} are not those that were edited. Put the run's base model there.")
+        raise UserError(f"run: the layers of {name} are not those that were edited. Put the run's base model there.")
     if meta.get("text_encoder") not in (None, encoder_fingerprint(pipeline)):
-        raise ValueError(f"run: {name} has another text encoder than when it was edited. Put that base model there.")
+        raise UserError(f"run: {name} has another text encoder than when it was edited. Put that base model there.")
     return original

@@ -17,6 +17,7 @@ from torchmetrics import Metric
 from mace_pl.applying import load_edited
 from mace_pl.artifacts import claim_output, write_json
 from mace_pl.attack import check_attackable, encode_attacked, optimise_tokens
+from mace_pl.errors import UserError
 from mace_pl.lora import stream
 from mace_pl.options import check_trainer
 from mace_pl.paths import model_name, place_name
@@ -96,7 +97,7 @@ class Attack(LightningModule):
         claim_output(Path(output), overwrite, "model.output")
         for name, value in (("tokens", tokens), ("attack_steps", attack_steps), ("attack_samples", attack_samples)):
             if value < 1:
-                raise ValueError(f"model.{name}={value} must be at least 1.")
+                raise UserError(f"model.{name}={value} must be at least 1.")
         self.output, self.judge_folder = Path(output), classifier
         self.original, self.edited = load_pipeline(pretrained), load_edited(pretrained, edited)
         check_attackable(self.edited)

@@ -11,6 +11,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from mace_pl.errors import UserError
 from mace_pl.modules.training import TrainingModule, save_half
 from mace_pl.paths import resolve
 
@@ -53,16 +54,16 @@ class AutoencoderTraining(TrainingModule):
     ) -> None:
         super().__init__(output_dir, overwrite, learning_rate, weight_decay, warmup_steps, seed)
         if not channels or any(c < 1 or c % norm_groups for c in channels):
-            raise ValueError(f"channels={list(channels)} must be multiples of norm_groups={norm_groups}.")
+            raise UserError(f"channels={list(channels)} must be multiples of norm_groups={norm_groups}.")
         if decoder_only and pretrained is None:
-            raise ValueError(
+            raise UserError(
                 "decoder_only=True needs a trained encoder. Set pretrained to a folder of an AutoencoderKL."
             )
         self.kl_weight, self.decoder_only = kl_weight, decoder_only
         if pretrained is not None:
             folder = resolve(pretrained)
             if not (folder / "config.json").is_file():
-                raise ValueError(f"pretrained={pretrained} has no config.json. Give the folder of an AutoencoderKL.")
+                raise UserError(f"pretrained={pretrained} has no config.json. Give the folder of an AutoencoderKL.")
             self.vae: Any = AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32).train()
             for part in (self.vae.encoder, self.vae.quant_conv):
                 part.requires_grad_(not decoder_only)

@@ -15,6 +15,7 @@ from torch.nn import functional as F  # noqa: N812
 from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from mace_pl.artifacts import written_aside
+from mace_pl.errors import UserError
 from mace_pl.modules.augment import augment, sometimes, uniform
 from mace_pl.modules.tokenizer import save_tokenizer, train_tokenizer
 from mace_pl.modules.training import TrainingModule, save_text
@@ -76,11 +77,11 @@ class ContrastiveTraining(TrainingModule):
     ) -> None:
         super().__init__(output_dir, overwrite, learning_rate, weight_decay, warmup_steps, seed)
         if freeze_text and pretrained is None:
-            raise ValueError("freeze_text=True needs trained text weights. Set pretrained to a folder of a CLIPModel.")
+            raise UserError("freeze_text=True needs trained text weights. Set pretrained to a folder of a CLIPModel.")
         if resolution % patch_size:
-            raise ValueError(f"patch_size={patch_size} must divide resolution={resolution}.")
+            raise UserError(f"patch_size={patch_size} must divide resolution={resolution}.")
         if not 0 <= augmented <= 1:
-            raise ValueError(f"augmented={augmented} must lie between 0 and 1.")
+            raise UserError(f"augmented={augmented} must lie between 0 and 1.")
         self.pretrained = pretrained
         self.freeze_text = freeze_text
         self.vocab_size = vocab_size
@@ -103,11 +104,11 @@ class ContrastiveTraining(TrainingModule):
         """Read model and tokenizer, or make them: the tokenizer of the data's captions.
 
         Raises:
-            ValueError: ``pretrained`` holds no CLIPModel, or ``autoencoder`` no AutoencoderKL.
+            UserError: ``pretrained`` holds no CLIPModel, or ``autoencoder`` no AutoencoderKL.
         """
         super().setup(stage)
         if self.autoencoder is not None and not (resolve(self.autoencoder) / "config.json").is_file():
-            raise ValueError(f"autoencoder={self.autoencoder} has no config.json. Give the folder of an AutoencoderKL.")
+            raise UserError(f"autoencoder={self.autoencoder} has no config.json. Give the folder of an AutoencoderKL.")
         if self.clip is not None:
             return
         if self.pretrained is None:
@@ -118,7 +119,7 @@ class ContrastiveTraining(TrainingModule):
         else:
             folder = resolve(self.pretrained)
             if not (folder / "config.json").is_file():
-                raise ValueError(f"pretrained={self.pretrained} has no config.json. Give the folder of a CLIPModel.")
+                raise UserError(f"pretrained={self.pretrained} has no config.json. Give the folder of a CLIPModel.")
             self.tokenizer = CLIPTokenizer.from_pretrained(folder)
             self.clip = CLIPModel.from_pretrained(folder, dtype=torch.float32)
         for part in (self.clip.text_model, self.clip.text_projection):

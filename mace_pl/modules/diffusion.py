@@ -19,6 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from mace_pl.artifacts import write_json, written_aside
+from mace_pl.errors import UserError
 from mace_pl.modules.training import TrainingModule, save_half
 from mace_pl.paths import resolve
 
@@ -69,12 +70,12 @@ class DiffusionTraining(TrainingModule):
     ) -> None:
         super().__init__(output_dir, overwrite, learning_rate, weight_decay, warmup_steps, seed)
         if len(channels) < 2 or any(c < 1 or c % norm_groups for c in channels):
-            raise ValueError(f"channels={list(channels)} must be two or more multiples of norm_groups={norm_groups}.")
+            raise UserError(f"channels={list(channels)} must be two or more multiples of norm_groups={norm_groups}.")
         for name, share in (("empty_captions", empty_captions), ("ema_decay", ema_decay)):
             if not 0 <= share <= 1:
-                raise ValueError(f"{name}={share} must lie between 0 and 1.")
+                raise UserError(f"{name}={share} must lie between 0 and 1.")
         if snr_gamma is not None and not snr_gamma > 0:
-            raise ValueError(f"snr_gamma={snr_gamma} must be above 0, or null for no weighting.")
+            raise UserError(f"snr_gamma={snr_gamma} must be above 0, or null for no weighting.")
         self.pretrained = pretrained
         self.source = Path(output_dir) if pretrained is None else resolve(pretrained)
         self.channels, self.heads, self.norm_groups = tuple(channels), heads, norm_groups
@@ -94,22 +95,20 @@ class DiffusionTraining(TrainingModule):
         """Check the folders, then make or read UNet and scheduler.
 
         Raises:
-            ValueError: parts are missing, or the output would replace its own input.
+            UserError: parts are missing, or the output would replace its own input.
         """
         needed = GIVEN if self.pretrained is None else (*GIVEN, *NEW)
         missing = [part for part in needed if not (self.source / part).exists()]
         if missing and self.pretrained is None:
-            raise ValueError(f"output_dir={self.folder} lacks {missing}. Train the autoencoder and CLIP into it first.")
+            raise UserError(f"output_dir={self.folder} lacks {missing}. Train the autoencoder and CLIP into it first.")
         if missing:
-            raise ValueError(
-                f"pretrained={self.pretrained} lacks {missing} (looked at {self.source}). Give a pipeline."
-            )
+            raise UserError(f"pretrained={self.pretrained} lacks {missing} (looked at {self.source}). Give a pipeline.")
         if self.pretrained is not None:
             name = json.loads((self.source / "model_index.json").read_text("utf-8")).get("_class_name")
             if name != "StableDiffusionPipeline":
-                raise ValueError(f"pretrained={self.pretrained} is a {name}. Give a StableDiffusionPipeline.")
+                raise UserError(f"pretrained={self.pretrained} is a {name}. Give a StableDiffusionPipeline.")
         if self.pretrained is not None and self.folder.resolve() == self.source.resolve():
-            raise ValueError(f"output_dir={self.folder} is the pretrained folder itself. Choose another output_dir.")
+            raise UserError(f"output_dir={self.folder} is the pretrained folder itself. Choose another output_dir.")
         super().setup(stage)
         if self.unet is None:
             self.unet, self.scheduler = self.new_parts() if self.pretrained is None else self.given_parts()
@@ -151,9 +150,7 @@ class DiffusionTraining(TrainingModule):
         unet: Any = UNet2DConditionModel.from_pretrained(self.source, subfolder="unet", torch_dtype=torch.float32)
         scheduler: Any = DDIMScheduler.from_pretrained(self.source, subfolder="scheduler")
         if scheduler.config.prediction_type not in ("epsilon", "v_prediction"):
-            raise ValueError(
-                f"pretrained={self.pretrained} predicts {scheduler.config.prediction_type}: not supported."
-            )
+            raise UserError(f"pretrained={self.pretrained} predicts {scheduler.config.prediction_type}: not supported.")
         return unet.train(), scheduler
 
     @torch.no_grad()

@@ -17,6 +17,7 @@ from mace_pl.closed_form import gram
 from mace_pl.concepts import Concept, aligned_positions, attended_positions
 from mace_pl.conditions import unet_conditions
 from mace_pl.edit import ConceptSums, Edit, Factors, SumsOnDisk, fusion, original_weights, refinement, set_weights
+from mace_pl.errors import UserError
 from mace_pl.filed import Filed
 from mace_pl.frozen import frozen_layers
 from mace_pl.lora import ConceptLoRAs, stream
@@ -87,7 +88,7 @@ class Mace(LightningModule):
         super().__init__()
         self.automatic_optimization = False
         if rank < 1:
-            raise ValueError(f"model.rank={rank} must be at least 1 (the paper uses 1).")
+            raise UserError(f"model.rank={rank} must be at least 1 (the paper uses 1).")
         self.pretrained, self.rank, self.seed = pretrained, rank, seed
         self.lr, self.weight_decay, self.gradient_clip = lr, weight_decay, gradient_clip
         self.importance_sampling, self.squared_loss = importance_sampling, squared_loss

@@ -9,6 +9,7 @@ from typing import Any
 from lightning import LightningModule
 
 from mace_pl.applying import apply_files
+from mace_pl.errors import UserError
 from mace_pl.manifest import begin, clear, picture_name, write_manifest, write_picture
 from mace_pl.options import check_trainer
 from mace_pl.paths import model_name, place_name
@@ -51,10 +52,10 @@ class Sampler(LightningModule):
     ) -> None:
         super().__init__()
         if steps < 1:
-            raise ValueError(f"model.steps={steps} must be at least 1.")
+            raise UserError(f"model.steps={steps} must be at least 1.")
         for name, value in (("height", height), ("width", width)):
             if value is not None and (value < 8 or value % 8):
-                raise ValueError(f"model.{name}={value} must be a positive multiple of 8.")
+                raise UserError(f"model.{name}={value} must be a positive multiple of 8.")
         self.output, self.overwrite = Path(output), overwrite
         self.steps, self.guidance, self.negative, self.size = steps, guidance, negative, (height, width)
         self.pipeline = load_pipeline(pretrained)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mace_pl.ablation import read_ablation
 from mace_pl.artifacts import claim_output, read_tensors
+from mace_pl.errors import UserError
 from mace_pl.image_files import read_image, read_images
 from mace_pl.manifest import read_folder
 from mace_pl.metrics import PictureScores
@@ -83,12 +84,12 @@ class ErasureScores(LightningModule):
         super().__init__()
         claim_output(Path(output), overwrite, "model.output")
         if kid_subset < 2:
-            raise ValueError(f"model.kid_subset={kid_subset} must be at least 2.")
+            raise UserError(f"model.kid_subset={kid_subset} must be at least 2.")
         self.ablation = read_ablation(ablation or [])
         self.pretrained, self.classifier, self.output = pretrained, classifier, Path(output)
         self.runs = {Path(run).name: run for run in runs or []}
         if len(self.runs) < len(runs or []) or ORIGINAL in self.runs:
-            raise ValueError(f"model.runs={runs} need folder names that differ, and none called {ORIGINAL!r}.")
+            raise UserError(f"model.runs={runs} need folder names that differ, and none called {ORIGINAL!r}.")
         self.steps, self.guidance, self.scheduler = steps, guidance, scheduler
         self.kid_subset, self.nearest, self.shown = kid_subset, nearest, shown
         self.pipeline = load_pipeline(pretrained, revision, variant, layout)
@@ -111,25 +112,25 @@ class ErasureScores(LightningModule):
         """Take a run's weights and targets, or a whole pipeline.
 
         Raises:
-            ValueError: neither of both, one made from another model, or a pipeline without targets.
+            UserError: neither of both, one made from another model, or a pipeline without targets.
         """
         run = self.runs[name]
         hub = not folder.exists() and run.count("/") == 1 and not resolve(Path(run).parent).is_dir()
         if hub or (folder / "model_index.json").is_file():
             if not targets:
-                raise ValueError(f"model.targets is empty, and the pipeline {run} does not say what it erases.")
+                raise UserError(f"model.targets is empty, and the pipeline {run} does not say what it erases.")
             self.pipelines[name] = load_pipeline(run)
             self.fingerprints[name] = model_fingerprint(self.pipelines[name])
             self.weights[name], self.targets[name] = {}, targets
             return
         file = folder / "refined.safetensors"
         if not file.is_file():
-            raise ValueError(f"model.runs: {folder} has no refined.safetensors. Give output folders of fit.")
+            raise UserError(f"model.runs: {folder} has no refined.safetensors. Give output folders of fit.")
         weights, meta = read_tensors(file, "refined", "model.runs")
         own = self.unet.state_dict()
         wrong = [key for key, value in weights.items() if key not in own or own[key].shape != value.shape]
         if wrong:
-            raise ValueError(f"model.runs: {file} was made from another model: {wrong[0]} does not fit its UNet.")
+            raise UserError(f"model.runs: {file} was made from another model: {wrong[0]} does not fit its UNet.")
         self.weights[ORIGINAL] |= {key: own[key].clone() for key in weights}
         self.weights[name] = weights
         self.targets[name] = [concept["target"] for concept in meta["concepts"]]
@@ -165,11 +166,11 @@ class ErasureScores(LightningModule):
         """Find the data's names among those of the judge.
 
         Raises:
-            ValueError: it does not know one.
+            UserError: it does not know one.
         """
         unknown = [name for name in names if name not in self.judge.names]
         if unknown:
-            raise ValueError(f"data.names: the judge does not know {', '.join(unknown)}. It knows {self.judge.names}.")
+            raise UserError(f"data.names: the judge does not know {', '.join(unknown)}. It knows {self.judge.names}.")
         self.columns = [self.judge.names.index(name) for name in names]
         self.places = torch.full((len(self.judge.names),), -1)
         self.places[self.columns] = torch.arange(len(names))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mace_pl.callbacks.partial_sums import PartialSums
 from mace_pl.callbacks.statistics import WriteStatistics
+from mace_pl.errors import UserError
 from mace_pl.metrics import GramMetric
 from mace_pl.options import check_trainer
 from mace_pl.paths import resolve
@@ -26,7 +27,7 @@ def load_text_parts(
     """A pipeline with tokenizers and text encoders (float32, frozen); of folders and hub ids nothing else is loaded.
 
     Raises:
-        ValueError: no pipeline with a text encoder is there.
+        UserError: no pipeline with a text encoder is there.
     """
     source = resolve(pretrained)
     if source.is_file():
@@ -43,7 +44,7 @@ def load_text_parts(
             place, dtype=torch.float32, use_safetensors=True, revision=revision, variant=variant, **unused
         )
     except (OSError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"model.pretrained={pretrained} cannot be loaded: {error} {HINT}") from error
+        raise UserError(f"model.pretrained={pretrained} cannot be loaded: {error} {HINT}") from error
     for encoder in text_parts(pipeline)[1]:
         encoder.requires_grad_(False)
     return pipeline
@@ -78,7 +79,7 @@ class PromptStatistics(LightningModule):
     ) -> None:
         super().__init__()
         if save_every < 1:
-            raise ValueError(f"save_every={save_every} must be at least 1.")
+            raise UserError(f"save_every={save_every} must be at least 1.")
         self.output = output
         self.overwrite = overwrite
         self.save_every = save_every
@@ -125,11 +126,11 @@ class PromptStatistics(LightningModule):
         """Add up the sums of all processes, on each of them.
 
         Raises:
-            ValueError: the sums are not finite.
+            UserError: the sums are not finite.
         """
         self.statistics = self.metric.compute()
         if not bool(torch.isfinite(self.statistics["gram"]).all()):
-            raise ValueError(
+            raise UserError(
                 f"trainer.precision={self.trainer.precision} gives embeddings that are not finite. Use 32-true or "
                 f"bf16-mixed."
             )

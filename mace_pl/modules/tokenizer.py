@@ -11,6 +11,8 @@ from pathlib import Path
 from tokenizers import pre_tokenizers
 from transformers import CLIPTokenizer
 
+from mace_pl.errors import UserError
+
 START, END, WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
 WORD = re.compile(r"[^\W\d_]+|\d|[^\s\w]+|_+")  # as CLIP splits: letters, single digits, the rest
 
@@ -19,13 +21,13 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int) -> CLIPTokenizer:
     """A CLIPTokenizer with at most ``vocab_size`` entries: every byte, every byte at a word's end, merges, START, END.
 
     Raises:
-        ValueError: ``vocab_size`` leaves no room for the bytes.
+        UserError: ``vocab_size`` leaves no room for the bytes.
     """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     letters = alphabet + [letter + WORD_END for letter in alphabet]
     room = vocab_size - len(letters) - 2
     if room < 0:
-        raise ValueError(f"vocab_size={vocab_size} is too small. Give at least {len(letters) + 2}.")
+        raise UserError(f"vocab_size={vocab_size} is too small. Give at least {len(letters) + 2}.")
     merges = learn_merges({word for caption in captions for word in WORD.findall(caption.lower())}, room)
     entries = [*letters, *(left + right for left, right in merges), START, END]
     vocab = {entry: index for index, entry in enumerate(dict.fromkeys(entries))}

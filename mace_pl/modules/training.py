@@ -14,6 +14,7 @@ from lightning import LightningModule
 from torch import Tensor, nn
 
 from mace_pl.artifacts import claim_output, written_aside
+from mace_pl.errors import UserError
 
 
 class Pool(Protocol):
@@ -46,9 +47,9 @@ class TrainingModule(LightningModule):
     ) -> None:
         super().__init__()
         if not learning_rate > 0:
-            raise ValueError(f"learning_rate={learning_rate} must be above 0.")
+            raise UserError(f"learning_rate={learning_rate} must be above 0.")
         if warmup_steps < 0:
-            raise ValueError(f"warmup_steps={warmup_steps} must be 0 or more.")
+            raise UserError(f"warmup_steps={warmup_steps} must be 0 or more.")
         self.folder = Path(output_dir)
         self.overwrite = overwrite
         self.learning_rate = learning_rate
@@ -64,23 +65,23 @@ class TrainingModule(LightningModule):
         """Refuse parts that exist, and training without end.
 
         Raises:
-            ValueError: ``output_dir`` or ``trainer.max_steps`` must change.
+            UserError: ``output_dir`` or ``trainer.max_steps`` must change.
         """
         if stage == "fit":
             for part in self.parts():
                 claim_output(self.folder / part, self.overwrite, "model.output_dir")
             if self.trainer.max_steps < 1:
-                raise ValueError(f"trainer.max_steps={self.trainer.max_steps} must be 1 or more: the data never end.")
+                raise UserError(f"trainer.max_steps={self.trainer.max_steps} must be 1 or more: the data never end.")
 
     def pool(self) -> Pool:
         """All pictures of the data module.
 
         Raises:
-            ValueError: the data module has none.
+            UserError: the data module has none.
         """
         pool = getattr(getattr(self.trainer, "datamodule", None), "pool", None)
         if pool is None:
-            raise ValueError("data: this module needs SpritePictures, ImageFolder or another PoolDataModule.")
+            raise UserError("data: this module needs SpritePictures, ImageFolder or another PoolDataModule.")
         return cast(Pool, pool)
 
     def generator(self) -> torch.Generator:
@@ -105,12 +106,12 @@ def save_half(model: Any, folder: Path) -> None:
     """Write ``model`` as float16 safetensors, aside and renamed; ``model`` itself stays as it is.
 
     Raises:
-        ValueError: weights that are not finite in float16.
+        UserError: weights that are not finite in float16.
     """
     half = copy.deepcopy(model).to("cpu", torch.float16)
     bad = [name for name, t in half.state_dict().items() if t.is_floating_point() and not bool(torch.isfinite(t).all())]
     if bad:
-        raise ValueError(f"{folder.name}: {bad[0]} is not finite: training diverged. Lower model.learning_rate.")
+        raise UserError(f"{folder.name}: {bad[0]} is not finite: training diverged. Lower model.learning_rate.")
     with written_aside(folder) as aside:
         half.save_pretrained(aside, safe_serialization=True)
         config = json.loads((aside / "config.json").read_text(encoding="utf-8"))
