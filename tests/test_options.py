@@ -99,10 +99,9 @@ def test_other_tasks_of_a_cluster_than_devices_are_refused(
 def test_other_processes_of_torchrun_than_devices_are_refused(
     tmp_path: Path, toy_pipeline: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("RANK", "GROUP_RANK", "LOCAL_RANK"):
-        monkeypatch.setenv(name, "0")
-    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
-        monkeypatch.setenv(name, "2")
+    own = {"TORCHELASTIC_RUN_ID": "7", "RANK": "0", "GROUP_RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}
+    for name, value in own.items():
+        monkeypatch.setenv(name, value)
     message = refused([*config(tmp_path, toy_pipeline, "out", SHIP), "--trainer.devices", "1"], capsys)
     assert "WORLD_SIZE" in message and "trainer.devices=1" in message
 
