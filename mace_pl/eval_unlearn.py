@@ -18,6 +18,7 @@ from PIL import Image
 
 from mace_pl.applying import apply_files
 from mace_pl.artifacts import slug, write_json, written_aside
+from mace_pl.errors import UserError
 from mace_pl.export.run import read_run
 from mace_pl.paths import resolve
 from mace_pl.pipelines import load_base
@@ -56,7 +57,7 @@ class Technique:
         _, meta, config = read_run(run, folder)
         targets = [concept["target"] for concept in meta["concepts"]]
         if erase_concept.lower() not in {target.lower() for target in targets}:
-            raise ValueError(f"erase_concept={erase_concept} is no target of {run}. It erases {', '.join(targets)}.")
+            raise UserError(f"erase_concept={erase_concept} is no target of {run}. It erases {', '.join(targets)}.")
         model = {"pretrained": meta["pretrained"], **config.get("model", {})}
         self.pipeline = load_base(model if pretrained is None else {"pretrained": pretrained})
         apply_files(self.pipeline, [str(folder / "edit.safetensors")], "run")
@@ -92,10 +93,10 @@ def write_inputs(run: str, output: str, images: int = 50) -> Path:
         The folder.
 
     Raises:
-        ValueError: no finished run there, or fewer than one image.
+        UserError: no finished run there, or fewer than one image.
     """
     if images < 1:
-        raise ValueError(f"images={images} must be at least 1.")
+        raise UserError(f"images={images} must be at least 1.")
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     for concept in read_run(run, resolve(run))[1]["concepts"]:

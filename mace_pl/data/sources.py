@@ -25,6 +25,7 @@ from typing import Any, BinaryIO, TextIO
 
 import ijson
 
+from mace_pl.errors import UserError
 from mace_pl.paths import resolve
 from mace_pl.tables import separated_otherwise
 
@@ -102,7 +103,7 @@ class CaptionSource:
         ``sha256`` is known when they end or the generator is closed.
 
         Raises:
-            ValueError: a file that cannot be read, is not what its name says, or has an empty caption.
+            UserError: a file that cannot be read, is not what its name says, or has an empty caption.
         """
         try:
             with self._opened() as (stream, ending):
@@ -268,8 +269,8 @@ class CaptionSource:
         if twice:
             raise self._error(f"has two columns {twice[0]!r}. Rename or drop one.")
 
-    def _error(self, what: str) -> ValueError:
-        return ValueError(f"{self.setting}: {self.source}: {what}")
+    def _error(self, what: str) -> UserError:
+        return UserError(f"{self.setting}: {self.source}: {what}")
 
 
 def plain_columns(schema: Any) -> list[str]:

@@ -22,6 +22,7 @@ from diffusers.loaders.single_file_utils import (
 )
 from torch import Tensor
 
+from mace_pl.errors import UserError
 from mace_pl.export.base import stored_dtype
 
 Tensors = dict[str, Tensor]
@@ -43,7 +44,7 @@ def single_file(pipeline: Any, dtype: torch.dtype | None) -> Tensors:
         dtype: of all tensors; each part keeps the one in which its base is stored when None.
 
     Raises:
-        ValueError: a part that diffusers' single-file loader would not give back.
+        UserError: a part that diffusers' single-file loader would not give back.
     """
     tensors: Tensors = {}
     for part, names, convert in _layout(pipeline):
@@ -62,7 +63,7 @@ def check_single_file(pipeline: Any) -> None:
     """Refuse a pipeline that cannot be written as a single file, before anything is trained.
 
     Raises:
-        ValueError: naming the part and its first parameter without a place in the layout.
+        UserError: naming the part and its first parameter without a place in the layout.
     """
     _layout(pipeline)
 
@@ -71,7 +72,7 @@ def unet_names(unet: Any) -> Names:
     """Original names of the UNet's parameters.
 
     Raises:
-        ValueError: a UNet that the layout cannot hold.
+        UserError: a UNet that the layout cannot hold.
     """
     if not isinstance(unet.config.layers_per_block, int):
         raise _refusal("unet", f"layers_per_block={unet.config.layers_per_block}")
@@ -204,8 +205,8 @@ def _joined(name: str, parts: list[Tensor]) -> Tensor:
     return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
-def _refusal(part: str, what: str) -> ValueError:
-    return ValueError(
+def _refusal(part: str, what: str) -> UserError:
+    return UserError(
         f"single_file: the {part} cannot be written in the original layout ({what} has no place in it that diffusers' "
         f"single-file loader reads). Export pipeline, refined or lora instead."
     )
