@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard
 from peft import PeftModel
 from runs import content_hash, naming
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from mace_pl.edit import ConceptSums, load_concept, save_concept, stage2_file
 from mace_pl.export.described import safe_name
@@ -109,6 +109,14 @@ def test_the_card_can_be_read_and_its_snippet_draws(
     names: dict[str, Any] = {}
     exec(re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)[0], names)
     assert names["picture"].size == (16, 16)
+
+
+def test_a_folder_passes_on_nothing_that_speaks_of_the_old_weights(tmp_path: Path, toy_pipeline: Path) -> None:
+    base, run = made(tmp_path, "sd1", toy_pipeline)
+    file = base / "unet" / "diffusion_pytorch_model.safetensors"
+    save_file(load_file(file), file, metadata={"format": "pt", "modelspec.hash_sha256": "0xold", "title": "old"})
+    written = export_run(run=str(run), format="pipeline")
+    assert header(written / "unet" / file.name) == {"format": "pt"}
 
 
 def test_a_hub_id_is_the_base_of_the_card(tmp_path: Path, toy_pipeline: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from families import family
 from finished import pictures
-from runs import checksums, config, content_hash, exit_message
+from runs import checksums, config, content_hash, exit_message, naming
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -100,6 +100,7 @@ def test_a_checkpoint_can_be_written_as_a_folder(checkpoint: Any, run: Path, tmp
     erase_main(["export", "--run", str(run), "--format", "pipeline", "--output", str(written)])
     passed = {name: value for name, value in names(layout).items() if name.startswith(("tokenizer", "scheduler"))}
     found = names(written)
+    assert not naming(written, written.parent.parent)
     assert passed and {name: found[name] for name in passed} == passed
     for part in ("vae", "text_encoder"):
         old, new = (
