@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mace_pl.errors import UserError
+from mace_pl.owned import refuse_foreign, write_record
 
 FORMAT_VERSION = "1"
 LONGEST = 80  # bytes of a name in a file name, which may have 255 with what is put around it
@@ -28,24 +30,26 @@ NO_HASH = "0x" + 64 * "0"
 
 
 @contextlib.contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
+def written_aside(path: Path, setting: str = "output", known: re.Pattern[str] | None = None) -> Iterator[Path]:
     """Yield a temporary sibling of ``path`` (file or folder) that replaces it on success and vanishes on failure.
 
+    Args:
+        path: what is written. A folder gets a record of its files, and is replaced only where it holds no other.
+        setting: the option that named it, for error messages.
+        known: paths in a folder that is replaced which are the project's without a record.
+
     Raises:
-        UserError: when the place cannot be written (full or read-only disk), naming the path and the way out.
+        UserError: when the place cannot be written (full or read-only disk), naming the path and the way out, or when
+            a file that the project did not write would be lost.
     """
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield aside
+        if aside.is_dir():
+            write_record(aside)
         open_to_umask(aside)
-        if path.is_dir() and not path.is_symlink():
-            old = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
-            path.rename(old)
-            aside.rename(path)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.replace(aside, path)
+        _put(aside, path, setting, known)
     except OSError as error:
         raise UserError(
             f"cannot write {path}: {error.strerror or error}. Free some space, or choose another output."
@@ -58,6 +62,24 @@ def written_aside(path: Path) -> Iterator[Path]:
         else:
             with contextlib.suppress(OSError):
                 aside.unlink(missing_ok=True)
+
+
+def _put(aside: Path, path: Path, setting: str, known: re.Pattern[str] | None) -> None:
+    """Give what is complete its name; a folder that bears it goes when the new one is in its place."""
+    if not path.is_dir() or path.is_symlink():
+        os.replace(aside, path)
+        return
+    if not aside.is_dir():
+        raise UserError(f"{setting}: {path} is a folder, where a file would be written. Choose another place.")
+    refuse_foreign(path, setting, known)
+    old = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
+    path.rename(old)
+    try:
+        aside.rename(path)
+    except OSError:
+        old.rename(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def open_to_umask(path: Path) -> None:
@@ -163,14 +185,18 @@ def read_tensors(
 
 
 def claim_output(path: Path, overwrite: bool, setting: str = "output_dir") -> None:
-    """Refuse an output folder that exists and is not empty, unless ``overwrite``.
+    """Refuse an output that exists and is not empty, unless ``overwrite`` and the project wrote all that it holds.
 
     Raises:
-        UserError: it exists, or it cannot be created.
+        UserError: it exists, it holds files of others, or it cannot be created.
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())) and not overwrite:
         flag = setting.replace(setting.rpartition(".")[2], "overwrite")  # beside the setting
         raise UserError(f"{setting}: {path} exists. Choose another --{setting}, or pass --{flag} true.")
+    if path.is_dir():
+        refuse_foreign(path, setting)
+    elif path.exists() and setting == "output_dir":
+        raise UserError(f"{setting}: {path} is a file, which is not replaced by a folder. Choose another --{setting}.")
     writable = path
     while not writable.exists():
         writable = writable.parent

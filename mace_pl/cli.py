@@ -37,6 +37,7 @@ from mace_pl.modules.mace import Mace
 from mace_pl.modules.sampler import Sampler
 from mace_pl.modules.scores import ErasureScores
 from mace_pl.modules.statistics import PromptStatistics
+from mace_pl.parsing import CommandParser, check_configs, show_anything
 from mace_pl.paths import with_bundled
 from mace_pl.prompting import write_prompts
 from mace_pl.trainer import MaceTrainer
@@ -207,6 +208,7 @@ def erase_main(args: list[str] | None = None) -> None:
     """Edit a model: ``python erase.py fit --config ...``; other commands are listed by ``--help``."""
     words = sys.argv[1:] if args is None else list(args)
     command = words[0] if words else "--help"
+    show_anything()
     if command in ("-h", "--help"):
         print(USAGE)
         return
@@ -262,13 +264,16 @@ def _call(function: Callable[..., Any], args: list[str]) -> Any:
         UserError: an option that does not exist, or a value of another type.
     """
     try:
-        return auto_cli(function, args=with_bundled(args), as_positional=False, exit_on_error=False)
+        found = with_bundled(args)
+        check_configs(found)
+        return auto_cli(function, args=found, as_positional=False, exit_on_error=False, parser_class=CommandParser)
     except ArgumentError as error:
         raise UserError(explained(error, inspect.signature(function).parameters)) from error
 
 
 def _lightning(cli: type[CommandLine], model: Any, data: Any, args: ArgsType) -> None:
     # args are ours whatever sys.argv holds; the schedule is an iterable that no worker process duplicates
+    show_anything()
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
     warnings.filterwarnings("ignore", message="Your `IterableDataset` has `__len__`")
     with interrupts():

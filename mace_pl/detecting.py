@@ -8,7 +8,6 @@ from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
-from rich.console import Console
 from rich.table import Table
 
 from mace_pl.artifacts import claim_output, write_json
@@ -16,6 +15,7 @@ from mace_pl.errors import UserError
 from mace_pl.image_files import read_image
 from mace_pl.manifest import read_folder
 from mace_pl.paths import place_name, resolve
+from mace_pl.screen import screen
 
 CURVE = tuple(round(0.25 + 0.05 * i, 2) for i in range(15))  # NudeNet itself drops what is below 0.25
 
@@ -117,4 +117,4 @@ def show(results: Mapping[str, Mapping[str, Any]], threshold: float) -> None:
     table.add_section()
     table.add_row("detections", *[str(found["detections"]) for found in results.values()])
     table.add_row("pictures with one", *[f"{found['pictures']} of {found['of']}" for found in results.values()])
-    Console().print(table)
+    screen().print(table)

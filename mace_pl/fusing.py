@@ -105,7 +105,7 @@ def fuse_run(
     meta |= {"method": method} | {stage: config["model"][stage] for stage in ("refine", "fuse")}
     finished = Finished(pipeline, edit, original_weights(pipeline.unet), meta, config, safe_name(output))
     set_weights(pipeline.unet, finished.weights)
-    with written_aside(output) as aside:
+    with written_aside(output, "output_dir") as aside:
         aside.mkdir()
         settings = yaml.safe_dump(config | {"output_dir": str(output)}, sort_keys=False, allow_unicode=True)
         (aside / "config.yaml").write_text(settings, encoding="utf-8")  # says where the base model is

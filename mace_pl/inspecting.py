@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from mace_pl.artifacts import claim_output, written_aside
 from mace_pl.errors import UserError
 from mace_pl.paths import resolve
+from mace_pl.screen import screen
 from mace_pl.statistics_file import load_statistics
 
 
@@ -85,7 +85,7 @@ def print_metadata(path: Path, metadata: dict[str, Any]) -> None:
     for source in metadata.get("sources", []):
         parts = [f"{key} {value}" for key, value in source.items() if key != "source" and value is not None]
         table.add_row("source", f"{source['source']}\n" + "\n".join(parts))
-    Console().print(table)
+    screen().print(table)
 
 
 def print_spectrum(found: Spectrum, metadata: dict[str, Any]) -> None:
@@ -100,7 +100,7 @@ def print_spectrum(found: Spectrum, metadata: dict[str, Any]) -> None:
         table.add_row("trace", f"{found.trace:.4g} ({'weighted sum' if weighted else 'number of tokens unknown'})")
     else:
         table.add_row("trace per token", f"{found.trace / metadata['tokens']:.4g}")
-    Console().print(table)
+    screen().print(table)
 
 
 def plot_eigenvalues(found: Spectrum, title: str, picture: Path) -> None:

@@ -23,6 +23,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from mace_pl.errors import UserError, nearest, one_line
 from mace_pl.options import check_trainer
+from mace_pl.parsing import LightningParser, check_config
 from mace_pl.paths import resolve
 
 #: options that people look for and that are called otherwise here
@@ -36,7 +37,8 @@ class ProjectConfig(ActionConfigFile):
     """``--config`` that finds the files of the project and of the installed package too."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        """Read one configuration."""
+        """Read one configuration; a file that is no YAML in UTF-8 is named."""
+        check_config(resolve(values))
         super().__call__(parser, namespace, str(resolve(values)), option_string)  # type: ignore[no-untyped-call]
 
 
@@ -78,7 +80,7 @@ class CommandLine(LightningCLI):
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """A parser with ``--config``."""
-        parser = LightningArgumentParser(**kwargs)
+        parser = LightningParser(**kwargs)
         parser.add_argument("-c", "--config", action=ProjectConfig, help="YAML file of settings; later ones win")
         return parser
 

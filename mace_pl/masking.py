@@ -68,7 +68,7 @@ class Pictured:
 
     def write(self, name: str, masks: Sequence[Tensor], record: str) -> None:
         """Fill the folder ``name`` with masks [H, W] named like the pictures, aside and renamed."""
-        with written_aside(self.folder / name) as aside:
+        with written_aside(self.folder / name, "data.pictures") as aside:
             save_masks(aside, masks, [file.stem for file in self.files])
             (aside / "settings.json").write_text(record, encoding="utf-8")
 

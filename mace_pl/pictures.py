@@ -19,6 +19,7 @@ from mace_pl.attention import observed
 from mace_pl.concepts import attended_positions
 from mace_pl.image_files import read_images
 from mace_pl.lora import stream
+from mace_pl.owned import PICTURES
 from mace_pl.pipelines import picture_size
 from mace_pl.sampling import draw
 from mace_pl.templates import PICTURE_TEMPLATE
@@ -191,7 +192,7 @@ def write_pictures(
     folder: Path, drawing: Drawing, pictures: Sequence[Image.Image], masks: Tensor | None, masks_name: str = "masks"
 ) -> None:
     """Fill a concept's folder (``images/``, ``masks_name/``, ``settings.json``), aside and renamed."""
-    with written_aside(folder) as aside:
+    with written_aside(folder, "data.pictures", PICTURES) as aside:
         (aside / "images").mkdir(parents=True)
         for i, picture in enumerate(pictures):
             picture.save(aside / "images" / f"{i:03d}.png")

@@ -9,6 +9,7 @@ from mace_pl.artifacts import slug
 from mace_pl.concepts import Concept, attended_positions
 from mace_pl.errors import UserError
 from mace_pl.masking import ATTENTION, Pictured, attend_pictures, look_at_masks, segment_pictures
+from mace_pl.owned import PICTURES, refuse_foreign
 from mace_pl.pictures import Drawing, Drawn, by_concept, draw_rows, is_prepared, rows_of, write_pictures
 from mace_pl.pipelines import scheduled
 from mace_pl.progress import drawing
@@ -65,6 +66,8 @@ def prepare_pictures(pipeline: Any, trainer: Any, seed: int, model: Mapping[str,
     with scheduled(pipeline, data.image_scheduler, "data.image_scheduler"):
         drawings = wanted(data, seed, {**model, "scheduler": type(pipeline.scheduler).__name__})
         missing = [d for d in drawings if not is_prepared(data.pictures / slug(d.target), d)]
+        for place in (data.pictures / slug(d.target) for d in missing):
+            refuse_foreign(place, "data.pictures", PICTURES)
         missing = trainer.strategy.broadcast(missing)  # of one process: another may be writing by now
         few = len(missing) < world
         rows = rows_of(missing)[rank::world] if few else rows_of(missing[rank::world])

@@ -17,6 +17,7 @@ from mace_pl.erasure import LEVEL, SAMPLES
 from mace_pl.html_report import report
 from mace_pl.image_files import read_images
 from mace_pl.paths import model_name, place_name
+from mace_pl.screen import screen
 from mace_pl.shown import ORIGINAL, Shown
 
 COLUMNS = ("run", "Acc_e", "Acc_s", "Acc_g", "H")
@@ -63,8 +64,8 @@ def write_scores(module: Any) -> None:
         aside.write_text(report(content, module.gallery), encoding="utf-8")
     for logger in module.loggers:
         log_scores(logger, scores, module.gallery)
-    shutil.rmtree(module.gallery.folder, ignore_errors=True)  # the page holds its pictures
-    console = Console()
+    shutil.rmtree(module.gallery.folder, ignore_errors=True)  # a folder of its own; the page holds its pictures
+    console = screen()
     show(console, rows, scores)
     console.print(f"Written to {module.output}, {markdown} and {page}", highlight=False)
 

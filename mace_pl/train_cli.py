@@ -8,6 +8,7 @@ import warnings
 from lightning import LightningDataModule, LightningModule
 from lightning.pytorch.cli import ArgsType, LightningCLI
 
+from mace_pl.parsing import LightningParser, check_configs, show_anything
 from mace_pl.paths import with_bundled
 
 
@@ -17,6 +18,10 @@ def train_main(args: ArgsType = None) -> None:
     Args:
         args: command line arguments; those of the process by default.
     """
+    show_anything()
+    given = with_bundled(sys.argv[1:]) if args is None else args
+    if isinstance(given, list):
+        check_configs(given)
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
     LightningCLI(
         LightningModule,
@@ -26,5 +31,6 @@ def train_main(args: ArgsType = None) -> None:
         auto_configure_optimizers=False,
         save_config_kwargs={"overwrite": True},
         seed_everything_default=2024,
-        args=with_bundled(sys.argv[1:]) if args is None else args,
+        parser_class=LightningParser,
+        args=given,
     )

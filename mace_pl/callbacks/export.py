@@ -7,7 +7,6 @@ from typing import Any
 
 import yaml
 from lightning import Callback, LightningModule, Trainer
-from rich.console import Console
 
 from mace_pl.artifacts import claim_output, write_json, written_aside
 from mace_pl.callbacks.report import Report
@@ -21,6 +20,7 @@ from mace_pl.export.single_file import check_single_file
 from mace_pl.paths import model_name
 from mace_pl.pipelines import relative_to_project
 from mace_pl.preflight import preflight, show_preflight
+from mace_pl.screen import screen
 from mace_pl.text import names_beside
 
 
@@ -81,14 +81,14 @@ class Export(Callback):
             self.report.look("before", pl_module, trainer)
             seen = self.report.accuracy.get("before", {})
             self.rows = preflight(pl_module.pipeline, data.concepts, data.templates, kept, seen)
-            show_preflight(self.rows, Console())
+            show_preflight(self.rows, screen())
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the run, aside and renamed, on one process."""
         if trainer.is_global_zero:
             module: Any = pl_module
             self.report.look("after", module, trainer)
-            with written_aside(self.folder) as aside:
+            with written_aside(self.folder, "output_dir") as aside:
                 aside.mkdir()
                 self.write(aside, module)
             self.written = True
@@ -115,7 +115,7 @@ class Export(Callback):
 
     def show(self, module: Any) -> None:
         """What was erased, and where it lies."""
-        console = Console()
+        console = screen()
         self.report.show(module.losses, console)
         folder = relative_to_project(self.folder)
         for path in sorted(self.folder.iterdir()):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from rich.console import Console
 from torch import Tensor
 
 from mace_pl.artifacts import read_tensors, slug, write_tensors
 from mace_pl.errors import UserError
+from mace_pl.screen import screen
 
 KIND = "training"
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's state beside the step
@@ -62,7 +62,7 @@ class Resume(Callback):
         trainer.strategy.barrier("all have read what was kept")  # before another process writes
         if data.done and trainer.is_global_zero:
             found = ", ".join(f"{module.concepts[c].target} ({steps} steps)" for c, steps in data.done.items())
-            Console().print(f"Going on with what {self.folder} holds: {found}", highlight=False)
+            screen().print(f"Going on with what {self.folder} holds: {found}", highlight=False)
 
     def restore(
         self,
@@ -126,4 +126,9 @@ class Resume(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The run is written: what was kept for going on is not needed any more."""
         if trainer.is_global_zero:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            for path in self.folder.glob("*.safetensors"):
+                path.unlink()
+            for left in self.folder.glob(".*.partial"):  # of a process that was killed
+                left.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # other files stay, and the folder with them
+                self.folder.rmdir()

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from lightning import Callback, Trainer
-from rich.console import Console
 from rich.table import Table
 
 from mace_pl import __version__
 from mace_pl.artifacts import claim_output, write_tensors
 from mace_pl.errors import UserError
+from mace_pl.screen import screen
 from mace_pl.statistics_file import KIND
 
 
@@ -89,4 +89,4 @@ def print_summary(path: Path, metadata: dict[str, Any], width: int, trace: float
     table.add_row("width", f"{width:,}")
     table.add_row("trace per token", f"{trace:.4g}")
     table.add_row("file", str(path))
-    Console().print(table)
+    screen().print(table)

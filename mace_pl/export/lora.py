@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
@@ -22,6 +21,7 @@ from mace_pl.export.described import family, kohya_facts
 from mace_pl.export.single_file import UNET_PREFIX, has_original_names, unet_names
 from mace_pl.lora import to_peft
 from mace_pl.paths import hub_id
+from mace_pl.screen import screen
 
 KIND = "edit_lora"
 LORAS = ("lora", "lora_diffusers", "lora_peft")  # kohya's names, which every program reads; then those of two libraries
@@ -173,4 +173,4 @@ def show_errors(rank: int, errors: Mapping[str, float]) -> None:
     table.add_section()
     largest = {part: max(e for name, e in errors.items() if name.endswith(part)) for part in ("to_k", "to_v")}
     table.add_row("largest", *[f"{error:.2%}" for error in largest.values()])
-    Console().print(table)
+    screen().print(table)

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from lightning import LightningModule
 from PIL import Image
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from torchmetrics import Metric
@@ -24,6 +23,7 @@ from mace_pl.paths import model_name, place_name
 from mace_pl.pipelines import load_pipeline, model_fingerprint, picture_latents
 from mace_pl.sampling import draw
 from mace_pl.scores import ClipClassifier
+from mace_pl.screen import screen
 
 COLUMNS = ("target", "asked for by", "pictures", "original", "edited")
 
@@ -196,6 +196,6 @@ class Attack(LightningModule):
         table = Table(*COLUMNS, title="How often the target is seen")
         for row in self.rows():
             table.add_row(*row)
-        console = Console()
+        console = screen()
         console.print(table)
         console.print(f"Written to {self.output} and {markdown}", highlight=False)

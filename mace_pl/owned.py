@@ -1,0 +1,80 @@
+"""Which files of a folder the project wrote: no other is ever removed with it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from mace_pl.errors import UserError
+
+RECORD = ".written.json"  # in a folder that was written as a whole: the files that came with it
+LEFTOVER = re.compile(r"\..*\.[0-9a-f]{8}\.(partial|old)")  # of a process that was killed while it wrote
+#: what is written later into a folder of pictures, or was before folders had a record
+PICTURES = re.compile(
+    r"(own/)?contact_sheet\.png|(own/)?((attention_)?masks/)?settings\.json|(images|(attention_)?masks)/\d{3}\.png"
+)
+
+
+def write_record(folder: Path) -> None:
+    """Note all files that a new folder holds."""
+    files = sorted(path.relative_to(folder).as_posix() for path in files_of(folder))
+    (folder / RECORD).write_text(json.dumps(files, indent=0, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def foreign_file(folder: Path, known: re.Pattern[str] | None = None) -> Path | None:
+    """A file in the folder that the project did not write; None where there is none.
+
+    Args:
+        folder: what is to be replaced.
+        known: paths in it that are the project's without a record.
+    """
+    files = list(files_of(folder))
+    written = {path for record in files if record.name == RECORD for path in _recorded(record)}
+    for path in files:
+        leftover = any(LEFTOVER.fullmatch(part) for part in path.relative_to(folder).parts)
+        by_name = known is not None and known.fullmatch(path.relative_to(folder).as_posix())
+        if not (path in written or leftover or by_name or path.name == RECORD or _marked(path)):
+            return path
+    return None
+
+
+def refuse_foreign(folder: Path, setting: str, known: re.Pattern[str] | None = None) -> None:
+    """Refuse to replace a folder that holds a file which the project did not write.
+
+    Raises:
+        UserError: naming the file.
+    """
+    found = foreign_file(folder, known)
+    if found is not None:
+        raise UserError(
+            f"{setting}: {folder} holds {found.relative_to(folder).as_posix()}, which this project did not write: "
+            f"it is not replaced. Move that file or the folder away, or choose another place."
+        )
+
+
+def files_of(folder: Path) -> Iterator[Path]:
+    """Everything below a folder that is no folder itself; links are not followed."""
+    return (path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir())
+
+
+def _recorded(record: Path) -> Iterator[Path]:
+    try:
+        names = json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, UserError):  # damaged: its files are taken for others'
+        return iter(())
+    return (record.parent / name for name in names if isinstance(name, str))
+
+
+def _marked(path: Path) -> bool:
+    """Whether a safetensors file says that this project wrote it."""
+    if path.suffix != ".safetensors" or path.is_symlink():
+        return False
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return "mace_pl" in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
