@@ -223,4 +223,4 @@ def slug(name: str) -> str:
     if safe and plain.replace("_", " ") == name:
         return plain
     digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
-    return f"{plain.strip('._-') or 'name'}-{digest}"
+    return f"{plain.replace('.', '_').strip('_-') or 'name'}-{digest}"
