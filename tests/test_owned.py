@@ -44,9 +44,9 @@ def test_a_folder_with_a_file_of_others_is_not_replaced(tmp_path: Path) -> None:
             write_json(aside / "deep" / "a.json", {})
     (tmp_path / "run" / "deep" / "mine.txt").write_text("keep")
     before = checksums(tmp_path)
-    with pytest.raises(ValueError, match=r"output: .*run holds deep/mine.txt, which this project did not write"):
-        with written_aside(tmp_path / "run") as aside:
-            aside.mkdir()
+    refused = pytest.raises(ValueError, match=r"output: .*run holds deep/mine.txt, which this project did not write")
+    with refused, written_aside(tmp_path / "run") as aside:
+        aside.mkdir()
     with pytest.raises(ValueError, match="is a folder, where a file would be written"):
         write_json(tmp_path / "run", {})
     assert checksums(tmp_path) == before
