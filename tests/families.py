@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers import (
     DDIMScheduler,
     EulerDiscreteScheduler,
@@ -11,6 +12,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from seeds import seeded
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 #: SD 1.x, 2.x base, 2.1 with v-prediction, XL; distilled without attention in the middle, without a middle, and with a
@@ -56,7 +58,13 @@ def xl_blocks(pooled: int, width: int, **settings: object) -> UNet2DConditionMod
 
 
 def family(name: str, toy: Path) -> Any:
-    """A pipeline of the family's real classes."""
+    """A pipeline of the family's real classes, seeded."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seeded(1))
+        return _made(name, toy)
+
+
+def _made(name: str, toy: Path) -> Any:
     pipeline = StableDiffusionPipeline.from_pretrained(toy, safety_checker=None)
     if name == "sd1":
         pipeline.register_modules(unet=four_blocks())

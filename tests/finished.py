@@ -7,6 +7,7 @@ import torch
 import yaml
 from diffusers import DiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file
+from seeds import seeded
 
 from mace_pl.edit import Edit, original_weights
 from mace_pl.sampling import draw
@@ -15,7 +16,7 @@ CONCEPTS = [{"target": "ship", "anchor": "ground", "kind": "object"}]
 
 
 def finished_run(folder: Path, base: Path) -> Path:
-    generator = torch.Generator().manual_seed(3)
+    generator = torch.Generator().manual_seed(seeded(3))
     original = original_weights(UNet2DConditionModel.from_pretrained(base, subfolder="unet"))
     width = next(iter(original.values())).shape[1]
 
@@ -61,7 +62,7 @@ def pictures(pipeline: DiffusionPipeline) -> torch.Tensor:
 @torch.no_grad()
 def noise_of(unet: UNet2DConditionModel) -> torch.Tensor:
     """What a UNet answers to one fixed input."""
-    generator = torch.Generator().manual_seed(5)
+    generator = torch.Generator().manual_seed(seeded(5))
     config = unet.config
     latents = torch.randn((2, 4, 8, 8), generator=generator)
     text = torch.randn((2, 77, config.cross_attention_dim), generator=generator)

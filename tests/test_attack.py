@@ -10,6 +10,8 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from finished import finished_run
 from runs import exit_message, naming
+from runs import exit_message
+from seeds import seeded
 
 from mace_pl.attack import diffusion_loss, encode_attacked, optimise_tokens
 from mace_pl.cli import erase_main
@@ -60,7 +62,7 @@ def test_free_tokens_that_are_words_are_these_words(pipeline: StableDiffusionPip
 def test_the_loss_is_that_of_the_scheduler(pipeline: StableDiffusionPipeline, prediction: str) -> None:
     before = pipeline.scheduler
     pipeline.scheduler = DDIMScheduler.from_config(before.config, prediction_type=prediction)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seeded(0))
     latents, noise = (torch.randn(2, 4, 8, 8, generator=generator) for _ in range(2))
     timesteps = torch.tensor([10, 900])
     with torch.no_grad():
@@ -75,11 +77,11 @@ def test_the_loss_is_that_of_the_scheduler(pipeline: StableDiffusionPipeline, pr
 
 
 def test_optimised_tokens_explain_the_picture_better(pipeline: StableDiffusionPipeline) -> None:
-    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1)).expand(4, -1, -1, -1)
+    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(seeded(1))).expand(4, -1, -1, -1)
     weights = {name: value.clone() for name, value in pipeline.unet.state_dict().items()}
 
     def loss(free: torch.Tensor) -> float:
-        generator = torch.Generator().manual_seed(9)  # noises that the attack did not see
+        generator = torch.Generator().manual_seed(seeded(9))  # noises that the attack did not see
         noise = torch.randn(64, 4, 8, 8, generator=generator)
         timesteps = torch.randint(1000, (64,), generator=generator)
         with torch.no_grad():
@@ -87,7 +89,7 @@ def test_optimised_tokens_explain_the_picture_better(pipeline: StableDiffusionPi
             return float(diffusion_loss(pipeline, latents[:1].expand(64, -1, -1, -1), text, noise, timesteps))
 
     def attack(steps: int) -> torch.Tensor:
-        stream = torch.Generator().manual_seed(3)
+        stream = torch.Generator().manual_seed(seeded(3))
         return optimise_tokens(pipeline, "a photo of a ship", latents, 2, steps, 0.1, stream)[0]
 
     first, attacked = attack(1), attack(25)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention, AttnProcessor
+from seeds import seeded
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -25,7 +26,7 @@ N, T = 2, 77
 
 
 def small_unet(**config: Any) -> UNet2DConditionModel:
-    torch.manual_seed(0)
+    torch.manual_seed(seeded(0))
     settings = {
         "sample_size": 8,
         "block_out_channels": (16, 32),
@@ -46,7 +47,7 @@ class Trained:
     def __init__(self, unet: UNet2DConditionModel) -> None:
         self.unet = unet
         self.loras = ConceptLoRAs(unet, ["ship", "dog", "cat"], 1, 0)
-        generator = torch.Generator().manual_seed(1)
+        generator = torch.Generator().manual_seed(seeded(1))
         for parameter in self.loras.parameters_list():  # B is zero at first, and A would have no gradient
             parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
         self.latents = torch.randn(N, 4, 8, 8, generator=generator)

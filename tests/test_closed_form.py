@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from seeds import seeded
 from torch import Tensor
 
 from mace_pl.closed_form import Preservation, apply_edit, fuse, gram, refine
@@ -11,7 +12,7 @@ TOKENS = dict(rtol=1e-9, atol=1e-9)
 
 
 def rand(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seeded(seed)))
 
 
 def outer(tokens: Tensor) -> Tensor:

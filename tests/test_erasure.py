@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from seeds import seeded
 
 from mace_pl.erasure import (
     MIN_SEEDS,
@@ -44,7 +45,7 @@ def test_the_bootstrap_of_a_mean_of_zeros_and_ones_is_binomial(seeds: int, right
 
 
 def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(seeded(1))
     weights = resampled(100, samples=1000)
     values = (torch.rand(400, 100, generator=generator) < 0.7).double()  # 400 experiments of 100 seeds
     spread = values @ weights.T
@@ -78,7 +79,7 @@ def test_scores_by_hand() -> None:
 
 def test_a_change_is_paired_by_seed() -> None:
     seeds = 20
-    before = (torch.rand(5, seeds, generator=torch.Generator().manual_seed(0)) < 0.5).double()
+    before = (torch.rand(5, seeds, generator=torch.Generator().manual_seed(seeded(0))) < 0.5).double()
     after = before.clone()
     after[0] = 0
     found = with_intervals(before, after, GROUPS, accuracies)
@@ -96,7 +97,7 @@ def test_too_few_seeds_have_no_interval() -> None:
 
 
 def test_estimates_do_not_depend_on_the_samples() -> None:
-    values = torch.rand(5, 12, generator=torch.Generator().manual_seed(2)).double()
+    values = torch.rand(5, 12, generator=torch.Generator().manual_seed(seeded(2))).double()
     whole, spread = estimated(values, GROUPS, accuracies)
     assert whole["acc_s"] == pytest.approx(float(values[1:3].mean()))
     assert float(spread["acc_s"].mean()) == pytest.approx(whole["acc_s"], abs=0.02)

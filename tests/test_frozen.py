@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from runs import train
+from seeds import seeded
 from torch import Tensor, nn
 
 import mace_pl.frozen
@@ -26,13 +27,13 @@ def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 
 @pytest.fixture
 def linear() -> nn.Sequential:
-    torch.manual_seed(0)
+    torch.manual_seed(seeded(0))
     return nn.Sequential(nn.Linear(24, 40), nn.GELU(), nn.Linear(40, 7, bias=False)).requires_grad_(False)
 
 
 @pytest.fixture
 def convolutions() -> nn.Sequential:
-    torch.manual_seed(0)
+    torch.manual_seed(seeded(0))
     layers = [
         nn.Conv2d(8, 12, 3, padding=1),
         nn.SiLU(),
@@ -66,17 +67,17 @@ def assert_same(network: nn.Module, x: Tensor) -> None:
 
 @pytest.mark.parametrize("shape", [(3, 24), (2, 5, 24), (1, 1, 24), (4, 2, 3, 24)])
 def test_linear_layers(linear: nn.Sequential, shape: tuple[int, ...]) -> None:
-    assert_same(linear, torch.randn(shape, generator=torch.Generator().manual_seed(1)))
+    assert_same(linear, torch.randn(shape, generator=torch.Generator().manual_seed(seeded(1))))
 
 
 def test_rows_that_do_not_lie_together(linear: nn.Sequential) -> None:
-    assert_same(linear, torch.randn(24, 6, generator=torch.Generator().manual_seed(1)).t())
+    assert_same(linear, torch.randn(24, 6, generator=torch.Generator().manual_seed(seeded(1))).t())
 
 
 @pytest.mark.parametrize("size", [(9, 12), (8, 8)])
 def test_convolutions(convolutions: nn.Sequential, size: tuple[int, int]) -> None:
     """Strides, dilation, groups, and a size that a stride does not divide."""
-    assert_same(convolutions, torch.randn(2, 8, *size, generator=torch.Generator().manual_seed(1)))
+    assert_same(convolutions, torch.randn(2, 8, *size, generator=torch.Generator().manual_seed(seeded(1))))
 
 
 @pytest.mark.parametrize("mixed", [True, False])
@@ -115,7 +116,7 @@ def test_convolutions_that_pad_otherwise_are_left_alone() -> None:
 @pytest.mark.parametrize("mixed", [False, True])
 def test_inputs_of_convolutions_and_lower_copies_are_not_kept(mixed: bool) -> None:
     """Two layers, each with an input of 128 kB and, in bfloat16, a copy of its weight of 72 kB."""
-    torch.manual_seed(0)
+    torch.manual_seed(seeded(0))
     network = nn.Sequential(nn.Conv2d(64, 64, 3, padding=1), nn.Conv2d(64, 64, 3, padding=1)).requires_grad_(False)
     x = torch.randn(1, 64, 16, 32, requires_grad=True)
 

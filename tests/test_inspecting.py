@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from runs import exit_message
+from seeds import seeded
 
 from mace_pl.artifacts import write_tensors
 from mace_pl.cli import erase_main
@@ -17,7 +18,9 @@ from mace_pl.inspecting import inspect_statistics, spectrum
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     """Sums of 77 tokens with eigenvalues 8, 4, 2 and 0 in a turned basis."""
-    turn, _ = torch.linalg.qr(torch.randn(4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+    turn, _ = torch.linalg.qr(
+        torch.randn(4, 4, generator=torch.Generator().manual_seed(seeded(0)), dtype=torch.float64)
+    )
     gram = turn @ torch.diag(torch.tensor([8.0, 4.0, 2.0, 0.0], dtype=torch.float64)) @ turn.T
     metadata = {
         "encoder": "ab" * 32,

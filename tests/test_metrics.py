@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from seeds import seeded
 from torch import Tensor, nn
 
 from mace_pl.metrics import GramMetric
@@ -22,7 +23,7 @@ def plain_gram(embeddings: Tensor, counts: list[int]) -> Tensor:
 
 @pytest.fixture
 def embeddings() -> Tensor:
-    return torch.randn(5, 7, 4, generator=torch.Generator().manual_seed(0))
+    return torch.randn(5, 7, 4, generator=torch.Generator().manual_seed(seeded(0)))
 
 
 def test_sum_equals_a_plain_loop(embeddings: Tensor) -> None:

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from runs import checksums, config, exit_message
 from safetensors.torch import load_file
+from seeds import seeded
 from segmenters import all_three
 from torch.nn import functional as F
 from transformers import CLIPTokenizer
@@ -42,7 +43,7 @@ def networks(toy_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> di
 @pytest.fixture
 def own(tmp_path: Path) -> Path:
     """A user's folder of pictures of several sizes and endings."""
-    generator = np.random.default_rng(0)
+    generator = np.random.default_rng(seeded(0))
     (tmp_path / "mine").mkdir()
     for name, (width, height) in SIZES.items():
         noise = generator.integers(0, 256, (height, width, 3), dtype=np.uint8)

@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from runs import exit_message
+from seeds import seeded
 from transformers import CLIPTokenizer, GPT2Config, GPT2LMHeadModel
 
 from mace_pl.cli import erase_main
@@ -102,7 +103,7 @@ def test_captions_become_templates(line: str, expected: list[str]) -> None:
 
 def test_a_model_of_transformers_is_asked_with_its_seed(toy_pipeline: Path, tmp_path: Path) -> None:
     tokenizer = CLIPTokenizer.from_pretrained(toy_pipeline / "tokenizer", model_max_length=200)
-    torch.manual_seed(0)
+    torch.manual_seed(seeded(0))
     size = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 256}
     ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), **size, **ends)).save_pretrained(tmp_path)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from runs import config
+from seeds import seeded
 from segmenters import SIDE, all_three
 from torch.nn import functional as F
 from transformers import CLIPSegForImageSegmentation, CLIPTokenizer, SamModel
@@ -30,7 +31,7 @@ def networks(toy_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> di
 
 
 def noise(count: int) -> list[Image.Image]:
-    generator = np.random.default_rng(0)
+    generator = np.random.default_rng(seeded(0))
     return [Image.fromarray(generator.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)) for _ in range(count)]
 
 

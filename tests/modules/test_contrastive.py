@@ -10,6 +10,7 @@ from diffusers import AutoencoderKL
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from safetensors import safe_open
+from seeds import seeded
 from torch.nn import functional as F  # noqa: N812
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
@@ -115,7 +116,7 @@ def test_frozen_text_stays_and_only_clip_is_written(tmp_path: Path) -> None:
 
 def test_half_of_the_pictures_go_through_the_autoencoder(tmp_path: Path) -> None:
     with torch.random.fork_rng():
-        torch.manual_seed(0)
+        torch.manual_seed(seeded(0))
         vae = AutoencoderKL(
             block_out_channels=[8], norm_num_groups=4, layers_per_block=1, sample_size=16, scaling_factor=2.0
         )
@@ -141,7 +142,7 @@ def test_half_of_the_pictures_go_through_the_autoencoder(tmp_path: Path) -> None
 
 
 def test_loss_without_repetitions_is_clips() -> None:
-    logits = torch.randn(6, 6, generator=torch.Generator().manual_seed(0))
+    logits = torch.randn(6, 6, generator=torch.Generator().manual_seed(seeded(0)))
     places = torch.arange(6)
     expected = (F.cross_entropy(logits, places) + F.cross_entropy(logits.T, places)) / 2
     torch.testing.assert_close(contrastive_loss(logits, places), expected)
@@ -149,8 +150,8 @@ def test_loss_without_repetitions_is_clips() -> None:
 
 
 def test_augmentation_is_seeded_and_keeps_the_range() -> None:
-    pictures = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    made = [augment(pictures, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
+    pictures = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(seeded(0))) * 2 - 1
+    made = [augment(pictures, torch.Generator().manual_seed(seeded(seed))) for seed in (1, 1, 2)]
     assert torch.equal(made[0], made[1]) and not torch.equal(made[0], made[2])
     assert made[0].shape == pictures.shape and made[0].min() >= -1 and made[0].max() <= 1
 

@@ -14,6 +14,7 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from lightning import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from PIL import Image
+from seeds import seeded
 
 from mace_pl.data.image_folder import ImageFolder
 from mace_pl.data.sprites import SpritePictures
@@ -83,7 +84,7 @@ def fit(
 @torch.no_grad()
 def error_of(module: DiffusionTraining, unet: Any) -> float:
     """Mean squared error of the predicted noise, the same noise at every call."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seeded(0))
     clean = module.latents
     steps = torch.linspace(0, 999, len(clean)).long()
     noise = torch.randn(clean.shape, generator=generator)
