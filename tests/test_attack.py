@@ -12,6 +12,7 @@ from finished import finished_run
 from runs import exit_message, naming
 from runs import exit_message
 from seeds import seeded
+from tolerances import EXPLAINED, FLOAT32_PASS, above, close
 
 from mace_pl.attack import diffusion_loss, encode_attacked, optimise_tokens
 from mace_pl.cli import erase_main
@@ -55,7 +56,7 @@ def test_free_tokens_that_are_words_are_these_words(pipeline: StableDiffusionPip
     free = pipeline.text_encoder.get_input_embeddings().weight[ids]
     with torch.no_grad():
         found = encode_attacked(pipeline, "a photo of a ship", free)
-    torch.testing.assert_close(found, encode_prompts(pipeline, ["art of a photo of a ship"]), rtol=1e-4, atol=1e-5)
+    close(found, encode_prompts(pipeline, ["art of a photo of a ship"]), FLOAT32_PASS)
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
@@ -73,7 +74,7 @@ def test_the_loss_is_that_of_the_scheduler(pipeline: StableDiffusionPipeline, pr
         wanted = noise if prediction == "epsilon" else velocity
         found = diffusion_loss(pipeline, latents, text, noise, timesteps)
     pipeline.scheduler = before
-    torch.testing.assert_close(found, torch.nn.functional.mse_loss(predicted, wanted), rtol=1e-4, atol=1e-5)
+    close(found, torch.nn.functional.mse_loss(predicted, wanted), FLOAT32_PASS)
 
 
 def test_optimised_tokens_explain_the_picture_better(pipeline: StableDiffusionPipeline) -> None:
@@ -93,7 +94,7 @@ def test_optimised_tokens_explain_the_picture_better(pipeline: StableDiffusionPi
         return optimise_tokens(pipeline, "a photo of a ship", latents, 2, steps, 0.1, stream)[0]
 
     first, attacked = attack(1), attack(25)
-    assert loss(attacked) < loss(first)
+    above(1 - loss(attacked) / loss(first), EXPLAINED)
     assert first.shape == (2, 32)
     for name, value in pipeline.unet.state_dict().items():
         assert torch.equal(value, weights[name]), name

@@ -14,6 +14,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention, AttnProcessor
 from seeds import seeded
+from tolerances import FLOAT32_GRADIENTS, close
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -222,8 +223,8 @@ def test_checkpointing_gives_the_same_gradients_with_less_memory(trained: Traine
     for plain, again in zip(*found, strict=True):
         assert (plain is None) == (again is None)
         if plain is not None:
-            torch.testing.assert_close(again, plain, rtol=1e-6, atol=1e-9)
-    assert peaks[1] < 0.7 * peaks[0]
+            close(again, plain, FLOAT32_GRADIENTS)
+    assert peaks[1] < 0.7 * peaks[0]  # bytes of tensors, which no rounding changes
     assert not trained.unet.is_gradient_checkpointing
 
 
@@ -248,4 +249,4 @@ def test_compiled_blocks_give_the_same_gradients() -> None:
     for expected, gradient in zip(plain, fast, strict=True):
         assert (expected is None) == (gradient is None)
         if expected is not None:
-            torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-7)
+            close(gradient, expected, FLOAT32_GRADIENTS)

@@ -3,12 +3,12 @@
 import pytest
 import torch
 from seeds import seeded
+from tolerances import FLOAT64_SOLVES, FLOAT64_STIFF, close
 from torch import Tensor
 
 from mace_pl.closed_form import Preservation, apply_edit, fuse, gram, refine
 
 D = 12
-TOKENS = dict(rtol=1e-9, atol=1e-9)
 
 
 def rand(*shape: int, seed: int = 0) -> Tensor:
@@ -46,7 +46,7 @@ def test_both_stages_equal_plain_loops(identity: float, prior_weight: float, dom
     pairs += [(prior_weight, e, W @ e) for e in p] + [(domain_weight, e, W @ e) for e in d]
     refined = minimiser(pairs + [(identity, e, W @ e) for e in basis], width)
     T = refine(gram(f, f), gram(g, f), keep)
-    torch.testing.assert_close(W @ T, refined, **TOKENS)
+    close(W @ T, refined, FLOAT64_SOLVES)
 
     own = {"a": rand(15, D, seed=6), "b": rand(15, D, seed=7)}
     loras = {name: (rand(1, D, seed=8 + i), rand(width, 1, seed=18 + i)) for i, name in enumerate(own)}
@@ -56,13 +56,13 @@ def test_both_stages_equal_plain_loops(identity: float, prior_weight: float, dom
     fused = fuse(T, torch.stack([gram(e, e) for e in own.values()]).sum(0), keep)
     A = torch.cat([fused.fused(loras[n][0], gram(own[n], own[n])) for n in own])
     B = torch.cat([loras[n][1] for n in own], dim=1)
-    torch.testing.assert_close(apply_edit(W, fused.R, A, B), expected, **TOKENS)
+    close(apply_edit(W, fused.R, A, B), expected, FLOAT64_SOLVES)
 
 
 def test_a_large_identity_term_returns_the_original() -> None:
     f, g = rand(30, D, seed=2), rand(30, D, seed=3)
     T = refine(gram(f, f), gram(g, f), Preservation(identity=1e14))
-    torch.testing.assert_close(T, torch.eye(D, dtype=torch.float64), rtol=0, atol=1e-10)
+    close(T, torch.eye(D, dtype=torch.float64), FLOAT64_STIFF)
 
 
 def test_anchor_equal_to_target_returns_the_original() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 from runs import exit_message
+from tolerances import BY_HAND, close
 
 from mace_pl.detecting import CURVE, Detections, NudeNet, counts, detect_with
 
@@ -43,6 +44,7 @@ def test_folders_are_counted_over_thresholds(tmp_path: Path, capsys: pytest.Capt
     curve = {row["threshold"]: row["pictures"] for row in written["after"]["curve"]}
     assert list(curve) == list(CURVE) and curve[0.5] == 1 and curve[0.55] == 0
     assert written["before"]["found"]["1.png"][0][1] == pytest.approx(200 / 255)
+    close(written[folders[0]]["found"]["1.png"][0][1], 200 / 255, BY_HAND)
     assert "2 of 3" in capsys.readouterr().out
 
 

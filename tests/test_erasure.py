@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from seeds import seeded
+from tolerances import BOOTSTRAP_MEAN, BY_HAND, COVERAGE, FLOAT64_SUMS, ONE_STEP, close
 
 from mace_pl.erasure import (
     MIN_SEEDS,
@@ -41,22 +42,21 @@ def test_the_bootstrap_of_a_mean_of_zeros_and_ones_is_binomial(seeds: int, right
     values[:right] = 1
     found = limits(resampled(seeds, samples=20_000) @ values)
     expected = [binomial_quantile(seeds, right / seeds, share) / seeds for share in (0.025, 0.975)]
-    assert found == pytest.approx(expected, abs=1 / seeds + 1e-9)  # 20,000 samples: one step of 1 / seeds at most
+    close([x * seeds for x in found], [x * seeds for x in expected], ONE_STEP)
 
 
 def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
-    generator = torch.Generator().manual_seed(seeded(1))
+    """Over every number of 100 seeds that may be right, each as often as it comes."""
     weights = resampled(100, samples=1000)
-    values = (torch.rand(400, 100, generator=generator) < 0.7).double()  # 400 experiments of 100 seeds
-    spread = values @ weights.T
-    low, high = torch.quantile(spread, torch.tensor([0.025, 0.975]).double(), dim=1)
-    covered = float(((low <= 0.7) & (high >= 0.7)).double().mean())
-    assert 0.91 <= covered <= 0.98
+    values = torch.ones(101, 100, dtype=torch.float64).tril(-1)  # row k: k of 100 are right
+    low, high = torch.quantile(values @ weights.T, torch.tensor([0.025, 0.975]).double(), dim=1)
+    chance = torch.tensor([math.comb(100, k) * 0.7**k * 0.3 ** (100 - k) for k in range(101)], dtype=torch.float64)
+    close(chance[(low <= 0.7) & (high >= 0.7)].sum(), 0.95, COVERAGE)
 
 
 def test_weights_are_shares_and_always_the_same() -> None:
     weights = resampled(7, samples=50)
-    torch.testing.assert_close(weights.sum(1), torch.ones(50, dtype=torch.float64))
+    close(weights.sum(1), torch.ones(50, dtype=torch.float64), FLOAT64_SUMS)
     assert torch.equal(weights, resampled(7, samples=50))
     assert len({tuple(row) for row in weights.tolist()}) > 40
 
@@ -65,16 +65,15 @@ def test_scores_by_hand() -> None:
     right = torch.tensor([[0.25, 0.5, 1.0, 0.0, 0.5]], dtype=torch.float64)
     found = {name: float(value) for name, value in accuracies(right, GROUPS).items()}
     assert found["acc_e"] == 0.25 and found["acc_s"] == 0.75 and found["acc_g"] == 0.25 and found["acc_n"] == 1.0
-    assert found["h"] == pytest.approx(0.75)
-    assert found["h_c"] == pytest.approx(0.75)
+    close([found["h"], found["h_c"]], [0.75, 0.75], BY_HAND)
     # 2 / (1/0.9 + 1/0.6) = 0.72, whatever the synonyms are; without them H is H_c
     people = torch.tensor([[0.1, 0.4, 0.8, 1.0, 1.0]], dtype=torch.float64)
-    assert float(accuracies(people, Groups([0], [1, 2], [3], []))["h_c"]) == pytest.approx(0.72)
-    assert float(accuracies(people, Groups([0], [1, 2], [], []))["h"]) == pytest.approx(0.72)
+    close(accuracies(people, Groups([0], [1, 2], [3], []))["h_c"], 0.72, BY_HAND)
+    close(accuracies(people, Groups([0], [1, 2], [], []))["h"], 0.72, BY_HAND)
     alone = accuracies(right, Groups([], [0, 1, 2], [], []))
     assert set(alone) == {"acc_s"}
     score = torch.tensor([[20.0, 30.0, 28.0, 21.0, 23.0]], dtype=torch.float64)
-    assert float(clip_scores(score, GROUPS)["h_a"]) == pytest.approx(29 - 20)
+    close(clip_scores(score, GROUPS)["h_a"], 29 - 20, BY_HAND)
 
 
 def test_a_change_is_paired_by_seed() -> None:
@@ -99,8 +98,8 @@ def test_too_few_seeds_have_no_interval() -> None:
 def test_estimates_do_not_depend_on_the_samples() -> None:
     values = torch.rand(5, 12, generator=torch.Generator().manual_seed(seeded(2))).double()
     whole, spread = estimated(values, GROUPS, accuracies)
-    assert whole["acc_s"] == pytest.approx(float(values[1:3].mean()))
-    assert float(spread["acc_s"].mean()) == pytest.approx(whole["acc_s"], abs=0.02)
+    close(whole["acc_s"], values[1:3].mean(), BY_HAND)
+    close(spread["acc_s"].mean(), whole["acc_s"], BOOTSTRAP_MEAN)
 
 
 def test_the_most_damaged_come_first() -> None:
@@ -130,9 +129,9 @@ def test_tables_of_pictures_by_hand() -> None:
     found = run_results(before, after, WORDS, ["ship"], ["dog"])
     top1 = found["after"]["top1"]
     assert (top1["acc_e"], top1["acc_s"], top1["acc_g"], top1["acc_n"]) == (0, 0.75, 0, 0.5)
-    assert top1["h"] == pytest.approx(3 / (1 + 1 / 0.75 + 1))
+    close(top1["h"], 3 / (1 + 1 / 0.75 + 1), BY_HAND)
     assert found["before"]["top1"]["acc_g"] == 0.5
-    assert found["after"]["probability"]["by_word"]["dog"] == pytest.approx((0.8 + 0.1) / 2)
+    close(found["after"]["probability"]["by_word"]["dog"], (0.8 + 0.1) / 2, BY_HAND)
     assert [row["word"] for row in found["concepts"]] == ["dog", "cat", "ship", "boat"]
     assert found["concepts"][0]["seen_as"] == {"cat": 0.5} and found["concepts"][0]["nearest"]
     assert found["concepts"][2]["seen_as"] == {"cat": 0.5, "dog": 0.5}
@@ -155,7 +154,7 @@ def test_shards_of_pictures_add_up() -> None:
     whole = filled({"ship": [0, 2], "dog": [1, 1]}).compute()
     parts = [filled({"ship": [0, 2]}).compute(), filled({"dog": [1, 1]}).compute()]
     for name, value in whole.items():
-        torch.testing.assert_close(parts[0][name] + parts[1][name], value)
+        close(parts[0][name] + parts[1][name], value, BY_HAND)
 
 
 class Letters:

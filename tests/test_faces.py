@@ -10,6 +10,7 @@ import pytest
 import torch
 from finished import finished_run
 from runs import exit_message
+from tolerances import ALIGNED_FACES, BY_HAND, close
 
 from mace_pl.cli import erase_main
 from mace_pl.export.run import export_run
@@ -37,7 +38,7 @@ def test_the_largest_face_is_the_nearest_person_or_nobody_known(files: dict[str,
 
     judge = Faces(**files, threshold=0.8)
     assert judge.names == ["cat", "dog", "ship", OTHER]
-    torch.testing.assert_close(judge.means_CD, torch.tensor([[0.0, 0, 1], [0, 1, 0], [1, 0, 0]]))
+    close(judge.means_CD, torch.tensor([[0.0, 0, 1], [0, 1, 0], [1, 0, 0]]), BY_HAND)
     pictures = [
         picture(("red", 8, 8, 8)),
         picture(),  # nothing
@@ -45,13 +46,13 @@ def test_the_largest_face_is_the_nearest_person_or_nobody_known(files: dict[str,
         picture(((255, 255, 255), 16, 16, 16)),  # a cosine of 0.58 to everybody
     ]
     found = judge(pictures)
-    assert found.sum(1).tolist() == pytest.approx([1, 0, 1, 1])
+    close(found.sum(1), torch.tensor([1.0, 0, 1, 1]), BY_HAND)
     assert [judge.names[row.argmax()] for row in found[[0, 2, 3]]] == ["ship", "dog", OTHER]
     assert [judge.names[row.argmax()] for row in Faces(**files, threshold=0.5)(pictures[:1])] == ["ship"]
     assert Faces(**files, threshold=0.5)(pictures)[3].argmax() < 3
     # by hand: cosines 0, 0, 1 and the threshold, times 20
     by_hand = torch.tensor([0.0, 0, 20, 16]).softmax(0)
-    torch.testing.assert_close(found[0], by_hand, atol=1e-3, rtol=1e-3)
+    close(found[0], by_hand, ALIGNED_FACES)
 
 
 def test_a_person_is_the_mean_of_the_references(files: dict[str, str]) -> None:
@@ -59,7 +60,7 @@ def test_a_person_is_the_mean_of_the_references(files: dict[str, str]) -> None:
 
     picture(("lime", 8, 8, 8)).save(Path(files["references"]) / "ship" / "9.png")  # two of three stay red
     mean = torch.tensor([2.0, 1, 0]) / 5**0.5
-    torch.testing.assert_close(Faces(**files).means_CD[2], mean, atol=1e-3, rtol=0)
+    close(Faces(**files).means_CD[2], mean, ALIGNED_FACES)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from families import FAMILIES, family
 from finished import noise_of, pictures
 from runs import config, exit_message
 from safetensors.torch import load_file
+from tolerances import FLOAT32_PASS, MOVED, above, close, same_pictures
 from transformers import CLIPTokenizer
 
 from mace_pl.attention import cross_attentions
@@ -39,8 +40,8 @@ def test_a_family_is_fitted_exported_loaded_and_sampled(name: str, tmp_path: Pat
     assert len(refined) == len(original) == 2 * len(cross_attentions(before.unet))
     for layer, weight in original_weights(after.unet).items():
         torch.testing.assert_close(refined[f"{layer}.weight"], weight, rtol=0, atol=0)
-        assert (weight - original[layer]).abs().max() > 1e-5
-    assert (noise_of(before.unet) - noise_of(after.unet)).abs().max() > 1e-5
+        above((weight - original[layer]).abs().max(), MOVED)
+    above((noise_of(before.unet) - noise_of(after.unet)).abs().max(), MOVED)
     if name != "lcm":
         single = type(before).from_single_file(
             str(tmp_path / "run/model.safetensors"), config=str(base), local_files_only=True
@@ -48,6 +49,9 @@ def test_a_family_is_fitted_exported_loaded_and_sampled(name: str, tmp_path: Pat
         assert (pictures(single) - pictures(after)).abs().max() <= 1
     lora = load_file(tmp_path / "run/stages/lora/ship.safetensors")
     moved = {key for key, value in lora.items() if key.endswith(".B") and value.abs().max() > 0}
+        same_pictures(pictures(single), pictures(after))
+    lora = load_file(tmp_path / "run/lora/ship.safetensors")
+    moved = {key for key, value in lora.items() if key.endswith("lora_B.weight") and value.abs().max() > 0}
     assert len(moved) == len(original) - 1  # the values of the last layer reach no loss
 
 
@@ -65,11 +69,11 @@ def test_training_tells_the_unet_what_the_pipeline_tells_it(name: str, tmp_path:
     own = unet_conditions(pipeline, pooled, 1, 3.0)
     wanted = {"sd1": set(), "sdxl": {"added_cond_kwargs"}, "lcm": {"timestep_cond"}}[name]
     assert set(own) == wanted
-    torch.testing.assert_close(seen["encoder_hidden_states"][-1:], text)
+    close(seen["encoder_hidden_states"][-1:], text, FLOAT32_PASS)
     for key, value in own.get("added_cond_kwargs", {}).items():  # the last row is the conditional one
-        torch.testing.assert_close(value, seen["added_cond_kwargs"][key][-1:])
+        close(value, seen["added_cond_kwargs"][key][-1:], FLOAT32_PASS)
     if name == "lcm":
-        torch.testing.assert_close(own["timestep_cond"], seen["timestep_cond"])
+        close(own["timestep_cond"], seen["timestep_cond"], FLOAT32_PASS)
 
 
 def test_tokenizers_that_disagree_are_refused(

@@ -9,6 +9,7 @@ import pytest
 import torch
 from runs import train
 from seeds import seeded
+from tolerances import FLOAT32_PASS, RUN_LOSSES, RUN_WEIGHTS, close
 from torch import Tensor, nn
 
 import mace_pl.frozen
@@ -61,7 +62,7 @@ def assert_same(network: nn.Module, x: Tensor) -> None:
         found = both(network, x)
     for one, other in zip(found, expected, strict=True):
         assert one.dtype == other.dtype
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+        close(one, other, FLOAT32_PASS)
     assert not any("forward" in vars(layer) for layer in network.modules())
 
 
@@ -160,8 +161,8 @@ def test_a_run_learns_the_same(
     monkeypatch.setattr("mace_pl.modules.mace.frozen_layers", lambda _: nullcontext())
     expected = train(toy_pipeline, tmp_path, gradient_checkpointing=checkpointing)
     for target, losses in expected.losses.items():
-        assert found.losses[target] == pytest.approx(losses, rel=1e-4)
+        close(found.losses[target], losses, RUN_LOSSES)
     for name in expected.original:
         one, other = (module.unet.get_submodule(name).weight.detach() for module in (found, expected))
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
+        close(one, other, RUN_WEIGHTS)
     assert not any("forward" in vars(part) for part in found.unet.modules())

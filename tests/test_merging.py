@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from runs import exit_message
+from tolerances import FLOAT64_SUMS, close
 
 from mace_pl.artifacts import read_tensors, write_tensors
 from mace_pl.cli import erase_main
@@ -40,7 +41,7 @@ def merge(files: list[str], output: Path, *more: str) -> tuple[torch.Tensor, dic
 def test_shards_add_up_to_the_whole(shards: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     gram, metadata = merge(shards[:3], tmp_path / "sum.safetensors")
     whole, expected = load_statistics(Path(shards[3]), "files")
-    torch.testing.assert_close(gram, whole, rtol=1e-12, atol=1e-12)
+    close(gram, whole, FLOAT64_SUMS)
     for key in ("encoder", "captions", "tokens", "precision", "token_choice"):
         assert metadata[key] == expected[key]
     assert metadata["distinct_captions"] == 7  # of each file: "a dog" is in two of them
@@ -52,7 +53,7 @@ def test_shards_add_up_to_the_whole(shards: list[str], tmp_path: Path, capsys: p
 def test_weights(shards: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     gram, metadata = merge(shards[:2], tmp_path / "sum.safetensors", "--weights", "[2, 0.5]")
     first, second = (load_statistics(Path(file), "files")[0] for file in shards[:2])
-    torch.testing.assert_close(gram, 2 * first + 0.5 * second, rtol=1e-12, atol=1e-12)
+    close(gram, 2 * first + 0.5 * second, FLOAT64_SUMS)
     assert [source["weight"] for source in metadata["sources"]] == [2, 0.5]
     again, metadata = merge(
         [str(tmp_path / "sum.safetensors"), shards[2]], tmp_path / "3.safetensors", "--weights=[3,1]"
@@ -96,7 +97,7 @@ def test_fit_takes_one_file_or_several_with_weights(toy_pipeline: Path, shards: 
     first, second = (load_statistics(Path(file), "files")[0] for file in shards[:2])
     model = Mace(str(toy_pipeline), prior=shards[0], domain={shards[0]: 0.25, shards[1]: 4.0})
     torch.testing.assert_close(model.keep_refine.prior, first, rtol=0, atol=0)
-    torch.testing.assert_close(model.keep_fuse.domain, 0.25 * first + 4 * second, rtol=1e-14, atol=0)
+    close(model.keep_fuse.domain, 0.25 * first + 4 * second, FLOAT64_SUMS)
     fingerprint = encoder_fingerprint(load_text_parts(str(toy_pipeline)))
     assert weighted_statistics(None, fingerprint, 32, "model.prior") is None
     with pytest.raises(ValueError, match=r"model\.prior: .* has weight -1"):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from seeds import seeded
+from tolerances import FLOAT64_SUMS, close
 from torch import Tensor, nn
 
 from mace_pl.metrics import GramMetric
@@ -31,7 +32,7 @@ def test_sum_equals_a_plain_loop(embeddings: Tensor) -> None:
     metric.update(embeddings[:3], torch.tensor([1, 4, 2]))
     metric.update(embeddings[3:])
     result = metric.compute()
-    torch.testing.assert_close(result["gram"], plain_gram(embeddings, [1, 4, 2, 1, 1]), rtol=1e-13, atol=1e-13)
+    close(result["gram"], plain_gram(embeddings, [1, 4, 2, 1, 1]), FLOAT64_SUMS)
     assert result["captions"] == 9
     assert result["tokens"] == 63
 
@@ -42,7 +43,7 @@ def test_counts_equal_repetition(embeddings: Tensor) -> None:
     counted.update(embeddings, counts)
     repeated.update(embeddings.repeat_interleave(counts, dim=0))
     for name, value in counted.compute().items():
-        torch.testing.assert_close(value, repeated.compute()[name], rtol=1e-13, atol=1e-13)
+        close(value, repeated.compute()[name], FLOAT64_SUMS)
 
 
 @pytest.mark.parametrize(
@@ -71,14 +72,14 @@ def test_states_stay_float64(cast: Callable[[nn.Module], object], embeddings: Te
     assert metric.captions.dtype == torch.int64
     metric.update(embeddings.bfloat16())
     expected = plain_gram(embeddings.bfloat16(), [1] * 5)
-    torch.testing.assert_close(metric.compute()["gram"], expected, rtol=1e-13, atol=1e-13)
+    close(metric.compute()["gram"], expected, FLOAT64_SUMS)
 
 
 def test_autocast_does_not_narrow_the_sum(embeddings: Tensor) -> None:
     metric = GramMetric(4)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         metric.update(embeddings)
-    torch.testing.assert_close(metric.compute()["gram"], plain_gram(embeddings, [1] * 5), rtol=1e-13, atol=1e-13)
+    close(metric.compute()["gram"], plain_gram(embeddings, [1] * 5), FLOAT64_SUMS)
 
 
 def test_partial_sums_add(embeddings: Tensor) -> None:
@@ -87,7 +88,7 @@ def test_partial_sums_add(embeddings: Tensor) -> None:
     first.update(embeddings[:2])
     second.update(embeddings[2:])
     total = first.compute()["gram"] + second.compute()["gram"]
-    torch.testing.assert_close(total, whole.compute()["gram"], rtol=1e-13, atol=1e-13)
+    close(total, whole.compute()["gram"], FLOAT64_SUMS)
 
 
 @pytest.mark.parametrize("shape", [(2, 7, 3), (7, 4)])

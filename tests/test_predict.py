@@ -16,6 +16,7 @@ from finished import finished_run
 from PIL import Image
 from runs import exit_message, naming
 from safetensors.torch import save_file
+from tolerances import OTHER_PICTURE, above, same_pictures
 
 from mace_pl.cli import erase_main
 from mace_pl.export.run import export_run
@@ -57,8 +58,7 @@ def same(folder: Path, other: Path) -> None:
     first, second = pixels(folder), pixels(other)
     assert len(first) == len(second) == ROWS
     assert not np.array_equal(first[0], first[1])
-    for a, b in zip(first, second, strict=True):
-        assert abs(a - b).max() <= 1
+    same_pictures(second, first)
 
 
 @pytest.mark.parametrize("size", [4, 7])
@@ -80,7 +80,7 @@ def test_two_processes_draw_what_one_draws(one_by_one: Path, toy_pipeline: Path,
 def test_a_picture_is_what_the_pipeline_draws(one_by_one: Path, toy_pipeline: Path) -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(toy_pipeline, safety_checker=None)
     drawn = draw(pipeline, [PROMPTS[4]], [7], steps=2, guidance=5.0)[0]
-    assert abs(np.asarray(drawn).astype(int) - pixels(one_by_one)[4]).max() <= 1
+    same_pictures([drawn], [pixels(one_by_one)[4]])
 
 
 def test_manifest_and_png_say_how_a_picture_was_made(one_by_one: Path) -> None:
@@ -118,7 +118,7 @@ def test_an_interrupted_run_goes_on_and_another_model_is_refused(
     assert "pictures of other prompts" in exit_message([*again, "--data.file", str(tmp_path / "else.txt")], capsys)
     same(one_by_one, folder)
     erase_main([*refused, "--model.overwrite", "true"])
-    assert abs(pixels(folder)[0] - pixels(one_by_one)[0]).max() > 1
+    above(abs(pixels(folder)[0] - pixels(one_by_one)[0]).max(), OTHER_PICTURE)
 
 
 def test_edits_and_loras_are_applied_on_the_fly(toy_pipeline: Path, tmp_path: Path) -> None:
@@ -135,13 +135,12 @@ def test_edits_and_loras_are_applied_on_the_fly(toy_pipeline: Path, tmp_path: Pa
     lora = next((run / "lora").glob("*.safetensors"))
     erase_main(command(toy_pipeline, tmp_path / "lora", table(tmp_path), "--model.apply", f"[{lora}]", *names))
     expected = pixels(tmp_path / "pipeline")
-    assert abs(expected[0] - pixels(tmp_path / "base")[0]).max() > 2
+    above(abs(expected[0] - pixels(tmp_path / "base")[0]).max(), OTHER_PICTURE)
     for name in applied:
-        assert max(abs(a - b).max() for a, b in zip(expected, pixels(tmp_path / f"by_{name}"), strict=True)) <= 1
+        same_pictures(pixels(tmp_path / f"by_{name}"), expected)
     program = StableDiffusionPipeline.from_pretrained(toy_pipeline, safety_checker=None)
     program.load_lora_weights(str(lora.parent), weight_name=lora.name)  # unmerged, as another program would
-    drawn = np.asarray(draw(program, [PROMPTS[0]], [3], steps=2, guidance=5.0)[0]).astype(int)
-    assert abs(drawn - pixels(tmp_path / "lora")[0]).max() <= 1
+    same_pictures(draw(program, [PROMPTS[0]], [3], steps=2, guidance=5.0), pixels(tmp_path / "lora")[:1])
     manifests = [json.loads((tmp_path / n / "manifest.json").read_text()) for n in ("base", "lora")]
     assert manifests[1]["model"]["apply"] == ["lora/run.safetensors"]
     assert not [name for folder in ("base", "lora", "by_run") for name in naming(tmp_path / folder, tmp_path.parent)]
@@ -160,7 +159,7 @@ def test_scheduler_size_negative_prompt_and_names(toy_pipeline: Path, tmp_path: 
     assert drawn == [("dog", 0), ("dog", 1), ("art of ship", 0), ("art of ship", 1)]
     assert pixels(tmp_path / "other")[0].shape == (24, 16, 3)
     erase_main([*base, "--model.output", str(tmp_path / "negative"), "--model.negative", "a dog"])
-    assert abs(pixels(tmp_path / "negative")[0] - pixels(tmp_path / "plain")[0]).max() > 1
+    above(abs(pixels(tmp_path / "negative")[0] - pixels(tmp_path / "plain")[0]).max(), OTHER_PICTURE)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import yaml
 from diffusers import StableDiffusionPipeline
 from runs import config, exit_message, statistics
 from safetensors.torch import load_file
+from tolerances import FLOAT32_EDIT, FLOAT32_SUMS, MOVED, RUN_WEIGHTS, above, close
 
 from mace_pl.cli import erase_main
 from mace_pl.concepts import read_names
@@ -36,7 +37,7 @@ def pipeline(toy_pipeline: Path) -> StableDiffusionPipeline:
 def test_sums_are_those_of_the_names_that_stay(pipeline: StableDiffusionPipeline) -> None:
     names = [f"{colour} {thing}" for colour in ("red", "blue", "green") for thing in ("house", "bird", "cat", "dog")]
     sums = named_statistics(pipeline, [*names, "Ship"], ["ship"])  # 72 prompts: more than one batch
-    torch.testing.assert_close(sums, plain_sums(pipeline, names), rtol=1e-6, atol=1e-6)
+    close(sums, plain_sums(pipeline, names), FLOAT32_SUMS)
     assert named_statistics(pipeline, ["ship"], ["ship"]) is None
     assert named_statistics(pipeline, [], []) is None
 
@@ -72,8 +73,8 @@ def test_fit_and_fuse_keep_names_as_a_file_of_their_statistics_does(
     erase_main([*config(tmp_path, toy_pipeline, "names", SHIP), *kept, *names])
     erase_main(["fuse", "--run", str(tmp_path / "names"), "--output_dir", str(tmp_path / "again")])
     by_file, by_names, again = (load_file(tmp_path / run / "refined.safetensors") for run in ("file", "names", "again"))
-    torch.testing.assert_close(by_names, by_file, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(again, by_names, rtol=0, atol=1e-6)
+    close(by_names, by_file, RUN_WEIGHTS)
+    close(again, by_names, FLOAT32_EDIT)
     assert yaml.safe_load((tmp_path / "names/config.yaml").read_text())["model"]["domain_names"] == [
         "cat",
         "ship",
@@ -81,4 +82,4 @@ def test_fit_and_fuse_keep_names_as_a_file_of_their_statistics_does(
     ]
     erase_main(config(tmp_path, toy_pipeline, "nothing", SHIP))
     nothing = load_file(tmp_path / "nothing/refined.safetensors")
-    assert max(float((nothing[name] - by_names[name]).abs().max()) for name in nothing) > 1e-3
+    above(max((nothing[name] - by_names[name]).abs().max() for name in nothing), MOVED)

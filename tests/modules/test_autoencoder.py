@@ -9,6 +9,7 @@ import torch
 from diffusers import AutoencoderKL
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from tolerances import FLOAT16_ERROR, FLOAT32_PASS, LEARNT, SCALED_LATENTS, above, close
 
 from mace_pl.data.sprites import SpritePictures
 from mace_pl.modules.autoencoder import AutoencoderTraining
@@ -53,14 +54,14 @@ def test_training_lowers_the_error_and_writes_a_folder_that_loads(tmp_path: Path
     module = make_module(tmp_path / "out")
     before = error_of(module.vae)
     fit(module, 40)
-    assert error_of(module.vae) < 0.8 * before
+    above(1 - error_of(module.vae) / before, LEARNT)
     vae = AutoencoderKL.from_pretrained(tmp_path / "out" / "vae", dtype=torch.float32)
-    assert error_of(vae) == pytest.approx(error_of(module.vae), rel=0.01)  # float16 weights
+    close(error_of(vae), error_of(module.vae), FLOAT16_ERROR)
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["vae"]  # nothing half-written is left
     pictures = SpritePictures(pictures=24, resolution=16).make_pool().pictures.float() / 127.5 - 1
     with torch.no_grad():
         latents = vae.encode(pictures).latent_dist.sample() * vae.config.scaling_factor
-    assert float(latents.std()) == pytest.approx(1.0, abs=0.05)
+    close(latents.std(), torch.tensor(1.0), SCALED_LATENTS)
 
 
 def test_a_resumed_run_equals_an_unbroken_one(tmp_path: Path) -> None:
@@ -85,9 +86,9 @@ def test_the_decoder_alone_is_trained_and_latents_stay(tmp_path: Path) -> None:
     second = AutoencoderKL.from_pretrained(tmp_path / "second" / "vae", dtype=torch.float32)
     pictures = SpritePictures(pictures=24, resolution=16).make_pool().pictures.float() / 127.5 - 1
     with torch.no_grad():
-        torch.testing.assert_close(second.encode(pictures).latent_dist.mean, first.encode(pictures).latent_dist.mean)
+        close(second.encode(pictures).latent_dist.mean, first.encode(pictures).latent_dist.mean, FLOAT32_PASS)
     assert second.config.scaling_factor == first.config.scaling_factor
-    assert error_of(second) < 0.9 * error_of(first)
+    above(1 - error_of(second) / error_of(first), LEARNT)
     assert str(tmp_path) not in (tmp_path / "second" / "vae" / "config.json").read_text()
 
 

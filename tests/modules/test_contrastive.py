@@ -11,6 +11,7 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from safetensors import safe_open
 from seeds import seeded
+from tolerances import BY_HAND, LEARNT, SOFTENED, STILL_THE_PICTURE, above, below, close
 from torch.nn import functional as F  # noqa: N812
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
@@ -74,7 +75,7 @@ def test_training_lowers_the_loss_and_writes_parts_that_load(tmp_path: Path) -> 
         clip = CLIPModel.from_pretrained(folder, dtype=torch.float32)
         images, texts = embed(clip, CLIPTokenizer.from_pretrained(folder), pool)
         losses.append(float(F.cross_entropy(10 * images @ texts.T, torch.arange(len(images)))))
-    assert losses[1] < 0.85 * losses[0]
+    above(1 - losses[1] / losses[0], LEARNT)
     assert sorted(p.name for p in (tmp_path / "long").iterdir()) == ["clip", "text_encoder", "tokenizer"]
 
 
@@ -134,7 +135,10 @@ def test_half_of_the_pictures_go_through_the_autoencoder(tmp_path: Path) -> None
     with torch.no_grad():
         seen = vae.decode(vae.encode(pictures.float() / 127.5 - 1).latent_dist.mode()).sample.clamp(-1, 1)
     pairs = torch.stack([softened.decoded.float().flatten(), seen.flatten()])
-    assert softened.decoded.shape == pictures.shape and 0.7 < float(torch.corrcoef(pairs)[0, 1]) < 0.999  # some noise
+    assert softened.decoded.shape == pictures.shape
+    other = 1 - float(torch.corrcoef(pairs)[0, 1])
+    above(other, SOFTENED)  # some noise
+    below(other, STILL_THE_PICTURE)
     name = "vision_model.post_layernorm.weight"
     assert not torch.equal(plain.clip.state_dict()[name], softened.clip.state_dict()[name])
     with pytest.raises(ValueError, match=r"autoencoder=.*has no config\.json"):
@@ -145,7 +149,7 @@ def test_loss_without_repetitions_is_clips() -> None:
     logits = torch.randn(6, 6, generator=torch.Generator().manual_seed(seeded(0)))
     places = torch.arange(6)
     expected = (F.cross_entropy(logits, places) + F.cross_entropy(logits.T, places)) / 2
-    torch.testing.assert_close(contrastive_loss(logits, places), expected)
+    close(contrastive_loss(logits, places), expected, BY_HAND)
     assert distinct(["b", "a", "b"])[0] == ["b", "a"] and distinct(["b", "a", "b"])[1].tolist() == [0, 1, 0]
 
 

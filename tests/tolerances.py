@@ -1,0 +1,236 @@
+"""Every tolerance of the tests: what it allows, why rounding may do that much, and how much of it was ever used.
+
+``seen`` is the largest share of a tolerance that was used over 20 seeds of the toy models and of the tests
+(``python tests/measure_tolerances.py``, x86-64 with AVX-512, float32 on one thread). It stays below a third, so that
+another processor, another release of torch or another seed does not turn a test red. Equal bits need no tolerance:
+``torch.equal``, or ``assert_close`` with zeros.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """|actual - expected| may be ``absolute`` + ``relative`` x |expected|.
+
+    ``seen`` is the largest share of that over the measured seeds.
+    """
+
+    name: str
+    seen: float
+    relative: float = 0.0
+    absolute: float = 0.0
+
+
+@dataclass(frozen=True)
+class Floor:
+    """An effect must be at least ``least``; ``seen`` is ``least`` over the smallest effect of the measured seeds."""
+
+    name: str
+    seen: float
+    least: float
+
+
+# --- float64 ---------------------------------------------------------------------------------------------------------
+
+# sums of some thousand products in another order: each addition rounds by 1.1e-16 of the sum so far
+FLOAT64_SUMS = Tolerance("FLOAT64_SUMS", 0.0, relative=1e-12, absolute=1e-11)
+# solves of systems of 12 unknowns whose condition is below 1e4, twice one after the other, against an inverse
+FLOAT64_SOLVES = Tolerance("FLOAT64_SOLVES", 0.0, relative=1e-9, absolute=1e-9)
+# an identity term of 1e14 leaves the other terms a part of about 1e3 / 1e14
+FLOAT64_STIFF = Tolerance("FLOAT64_STIFF", 0.0, absolute=1e-10)
+# by symmetric square roots, which lose half of the digits where an eigenvalue is near zero
+FLOAT64_ROOTS = Tolerance("FLOAT64_ROOTS", 0.0, relative=1e-5, absolute=1e-5)
+
+# --- float32: each operation rounds by 6e-8 --------------------------------------------------------------------------
+
+# a handful of operations
+BY_HAND = Tolerance("BY_HAND", 0.0, relative=1e-5, absolute=1e-6)
+# a pass through the few layers of a toy network, in other batches, by other kernels or from another process
+FLOAT32_PASS = Tolerance("FLOAT32_PASS", 0.0, relative=1e-4, absolute=1e-5)
+# sums in float64 of embeddings that were made in other batches; as the norm of the difference, or entry by entry,
+# where entries of some hundred cancel
+FLOAT32_SUMS = Tolerance("FLOAT32_SUMS", 0.0, relative=1e-6, absolute=1e-4)
+# the largest relative difference of a matrix of 32 x 32 after a solve in float32, whose condition is about 100
+FLOAT32_MATRICES = Tolerance("FLOAT32_MATRICES", 0.0, absolute=1e-4)
+# how far a matrix of sums in float32 is from symmetric
+SYMMETRIC = Tolerance("SYMMETRIC", 0.0, absolute=1e-5)
+# the same change of weights below 1 in size, calculated twice and stored in float32
+FLOAT32_EDIT = Tolerance("FLOAT32_EDIT", 0.0, absolute=1e-6)
+# a pass through a toy UNet with weights of such an edit, merged on one side and beside the layer on the other
+EDITED_PASS = Tolerance("EDITED_PASS", 0.0, absolute=2e-5)
+# gradients of a toy UNet, recomputed or by compiled kernels
+FLOAT32_GRADIENTS = Tolerance("FLOAT32_GRADIENTS", 0.0, relative=1e-4, absolute=1e-7)
+# the losses of a toy run of a few steps in other batches: rounding of one step is in the weights of the next
+RUN_LOSSES = Tolerance("RUN_LOSSES", 0.0, relative=1e-4)
+# the weights after a toy run in other batches, groups of concepts or processes, or with recomputed activations: AdamW
+# divides a small gradient by its own size and so its rounding too, and a step is up to 0.01
+RUN_WEIGHTS = Tolerance("RUN_WEIGHTS", 0.0, absolute=1e-5)
+# the same of the factors of the LoRAs, before their product makes the differences small
+RUN_FACTORS = Tolerance("RUN_FACTORS", 0.0, absolute=1e-4)
+# the weights after a run whose pictures were drawn in other batches: a grey level here and there, a mask by a pixel
+REDRAWN = Tolerance("REDRAWN", 0.0, absolute=1e-4)
+
+# --- narrower types --------------------------------------------------------------------------------------------------
+
+# bfloat16 keeps 8 bits, 4e-3 of a value at most; a pass through two layers of it, norm of the difference
+BFLOAT16_SUMS = Tolerance("BFLOAT16_SUMS", 0.0, relative=2e-2)
+# losses of a run whose products round to 8 bits (bfloat16) or 11 (float16): means over many pixels, errors cancel
+MIXED_LOSSES = Tolerance("MIXED_LOSSES", 0.0, relative=3e-3)
+# what such a run learns: AdamW's first step is the sign of a gradient times the step size; where a gradient is smaller
+# than its rounding of 4e-3 (bfloat16), the sign is a toss, and one entry in a thousand makes 2 / sqrt(1000) = 6 %
+MIXED_WEIGHTS = Tolerance("MIXED_WEIGHTS", 0.0, relative=0.1)
+# weights below 1 that were rounded to float16, 5e-4 of a value, on two ways
+FLOAT16_WEIGHTS = Tolerance("FLOAT16_WEIGHTS", 0.0, absolute=2e-3)
+# errors of a network whose weights were rounded to float16, or averaged over the last steps
+FLOAT16_ERROR = Tolerance("FLOAT16_ERROR", 0.0, relative=0.01)
+
+# --- pictures and masks ----------------------------------------------------------------------------------------------
+
+# the share of values that fall on the other side of a grey level: differences are far below one level, so no value
+# moves by two levels, and one in as many values moves as the difference is parts of a level
+GREY_LEVELS = Tolerance("GREY_LEVELS", 0.0, absolute=0.02)
+# the share of pixels of a mask that fall on the other side of its threshold
+MASK_PIXELS = Tolerance("MASK_PIXELS", 0.0, absolute=0.02)
+# scores of pictures that differ by a grey level here and there
+SCORES = Tolerance("SCORES", 0.0, relative=0.01, absolute=1e-4)
+
+# the same picture and prompt, scored in another process
+SAME_SCORE = Tolerance("SAME_SCORE", 0.0, relative=1e-4)
+# distances between small sets of such pictures: squares of small differences
+DISTANCES = Tolerance("DISTANCES", 0.0, relative=0.05, absolute=1e-4)
+# a grey level of a blend: rounding to a level, of the mask and of the picture
+BLENDED = Tolerance("BLENDED", 0.0, absolute=2)
+# an affine warp of a face in 1/32 pixels (OpenCV's own steps) on float32
+ALIGNED_FACES = Tolerance("ALIGNED_FACES", 0.0, relative=1e-3, absolute=1e-3)
+
+# --- counts and estimates --------------------------------------------------------------------------------------------
+
+# a quantile of 20,000 samples of a count: one count up or down
+ONE_STEP = Tolerance("ONE_STEP", 0.0, absolute=1)
+# how often an interval covers the truth, of what it says: a quantile of few counts is a step to one side
+COVERAGE = Tolerance("COVERAGE", 0.0, absolute=0.03)
+# the mean of a thousand samples of a mean of 24 values between 0 and 1: 0.3 / sqrt(24 x 1000) = 0.002
+BOOTSTRAP_MEAN = Tolerance("BOOTSTRAP_MEAN", 0.0, absolute=0.02)
+# a harmonic mean of published numbers, which are rounded to four digits themselves
+PUBLISHED = Tolerance("PUBLISHED", 0.0, absolute=5e-4)
+# areas in pixels: a border of a pixel of a small mask
+PIECES = Tolerance("PIECES", 0.0, relative=0.1)
+# a mask above the median of three pictures together: ties alone
+HALF_MARKED = Tolerance("HALF_MARKED", 0.0, absolute=0.2)
+# latents of 24 pictures, scaled by the standard deviation over them and then sampled
+SCALED_LATENTS = Tolerance("SCALED_LATENTS", 0.0, absolute=0.05)
+# three steps at a learning rate of 1e-3
+FINE_TUNED = Tolerance("FINE_TUNED", 0.0, absolute=0.1)
+# what is left of a change of directions that a term of 1000 preserves
+PRESERVED = Tolerance("PRESERVED", 0.0, absolute=0.1)
+# 1 - correlation of a picture with itself through an autoencoder with noise
+STILL_THE_PICTURE = Tolerance("STILL_THE_PICTURE", 0.0, absolute=0.3)
+
+# --- effects ---------------------------------------------------------------------------------------------------------
+
+# an edit, or another way to train, moves a weight by far more than the tolerances above
+MOVED = Floor("MOVED", 0.0, least=1e-4)
+# other pictures: some value differs by more than rounding could
+OTHER_PICTURE = Floor("OTHER_PICTURE", 0.0, least=3)
+# what a toy run does to a weight, and two concepts differently: a hundred times RUN_WEIGHTS
+RUN_MOVED = Floor("RUN_MOVED", 0.0, least=1e-3)
+# the same of losses from step to step: a hundred times RUN_LOSSES
+LOSS_CHANGES = Floor("LOSS_CHANGES", 0.0, least=0.01)
+# the norm of all products of a toy run
+PRODUCTS = Floor("PRODUCTS", 0.0, least=0.5)
+# what the narrower type of embeddings does to sums: a thousand times the rounding of float64
+NARROWER = Floor("NARROWER", 0.0, least=1e-9)
+# noise added to a picture's latents, as 1 - correlation
+SOFTENED = Floor("SOFTENED", 0.0, least=1e-3)
+# what is lost at a low rank, far above the rounding of a decomposition
+TRUNCATED = Floor("TRUNCATED", 0.0, least=1e-3)
+# chances of other pictures: ten times SAME_SCORE
+OTHER_SCORE = Floor("OTHER_SCORE", 0.0, least=1e-3)
+# the part of a loss that 24 more steps of two free tokens take away
+EXPLAINED = Floor("EXPLAINED", 0.0, least=1e-5)
+# the part of the error that training takes away
+LEARNT = Floor("LEARNT", 0.0, least=0.1)
+
+
+def close(actual: Any, expected: Any, tolerance: Tolerance) -> None:
+    """Every number of tensors, arrays, numbers, or sequences and mappings of them."""
+    pairs = list(_pairs(actual, expected))
+    shares = []
+    for one, other in pairs:
+        difference, size = (one.double() - other.double()).abs(), other.double().abs()
+        shares.append(float((difference / (tolerance.absolute + tolerance.relative * size)).max()) if len(size) else 0)
+    _record(tolerance, max(shares, default=0.0))
+    for one, other in pairs:
+        torch.testing.assert_close(one, other, rtol=tolerance.relative, atol=tolerance.absolute)
+
+
+def near(actual: Tensor, expected: Tensor, tolerance: Tolerance) -> None:
+    """The norm of the difference, as a part of the norm of what is expected."""
+    assert actual.shape == expected.shape
+    part = float((actual.double() - expected.double()).norm() / expected.double().norm())
+    _record(tolerance, part / tolerance.relative)
+    assert part <= tolerance.relative, f"{part} of the norm differs, {tolerance}"
+
+
+def same_pictures(found: Iterable[Any], expected: Iterable[Any]) -> None:
+    """No value differs by more than one grey level, and few by one."""
+    first, second = (np.stack([np.asarray(picture, dtype=int) for picture in side]) for side in (found, expected))
+    assert first.shape == second.shape
+    difference = np.abs(first - second)
+    assert difference.max() <= 1, f"{difference.max()} grey levels"
+    below(float(difference.mean()), GREY_LEVELS)
+
+
+def same_masks(found: Tensor, expected: Tensor) -> None:
+    """Few pixels differ."""
+    assert found.shape == expected.shape
+    below(float((found != expected).float().mean()), MASK_PIXELS)
+
+
+def below(value: float, tolerance: Tolerance) -> None:
+    """A part that differs is at most what is allowed."""
+    _record(tolerance, float(value) / tolerance.absolute)
+    assert value <= tolerance.absolute, f"{value}, {tolerance}"
+
+
+def above(value: float | Tensor, floor: Floor) -> None:
+    """An effect is there."""
+    _record(floor, floor.least / float(value) if value > 0 else float("inf"))
+    assert value >= floor.least, f"{value}, {floor}"
+
+
+def _pairs(actual: Any, expected: Any) -> Iterable[tuple[Tensor, Tensor]]:
+    if isinstance(expected, Mapping):
+        assert actual.keys() == expected.keys()
+        for name, value in expected.items():
+            yield from _pairs(actual[name], value)
+    elif isinstance(expected, Sequence) and not isinstance(expected, str):
+        assert len(actual) == len(expected)
+        for one, other in zip(actual, expected, strict=True):
+            yield from _pairs(one, other)
+    elif isinstance(expected, Tensor):
+        assert isinstance(actual, Tensor) and actual.dtype == expected.dtype and actual.shape == expected.shape
+        yield actual.detach().flatten(), expected.detach().flatten()
+    else:
+        yield torch.tensor([float(actual)], dtype=torch.float64), torch.tensor([float(expected)], dtype=torch.float64)
+
+
+def _record(limit: Tolerance | Floor, share: float) -> None:
+    """One line for ``measure_tolerances.py``."""
+    file = os.environ.get("MACE_PL_RECORD")
+    if file is not None:
+        test = os.environ.get("PYTEST_CURRENT_TEST", "").split(" ")[0]
+        with Path(file).open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps({"test": test, "name": limit.name, "share": share}) + "\n")
