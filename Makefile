@@ -1,5 +1,6 @@
 # make demo    set up .venv and erase the ship from the bundled model
-# make test    set up .venv and run every check
+# make test    set up .venv and run every check; SHUFFLE=1 (or another number) runs the tests in another order
+# make stress  run the tests ten times, half of them shuffled and on a busy machine; RUNS=4 runs them four times
 # make train   train the bundled model again (more than an hour)
 #
 # Another interpreter or torch build:
@@ -8,18 +9,23 @@
 PYTHON ?= python3
 TORCH  ?= torch==2.13.0
 VENV   ?= .venv
+RUNS   ?= 10
 
 BIN   := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint train clean
+.PHONY: demo test stress lint train clean
 
 demo: $(READY)
 	$(BIN)/python erase.py fit --config configs/emoji/erase_ship.yaml
 
 # two processes with a thread each: half the time of one with two
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile \
+		$(if $(SHUFFLE),--random-order --random-order-seed=$(SHUFFLE))
+
+stress: $(READY)
+	PYTHON=$(BIN)/python scripts/stress_tests.sh $(RUNS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

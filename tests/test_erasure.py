@@ -98,8 +98,8 @@ def test_too_few_seeds_have_no_interval() -> None:
 def test_estimates_do_not_depend_on_the_samples() -> None:
     values = torch.rand(5, 12, generator=torch.Generator().manual_seed(seeded(2))).double()
     whole, spread = estimated(values, GROUPS, accuracies)
-    close(whole["acc_s"], values[1:3].mean(), BY_HAND)
-    close(spread["acc_s"].mean(), whole["acc_s"], BOOTSTRAP_MEAN)
+    close(float(whole["acc_s"]), float(values[1:3].mean()), BY_HAND)
+    close(float(spread["acc_s"].mean()), float(whole["acc_s"]), BOOTSTRAP_MEAN)
 
 
 def test_the_most_damaged_come_first() -> None:
