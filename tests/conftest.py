@@ -1,14 +1,21 @@
-"""Toy models made once per session, and random numbers that no other test and no other process changes."""
+"""Toy models made once per session; no test depends on what another one has drawn, or has left behind."""
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import logging
+import os
+import sys
+import threading
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import toys
 from seeds import seed_generators
+
+LIGHTNINGS = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")  # which seed_everything sets, for the processes of a run
 
 
 @pytest.fixture(scope="session")
@@ -28,12 +35,45 @@ def pytest_fixture_setup(
     fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
 ) -> Generator[None, object, object]:
     """Draws of a fixture do not depend on what ran before."""
-    seed_generators(f"{fixturedef.argname}{getattr(request, 'param_index', 0)}")
-    return (yield)
+    return (yield from alone(f"{fixturedef.argname}{getattr(request, 'param_index', 0)}"))
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """Nor do those of a test."""
-    seed_generators(item.nodeid)
-    return (yield)
+    return (yield from alone(item.nodeid))
+
+
+def alone(name: str) -> Generator[None, object, object]:
+    seed_generators(name)
+    try:
+        return (yield)
+    finally:
+        for variable in LIGHTNINGS:
+            os.environ.pop(variable, None)
+
+
+def state() -> dict[str, object]:
+    """What a test could leave to the next."""
+    loggers = [logging.getLogger(name) for name in (None, "lightning.pytorch", "mace_pl")]
+    return {
+        "environment": {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"},
+        "working folder": os.getcwd(),
+        "sys.path": list(sys.path),
+        "type of new tensors": torch.get_default_dtype(),
+        "threads of torch": torch.get_num_threads(),
+        "gradients": torch.is_grad_enabled(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "handlers of loggers": [handler for logger in loggers for handler in logger.handlers],
+        "levels of loggers": [logger.level for logger in loggers],
+        "threads": sorted(thread.name for thread in threading.enumerate() if not thread.daemon),
+    }
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_behind() -> Iterator[None]:
+    """Set up first, and so torn down last: when ``monkeypatch`` has put back what it changed."""
+    before = state()
+    yield
+    left = [name for name, value in state().items() if value != before[name]]
+    assert not left, {name: (before[name], state()[name]) for name in left}

@@ -60,9 +60,11 @@ def test_free_tokens_that_are_words_are_these_words(pipeline: StableDiffusionPip
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-def test_the_loss_is_that_of_the_scheduler(pipeline: StableDiffusionPipeline, prediction: str) -> None:
-    before = pipeline.scheduler
-    pipeline.scheduler = DDIMScheduler.from_config(before.config, prediction_type=prediction)
+def test_the_loss_is_that_of_the_scheduler(
+    pipeline: StableDiffusionPipeline, prediction: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, prediction_type=prediction)
+    monkeypatch.setattr(pipeline, "scheduler", scheduler)
     generator = torch.Generator().manual_seed(seeded(0))
     latents, noise = (torch.randn(2, 4, 8, 8, generator=generator) for _ in range(2))
     timesteps = torch.tensor([10, 900])
@@ -73,7 +75,6 @@ def test_the_loss_is_that_of_the_scheduler(pipeline: StableDiffusionPipeline, pr
         velocity = pipeline.scheduler.get_velocity(latents, noise, timesteps)
         wanted = noise if prediction == "epsilon" else velocity
         found = diffusion_loss(pipeline, latents, text, noise, timesteps)
-    pipeline.scheduler = before
     close(found, torch.nn.functional.mse_loss(predicted, wanted), FLOAT32_PASS)
 
 

@@ -127,8 +127,8 @@ def test_auto_takes_the_smallest_rank_that_keeps_the_error(run: Path, toy_pipeli
     lora = export(run, tmp_path / "lora", "--format", "lora", "--rank", "auto", "--max_error", "0.1")
     rank = stored(lora)["rank"]
     assert isinstance(rank, int) and rank > 1
-    assert max(truncated(run, toy_pipeline, rank)[1].values()) <= 0.1
-    assert max(truncated(run, toy_pipeline, rank - 1)[1].values()) > 0.1
+    assert max(truncated(run, toy_pipeline, rank)[1].values()) <= 0.1  # what was asked for, in float64 on both sides
+    assert max(truncated(run, toy_pipeline, rank - 1)[1].values()) > 0.1  # or one less would do
 
 
 def test_refined_and_edit_are_the_same_edit(run: Path, toy_pipeline: Path, tmp_path: Path) -> None:

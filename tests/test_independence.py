@@ -153,10 +153,13 @@ def test_as_many_as_fit_learn_the_same(
         return side_by_side(int(6.5 * cost), cost, count)
 
     monkeypatch.setattr("mace_pl.modules.mace.side_by_side", choose)
-    logging.getLogger("lightning.pytorch").addHandler(caplog.handler)  # which may not pass its messages on
-    with caplog.at_level(logging.INFO):
-        found = train(toy_pipeline, tmp_path / "pictures", concepts, {"concepts_per_batch": "auto"})
-    logging.getLogger("lightning.pytorch").removeHandler(caplog.handler)
+    logger = logging.getLogger("lightning.pytorch")
+    logger.addHandler(caplog.handler)  # it may not pass its messages on
+    try:
+        with caplog.at_level(logging.INFO):
+            found = train(toy_pipeline, tmp_path / "pictures", concepts, {"concepts_per_batch": "auto"})
+    finally:
+        logger.removeHandler(caplog.handler)
     assert found.trainer.datamodule.concepts_per_batch == 4
     assert f"Concepts side by side: 4 (one takes {costs[0] / 2**20:,.1f} MB, free: " in caplog.text
     assert_same_run(found, eight)

@@ -150,7 +150,7 @@ def test_edits_and_loras_are_applied_on_the_fly(toy_pipeline: Path, tmp_path: Pa
 def test_scheduler_size_negative_prompt_and_names(toy_pipeline: Path, tmp_path: Path) -> None:
     base = ["predict", "--model.pretrained", str(toy_pipeline), "--model.steps", "3", "--data.seeds", "2"]
     base += ["--data.names", "[ship, dog]", "--data.templates", "['{}', 'art of {}']"]
-    base += ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--model.guidance", "2"]
+    base += ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--model.guidance", "20"]
     more = ["--model.scheduler", "EulerAncestralDiscreteScheduler", "--model.height", "24", "--model.width", "16"]
     erase_main([*base, "--model.output", str(tmp_path / "plain")])
     erase_main([*base, "--model.output", str(tmp_path / "other"), *more, "--model.negative", "a dog"])

@@ -50,7 +50,9 @@ def test_every_stage_is_measured(
     rehearsal.main(family, steps=2, toy=True, folder=str(tmp_path), output=str(tmp_path / "figures.json"))
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert list(figures["stages"]) == STAGES
-    assert all(row["seconds"] > 0 and row["memory_gib"] > 0.05 for row in figures["stages"].values())
+    assert all(
+        row["seconds"] > 0 and row["memory_gib"] > 0.05 for row in figures["stages"].values()
+    )  # torch alone is more
     assert figures["peak_memory_gib"] == max(row["memory_gib"] for row in figures["stages"].values())
     shown = capsys.readouterr().out
     assert "Peak of main memory" in shown and "encode pictures" in shown
@@ -65,7 +67,7 @@ def test_a_peak_is_that_of_its_stage(rehearsal: ModuleType) -> None:
         del block
     with stages.measured("small"):
         pass
-    assert stages.rows["large"]["memory_gib"] - stages.rows["small"]["memory_gib"] > 0.1
+    assert stages.rows["large"]["memory_gib"] - stages.rows["small"]["memory_gib"] > 0.1  # of 0.19
     assert stages.highest("memory_gib") == stages.rows["large"]["memory_gib"]
 
 

@@ -46,12 +46,13 @@ class Floor:
 
 # sums of some thousand products in another order: each addition rounds by 1.1e-16 of the sum so far
 FLOAT64_SUMS = Tolerance("FLOAT64_SUMS", 0.0, relative=1e-12, absolute=1e-11)
-# solves of systems of 12 unknowns whose condition is below 1e4, twice one after the other, against an inverse
-FLOAT64_SOLVES = Tolerance("FLOAT64_SOLVES", 0.0, relative=1e-9, absolute=1e-9)
+# solves of systems of 12 unknowns whose condition is below 1e4, twice one after the other, against an inverse; and
+# decompositions of matrices of 32 x 32
+FLOAT64_SOLVES = Tolerance("FLOAT64_SOLVES", 0.0, relative=1e-12, absolute=1e-12)
 # an identity term of 1e14 leaves the other terms a part of about 1e3 / 1e14
 FLOAT64_STIFF = Tolerance("FLOAT64_STIFF", 0.0, absolute=1e-10)
 # by symmetric square roots, which lose half of the digits where an eigenvalue is near zero
-FLOAT64_ROOTS = Tolerance("FLOAT64_ROOTS", 0.0, relative=1e-5, absolute=1e-5)
+FLOAT64_ROOTS = Tolerance("FLOAT64_ROOTS", 0.0, relative=1e-7, absolute=1e-7)
 
 # --- float32: each operation rounds by 6e-8 --------------------------------------------------------------------------
 
@@ -84,8 +85,9 @@ REDRAWN = Tolerance("REDRAWN", 0.0, absolute=1e-4)
 
 # --- narrower types --------------------------------------------------------------------------------------------------
 
-# bfloat16 keeps 8 bits, 4e-3 of a value at most; a pass through two layers of it, norm of the difference
-BFLOAT16_SUMS = Tolerance("BFLOAT16_SUMS", 0.0, relative=2e-2)
+# bfloat16 keeps 8 bits, 4e-3 of a value at most; some ten operations one after the other in two layers, then products
+# of two such values, which double it; norm of the difference
+BFLOAT16_SUMS = Tolerance("BFLOAT16_SUMS", 0.0, relative=5e-2)
 # losses of a run whose products round to 8 bits (bfloat16) or 11 (float16): means over many pixels, errors cancel
 MIXED_LOSSES = Tolerance("MIXED_LOSSES", 0.0, relative=1e-3)
 # what a run learns in bfloat16: AdamW's first step is the sign of a gradient times the step size; where a gradient is
@@ -122,8 +124,9 @@ ALIGNED_FACES = Tolerance("ALIGNED_FACES", 0.0, relative=1e-3, absolute=1e-3)
 
 # a quantile of 20,000 samples of a count: one count up or down
 ONE_STEP = Tolerance("ONE_STEP", 0.0, absolute=1)
-# how often an interval covers the truth, of what it says: a quantile of few counts is a step to one side
-COVERAGE = Tolerance("COVERAGE", 0.0, absolute=0.03)
+# how often an interval of 95 % covers the truth: percentiles of a hundred zeros and ones cover 93 %, always the same
+# by the fixed samples; an interval of 90 % would cover 88 %
+COVERAGE = Tolerance("COVERAGE", 0.0, absolute=0.06)
 # the mean of a thousand samples of a mean of 24 values between 0 and 1: 0.3 / sqrt(24 x 1000) = 0.002
 BOOTSTRAP_MEAN = Tolerance("BOOTSTRAP_MEAN", 0.0, absolute=0.02)
 # a harmonic mean of published numbers, which are rounded to four digits themselves
@@ -153,8 +156,8 @@ RUN_MOVED = Floor("RUN_MOVED", 0.0, least=1e-3)
 LOSS_CHANGES = Floor("LOSS_CHANGES", 0.0, least=0.01)
 # the norm of all products of a toy run
 PRODUCTS = Floor("PRODUCTS", 0.0, least=0.5)
-# what the narrower type of embeddings does to sums: a thousand times the rounding of float64
-NARROWER = Floor("NARROWER", 0.0, least=1e-9)
+# what bfloat16 in place of float32 does to sums: a hundred times the rounding of float32
+NARROWER = Floor("NARROWER", 0.0, least=1e-4)
 # noise added to a picture's latents, as 1 - correlation
 SOFTENED = Floor("SOFTENED", 0.0, least=1e-3)
 # what is lost at a low rank, far above the rounding of a decomposition
@@ -163,8 +166,9 @@ TRUNCATED = Floor("TRUNCATED", 0.0, least=1e-3)
 OTHER_SCORE = Floor("OTHER_SCORE", 0.0, least=1e-3)
 # the part of a loss that 24 more steps of two free tokens take away
 EXPLAINED = Floor("EXPLAINED", 0.0, least=1e-5)
-# the part of the error that training takes away
-LEARNT = Floor("LEARNT", 0.0, least=0.1)
+# the part of the error that some ten steps of training take away; the error itself is measured on the same pictures
+# and noises before and after, so that less than this would be no chance either
+LEARNT = Floor("LEARNT", 0.0, least=0.04)
 
 
 def close(actual: Any, expected: Any, tolerance: Tolerance) -> None:
