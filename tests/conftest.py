@@ -17,6 +17,8 @@ from seeds import seed_generators
 
 LIGHTNINGS = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")  # which seed_everything sets, for the processes of a run
 
+IMPORTS = {"PYTEST_CURRENT_TEST", "LD_LIBRARY_PATH", "QT_QPA_PLATFORM_PLUGIN_PATH", "QT_QPA_FONTDIR"}  # and OpenCV's
+
 
 @pytest.fixture(scope="session")
 def toy_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -57,7 +59,7 @@ def state() -> dict[str, object]:
     """What a test could leave to the next."""
     loggers = [logging.getLogger(name) for name in (None, "lightning.pytorch", "mace_pl")]
     return {
-        "environment": {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"},
+        "environment": {name: value for name, value in os.environ.items() if name not in IMPORTS},
         "working folder": os.getcwd(),
         "sys.path": list(sys.path),
         "type of new tensors": torch.get_default_dtype(),
