@@ -10,7 +10,6 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from finished import finished_run
 from runs import exit_message, naming
-from runs import exit_message
 from seeds import seeded
 from tolerances import EXPLAINED, FLOAT32_PASS, above, close
 

@@ -46,12 +46,9 @@ def test_a_family_is_fitted_exported_loaded_and_sampled(name: str, tmp_path: Pat
         single = type(before).from_single_file(
             str(tmp_path / "run/model.safetensors"), config=str(base), local_files_only=True
         )
-        assert (pictures(single) - pictures(after)).abs().max() <= 1
+        same_pictures(pictures(single), pictures(after))
     lora = load_file(tmp_path / "run/stages/lora/ship.safetensors")
     moved = {key for key, value in lora.items() if key.endswith(".B") and value.abs().max() > 0}
-        same_pictures(pictures(single), pictures(after))
-    lora = load_file(tmp_path / "run/lora/ship.safetensors")
-    moved = {key for key, value in lora.items() if key.endswith("lora_B.weight") and value.abs().max() > 0}
     assert len(moved) == len(original) - 1  # the values of the last layer reach no loss
 
 

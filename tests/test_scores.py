@@ -8,7 +8,6 @@ import torch
 from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline
 from finished import finished_run
 from runs import checksums, config, exit_message, naming
-from runs import checksums, config, exit_message
 from tolerances import BY_HAND, DISTANCES, OTHER_SCORE, PUBLISHED, SAME_SCORE, SCORES, above, close
 
 from mace_pl.artifacts import write_tensors
