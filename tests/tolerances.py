@@ -139,7 +139,7 @@ HALF_MARKED = Tolerance("HALF_MARKED", 0.0, absolute=0.2)
 SCALED_LATENTS = Tolerance("SCALED_LATENTS", 0.0, absolute=0.12)
 # three steps at a learning rate of 1e-3
 FINE_TUNED = Tolerance("FINE_TUNED", 0.0, absolute=0.1)
-# what is left of a change of directions that a term of 1000 preserves
+# what is left of a change of directions that a term of 1e5 preserves, where other terms are below a hundred
 PRESERVED = Tolerance("PRESERVED", 0.0, absolute=0.1)
 # the share of 32 pictures that look more like another one after an autoencoder of random weights and noise
 STILL_THE_PICTURE = Tolerance("STILL_THE_PICTURE", 0.0, absolute=0.3)
