@@ -25,7 +25,7 @@ test: lint
 		$(if $(SHUFFLE),--random-order --random-order-seed=$(SHUFFLE))
 
 stress: $(READY)
-	PYTHON=$(BIN)/python scripts/stress_tests.sh $(RUNS)
+	PYTHON=$(BIN)/python tests/stress.sh $(RUNS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

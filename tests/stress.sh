@@ -2,7 +2,7 @@
 # Runs the tests several times: odd runs in fixed order on a quiet machine, even runs in another order with a busy
 # process on each core. Prints a line for each run and ends with the number of runs that failed.
 #
-#   scripts/stress_tests.sh [RUNS [PATH...]]     PYTHON=.venv/bin/python   LOGS=folder of the logs
+#   tests/stress.sh [RUNS [PATH...]]     PYTHON=.venv/bin/python   LOGS=folder of the logs
 set -u
 runs=${1:-10}
 [ $# -gt 0 ] && shift
