@@ -238,7 +238,7 @@ def rehearse(
     assert module.edit is not None
     original = {name: weight.cpu() for name, weight in module.original.items()}
     provenance = {"pretrained": module.pretrained, "concepts": [{**row, "kind": "object"} for row in rows]}
-    finished = Finished(module.pipeline, module.edit, original, provenance, {})
+    finished = Finished(module.pipeline, module.edit, original, provenance, {}, "rehearsal")
     for name in formats:
         with stages.measured(f"export {name}"):
             finished.write(name, folder / "run" / PLACES[name])
