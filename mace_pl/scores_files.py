@@ -16,6 +16,7 @@ from mace_pl.artifacts import write_json, written_aside
 from mace_pl.erasure import LEVEL, SAMPLES
 from mace_pl.html_report import report
 from mace_pl.image_files import read_images
+from mace_pl.markdown import markdown_table
 from mace_pl.paths import model_name, place_name
 from mace_pl.screen import screen
 from mace_pl.shown import ORIGINAL, Shown
@@ -57,9 +58,7 @@ def write_scores(module: Any) -> None:
     write_json(module.output, content)
     rows = table_rows(scores)
     markdown, page = module.output.with_suffix(".md"), module.output.with_suffix(".html")
-    lines = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
-    lines += [f"| {' | '.join(row)} |" for row in rows]
-    markdown.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    markdown.write_text(markdown_table(COLUMNS, rows) + "\n", encoding="utf-8")
     with written_aside(page) as aside:
         aside.write_text(report(content, module.gallery), encoding="utf-8")
     for logger in module.loggers:

@@ -9,6 +9,7 @@ from diffusers import StableDiffusionPipeline
 from rich.table import Table
 
 from mace_pl.concepts import Concept, read_concepts, read_names, target_span
+from mace_pl.markdown import markdown_table
 from mace_pl.names import clean_name
 from mace_pl.preserving import named_statistics
 from mace_pl.screen import screen
@@ -73,3 +74,7 @@ def test_names_with_brackets_are_shown_as_they_are(capsys: pytest.CaptureFixture
     table.add_row("[sks] ship [/old] :ship:")
     screen().print(table)
     assert "[sks] ship [/old] :ship:" in capsys.readouterr().out
+
+
+def test_names_stay_in_their_cells_of_a_markdown_table() -> None:
+    assert markdown_table(["a", "b"], [["<sks> | x", 1]]) == "| a | b |\n|---|---|\n| &lt;sks> &#124; x | 1 |"

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from mace_pl.artifacts import write_json
 from mace_pl.concepts import Concept
+from mace_pl.markdown import markdown_table
 from mace_pl.pipelines import scheduled
 from mace_pl.progress import drawing
 from mace_pl.sampling import draw
@@ -106,9 +107,8 @@ class Report:
         means = {when: {g: self.mean(when, names) for g, names in groups.items()} for when in self.accuracy}
         content = {"losses": steps, "prompts": self.prompts, "seeds": self.seeds}
         write_json(folder / "metrics.json", content | {"accuracy": self.accuracy, "mean_accuracy": means})
-        lines = ["# Erased concepts", "", f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
-        lines += [f"| {' | '.join(row)} |" for row in self.rows(losses)]
-        (folder / "summary.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        summary = f"# Erased concepts\n\n{markdown_table(COLUMNS, self.rows(losses))}\n"
+        (folder / "summary.md").write_text(summary, encoding="utf-8")
 
     def write_pictures(self, path: Path) -> None:
         """Original row above edited row, one column per name."""

@@ -11,6 +11,7 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
 from mace_pl import __version__
+from mace_pl.markdown import plain
 from mace_pl.paths import hub_id
 
 UNKNOWN = "unknown: see the base model"
@@ -166,11 +167,11 @@ def scores_table(metrics: Path | None) -> str:
 
 def listed(targets: Sequence[str], most: int = 5) -> str:
     """The first names, and how many more there are."""
-    shown = ", ".join(targets[:most])
+    shown = ", ".join(plain(target) for target in targets[:most])
     return shown if len(targets) <= most else f"{shown} and {len(targets) - most} more"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(str(cell).replace('|', '&#124;') for cell in line)} |" for line in lines)
+    return "\n".join(f"| {' | '.join(plain(cell) for cell in line)} |" for line in lines)

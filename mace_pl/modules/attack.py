@@ -18,6 +18,7 @@ from mace_pl.artifacts import claim_output, write_json
 from mace_pl.attack import check_attackable, encode_attacked, optimise_tokens
 from mace_pl.errors import UserError
 from mace_pl.lora import stream
+from mace_pl.markdown import markdown_table
 from mace_pl.options import check_trainer
 from mace_pl.paths import model_name, place_name
 from mace_pl.pipelines import load_pipeline, model_fingerprint, picture_latents
@@ -189,10 +190,8 @@ class Attack(LightningModule):
         own = {"names": self.names, "prompts": data.prompts, "seeds": data.seeds, "attacks": data.attacks}
         settings = self.settings | {"classifier": place_name(self.judge_folder)} | own
         write_json(self.output, {"settings": settings, "success": self.results})
-        lines = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
-        lines += [f"| {' | '.join(row)} |" for row in self.rows()]
         markdown = self.output.with_suffix(".md")
-        markdown.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        markdown.write_text(markdown_table(COLUMNS, self.rows()) + "\n", encoding="utf-8")
         table = Table(*COLUMNS, title="How often the target is seen")
         for row in self.rows():
             table.add_row(*row)
