@@ -12,11 +12,12 @@ from safetensors import SafetensorError, safe_open
 from mace_pl.artifacts import read_tensors
 from mace_pl.edit import STAGE2, Edit, original_weights, set_weights
 from mace_pl.errors import UserError
+from mace_pl.lora_files import CONFIG, merge_lora
 from mace_pl.paths import resolve
 from mace_pl.pipelines import load_pipeline
 from mace_pl.text import encoder_fingerprint
 
-HINT = "Give edit.safetensors, refined.safetensors, the output folder of fit, or a LoRA file."
+HINT = "Give edit.safetensors, refined.safetensors, the output folder of fit, a LoRA file, or a folder of PEFT."
 
 
 def apply_files(pipeline: Any, files: Sequence[str], setting: str = "model.apply") -> None:
@@ -24,8 +25,8 @@ def apply_files(pipeline: Any, files: Sequence[str], setting: str = "model.apply
 
     Args:
         pipeline: the base pipeline, changed in place.
-        files: ``edit.safetensors`` or ``refined.safetensors``, a folder that holds one of them, or a LoRA that
-            diffusers reads.
+        files: ``edit.safetensors`` or ``refined.safetensors``, a folder that holds one of them, or a LoRA in the names
+            of kohya, diffusers or PEFT: a file, or the folder that holds it.
         setting: the option that named them, for error messages.
 
     Raises:
@@ -51,11 +52,11 @@ def load_edited(pretrained: str, edited: str) -> Any:
 
 def apply_file(pipeline: Any, path: Path, setting: str) -> None:
     """Apply one file, by what it says it is."""
+    if (path / CONFIG).is_file():
+        merge_lora(pipeline, path, setting)
+        return
     if path.is_dir():
-        found = [path / name for name in ("edit.safetensors", "refined.safetensors") if (path / name).is_file()]
-        if not found:
-            raise UserError(f"{setting}: {path} holds no edit. {HINT}")
-        path = found[0]
+        path = _file_of(path, setting)
     meta = _metadata(path, setting)
     kind = meta.get("kind", "lora of another program")
     if kind in ("edit", "refined"):
@@ -68,7 +69,16 @@ def apply_file(pipeline: Any, path: Path, setting: str) -> None:
             f"on the base model. {HINT}"
         )
     else:
-        _apply_lora(pipeline, path, setting)
+        merge_lora(pipeline, path, setting)
+
+
+def _file_of(folder: Path, setting: str) -> Path:
+    """The edit of a run, or the one LoRA of a folder."""
+    names = ("edit.safetensors", "refined.safetensors")
+    found = [folder / name for name in names if (folder / name).is_file()][:1] or list(folder.glob("*.safetensors"))
+    if len(found) != 1:
+        raise UserError(f"{setting}: {folder} holds {'several files' if found else 'no edit and no LoRA'}. {HINT}")
+    return found[0]
 
 
 def _metadata(path: Path, setting: str) -> dict[str, Any]:
@@ -110,16 +120,3 @@ def _refined(pipeline: Any, path: Path, setting: str) -> dict[str, Any]:
     if wrong:
         raise UserError(f"{setting}: {path} was made from another model: {wrong[0]} does not fit its UNet.")
     return {key.removesuffix(".weight"): value for key, value in weights.items()}
-
-
-def _apply_lora(pipeline: Any, path: Path, setting: str) -> None:
-    """Merge a LoRA into the weights, as diffusers reads it."""
-    try:
-        pipeline.load_lora_weights(str(path.parent), weight_name=path.name)
-        fits = bool(pipeline.get_list_adapters())
-        pipeline.fuse_lora()
-        pipeline.unload_lora_weights()
-    except (ValueError, KeyError, RuntimeError, AttributeError) as error:
-        raise UserError(f"{setting}: {path} cannot be applied as a LoRA to this model ({error}). {HINT}") from error
-    if not fits:
-        raise UserError(f"{setting}: {path} names no layer of this model. {HINT}")

@@ -76,6 +76,8 @@ def diffusion_loss(pipeline: Any, latents: Tensor, text_1TD: Tensor, noise: Tens
     wanted = noise
     if scheduler.config.prediction_type == "v_prediction":
         wanted = signal * noise - spread * latents
+    elif scheduler.config.prediction_type == "sample":
+        wanted = latents
     return (predicted - wanted).square().mean()
 
 

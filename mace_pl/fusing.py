@@ -31,9 +31,9 @@ from mace_pl.errors import UserError
 from mace_pl.export.described import safe_name
 from mace_pl.export.finished import PLACES, Finished
 from mace_pl.names import clean_name, clean_names
-from mace_pl.paths import model_name
-from mace_pl.pipelines import load_base
+from mace_pl.paths import model_name, resolve
 from mace_pl.preserving import StageWeights, named_statistics, preservation, with_domain
+from mace_pl.run_base import base_kinds, load_run_base
 
 
 def fuse_run(
@@ -46,6 +46,8 @@ def fuse_run(
     method: Literal["fused", "added", "refined"] = "fused",
     refine: dict[str, float] | None = None,
     fuse: dict[str, float] | None = None,
+    pretrained: str | None = None,
+    layout: str | None = None,
 ) -> Path:
     """Fuse a run again from what is on disk.
 
@@ -63,6 +65,8 @@ def fuse_run(
             ``refined``, the refined weights without LoRAs. The last two show what each stage contributes.
         refine: weights of the refinement in place of the run's, such as ``{domain: 0.1}``.
         fuse: weights of the fusion in place of the run's.
+        pretrained: where the run's base model is now; where the run found it when None.
+        layout: where the layout of a base in one file is now; where the run found it when None.
 
     Returns:
         The folder that was written.
@@ -90,7 +94,9 @@ def fuse_run(
         config["model"][stage] = _changed(config["model"], changed, stage)
     output = Path(output_dir) if output_dir else folder.with_name(f"{folder.name}-{method}")
     claim_output(output, overwrite)
-    keep_refine, keep_fuse, pipeline = _preservation(config, targets)
+    _check_files(config["model"])
+    pipeline, config["model"] = load_run_base(config["model"], made, pretrained, layout)
+    keep_refine, keep_fuse = _preservation(pipeline, config["model"], targets)
     sums, loras = SumsOnDisk(), {}
     for target in targets:
         weight = weights.get(target, 1.0)
@@ -102,7 +108,9 @@ def fuse_run(
     kept = [c for c in concepts if c["target"] in targets]
     meta: dict[str, Any] = {key: made[key] for key in ("text_encoder", "unet", "seed") if key in made}
     meta |= {"pretrained": model_name(config["model"]["pretrained"]), "concepts": kept, "weights": weights}
-    meta |= {"method": method} | {stage: config["model"][stage] for stage in ("refine", "fuse")}
+    meta |= {"base": base_kinds(config["model"]), "method": method} | {
+        stage: config["model"][stage] for stage in ("refine", "fuse")
+    }
     finished = Finished(pipeline, edit, original_weights(pipeline.unet), meta, config, safe_name(output))
     set_weights(pipeline.unet, finished.weights)
     with written_aside(output, "output_dir") as aside:
@@ -148,13 +156,23 @@ def _read_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return config, made
 
 
-def _preservation(config: dict[str, Any], targets: list[str]) -> tuple[Preservation, Preservation, Any]:
+def _check_files(model: Mapping[str, Any]) -> None:
+    """Refuse statistics that are not there: of a run that is used from another folder than it was made in."""
+    for name in ("prior", "domain"):
+        given = model.get(name) or {}
+        for file in [given] if isinstance(given, str) else given:
+            if not resolve(file).is_file():
+                raise UserError(
+                    f"run: its model.{name}={file} does not exist below the working folder {Path.cwd()}. Run the "
+                    f"command where the run was made, or correct the path in the config.yaml of the run."
+                )
+
+
+def _preservation(pipeline: Any, model: dict[str, Any], targets: list[str]) -> tuple[Preservation, Preservation]:
     from mace_pl.text import encode_prompts, encoder_fingerprint
 
-    model = config["model"]
-    pipeline = load_base(model)
     fingerprint, width = encoder_fingerprint(pipeline), int(encode_prompts(pipeline, [""]).shape[-1])
     weights = [StageWeights(**model[stage]) for stage in ("refine", "fuse")]
     stages = preservation(model.get("prior"), model.get("domain"), weights, fingerprint, width)
     named = named_statistics(pipeline, read_names(model.get("domain_names"), "model.domain_names"), targets)
-    return with_domain(stages[0], named), with_domain(stages[1], named), pipeline
+    return with_domain(stages[0], named), with_domain(stages[1], named)

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import DiffusionPipeline
 from PIL import Image
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mace_pl.attention import cross_attentions
-from mace_pl.errors import UserError
+from mace_pl.base_checks import check_base
+from mace_pl.errors import UserError, one_line
+from mace_pl.loading import LEFT_OUT, UNREADABLE, load_file, load_folder
 from mace_pl.paths import resolve
 from mace_pl.text import encoder_fingerprint, text_parts
 
@@ -56,47 +56,68 @@ def load_pipeline(
         if source.is_file():
             pipeline = _from_file(source, variant, layout)
         else:
-            pipeline = _from_folder(pretrained, source, revision, variant, layout)
-    except (OSError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"model.pretrained={pretrained} cannot be loaded: {error} {HINT}") from error
+            folder = _folder(pretrained, source, revision, variant, layout)
+            pipeline = load_folder(folder, pretrained, variant)
+    except UserError:
+        raise
+    except UNREADABLE as error:
+        raise UserError(f"model.pretrained={pretrained} cannot be loaded: {one_line(error)} {HINT}") from error
     if getattr(pipeline, "unet", None) is None:
         raise UserError(f"model.pretrained={pretrained} has no UNet. {HINT}")
-    cross_attentions(pipeline.unet)
-    check_conditions(pipeline.unet)
+    check_base(pipeline, pretrained)
     for part in (pipeline.unet, pipeline.vae, *text_parts(pipeline)[1]):
         part.requires_grad_(False).eval()
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
 
-def _from_folder(pretrained: str, source: Path, revision: str | None, variant: str | None, layout: str | None) -> Any:
-    """A folder, or a hub id."""
+def _folder(pretrained: str, source: Path, revision: str | None, variant: str | None, layout: str | None) -> Path:
+    """The folder, of a hub id the one in the cache."""
     if layout is not None:
         raise UserError(f"model.layout={layout} is for single checkpoints; a folder or hub id has its own. Drop it.")
+    return local_folder(pretrained, source, revision, variant, LEFT_OUT)
+
+
+def local_folder(
+    pretrained: str, source: Path, revision: str | None, variant: str | None, without: Sequence[str]
+) -> Path:
+    """A folder as it is; of a hub id the one in the cache, into which what is missing is downloaded.
+
+    Args:
+        pretrained: what the user named.
+        source: where that would be on disk.
+        revision: branch, tag or commit of a hub id.
+        variant: which files are downloaded.
+        without: parts that are not downloaded.
+
+    Raises:
+        UserError: no such folder or hub id.
+    """
     place = place_of(pretrained, source)
+    if source.exists():
+        return source
     try:
-        pipeline: Any = DiffusionPipeline.from_pretrained(
-            place, dtype=torch.float32, safety_checker=None, revision=revision, variant=variant
-        )
-    except ValueError as error:
-        raise UserError(f"model.pretrained={pretrained} cannot be loaded: {error} {HINT}") from error
-    pipeline.base_variant = variant
-    return pipeline
+        return Path(DiffusionPipeline.download(place, revision=revision, variant=variant, **dict.fromkeys(without)))
+    except UNREADABLE as error:
+        raise UserError(
+            f"model.pretrained={pretrained} is no path here and cannot be had from the hub: {one_line(error)} Name a "
+            f"variant of its files, as fp16, in model.variant where it has no others. {HINT}"
+        ) from error
 
 
-def place_of(pretrained: str, source: Path) -> str:
+def place_of(pretrained: str, source: Path, setting: str = "model.pretrained") -> str:
     """The folder, or the hub id, that diffusers loads.
 
     Raises:
         UserError: a folder without pipeline, or a path that does not exist.
     """
     if source.exists() and not (source / "model_index.json").is_file():
-        raise UserError(f"model.pretrained={pretrained} has no model_index.json. {HINT}")
+        raise UserError(f"{setting}={pretrained} has no model_index.json. {HINT}")
     # "checkpoints/emoji" looks like a hub id; where its first part is a folder here, a path was meant
-    path_meant = pretrained.count("/") != 1 or pretrained.startswith((".", "/"))
+    path_meant = pretrained.count("/") != 1 or pretrained.startswith((".", "/", "~"))
     path_meant = path_meant or resolve(Path(pretrained).parent).is_dir()
     if not source.exists() and path_meant:
-        raise UserError(f"model.pretrained={pretrained} does not exist. {HINT}")
+        raise UserError(f"{setting}={pretrained} does not exist. {HINT}")
     return str(source) if source.exists() else pretrained
 
 
@@ -106,36 +127,11 @@ def _from_file(source: Path, variant: str | None, layout: str | None) -> Any:
         raise UserError(f"model.variant={variant} is for folders and hub ids, model.pretrained is a file. Drop it.")
     if source.suffix != ".safetensors":
         raise UserError(f"model.pretrained={source} is no .safetensors file. Pickles (.ckpt) are never loaded. {HINT}")
-    with safe_open(str(source), framework="pt") as file:
-        names = list(file.keys())
-    if not any(name.startswith("model.diffusion_model.") for name in names):
-        raise UserError(f"model.pretrained={source} holds no UNet in the original layout. {HINT}")
-    xl = any(name.startswith("conditioner.embedders.") for name in names)
-    cls = StableDiffusionXLPipeline if xl else StableDiffusionPipeline
-    config = None if layout is None else str(resolve(layout))
-    try:
-        pipeline: Any = cls.from_single_file(str(source), config=config, dtype=torch.float32)
-    except ValueError as error:
-        hint = "Give model.layout, a diffusers folder of the same family (its weights are not read)."
-        raise UserError(f"model.pretrained={source} cannot be loaded: {error} {hint}") from error
+    config = None if layout is None else place_of(layout, resolve(layout), "model.layout")
+    pipeline = load_file(source, config, f"model.pretrained={source}")
     pipeline.unet.register_to_config(_name_or_path="")  # that of the layout is not where the weights are
     pipeline.base_file, pipeline.base_layout = source, None if config is None else Path(config)
     return pipeline
-
-
-def check_conditions(unet: Any) -> None:
-    """Refuse a UNet that wants conditions which come from something else than text and picture size.
-
-    Raises:
-        UserError: naming what it wants.
-    """
-    for name in ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type"):
-        value = unet.config.get(name)
-        if value is not None and (name, value) != ("addition_embed_type", "text_time"):
-            raise UserError(
-                f"model.pretrained: its UNet has {name}={value}, which training cannot feed. Give a Stable Diffusion "
-                f"1.x, 2.x or XL model, or one distilled from these."
-            )
 
 
 def unet_fingerprint(unet: Any) -> str:
@@ -193,8 +189,21 @@ def picture_size(pipeline: Any) -> tuple[int, int]:
 def picture_latents(pipeline: Any, pictures: Sequence[Image.Image]) -> Tensor:
     """[N, C, h, w]: pictures as the UNet sees them, without the noise of the encoder."""
     pixels = pipeline.image_processor.preprocess(list(pictures)).to(pipeline.vae.device, pipeline.vae.dtype)
-    found: Tensor = pipeline.vae.encode(pixels).latent_dist.mode() * pipeline.vae.config.scaling_factor
-    return found
+    return vae_latents(pipeline.vae, pixels)
+
+
+def vae_latents(vae: Any, pixels: Tensor) -> Tensor:
+    """[N, C, h, w]: pixels [N, 3, H, W] in [-1, 1] as the UNet sees them, without the noise of the encoder.
+
+    A tiny autoencoder gives latents, others a distribution.
+    """
+    encoded, config = vae.encode(pixels), vae.config
+    latents: Tensor = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
+    if config.get("latents_mean") is not None and config.get("latents_std") is not None:
+        mean, std = (latents.new_tensor(config[key]).view(1, -1, 1, 1) for key in ("latents_mean", "latents_std"))
+        latents = (latents - mean) / std
+    scaled: Tensor = latents * config.scaling_factor
+    return scaled
 
 
 def relative_to_project(path: Path) -> str:

@@ -20,6 +20,7 @@ from mace_pl.export.single_file import check_single_file
 from mace_pl.paths import model_name
 from mace_pl.pipelines import relative_to_project
 from mace_pl.preflight import preflight, show_preflight
+from mace_pl.run_base import base_kinds
 from mace_pl.screen import screen
 from mace_pl.text import names_beside
 
@@ -97,7 +98,7 @@ class Export(Callback):
     def write(self, folder: Path, module: Any) -> None:
         """All files of the run."""
         meta = {"pretrained": model_name(module.pretrained), "text_encoder": module.fingerprint}
-        meta |= {"unet": module.unet_hash, "seed": module.seed}
+        meta |= {"unet": module.unet_hash, "seed": module.seed, "base": base_kinds(self.config.get("model", {}))}
         concepts = [{"target": c.target, "anchor": c.anchor, "kind": c.kind} for c in module.concepts]
         (folder / "config.yaml").write_text(
             yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True), encoding="utf-8"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -77,6 +77,10 @@ def write_pipeline(folder: Path, pipeline: Any, weights: Mapping[str, Tensor], d
         UserError: the base's UNet files do not hold the layers that were edited.
     """
     _write_pipeline(folder, pipeline, weights, dtype)
+    index = folder / "model_index.json"  # one for img2img holds the same parts, but would not draw from text
+    settings = json.loads(index.read_text(encoding="utf-8"))
+    if settings["_class_name"] != type(pipeline).__name__:
+        index.write_text(json.dumps(settings | {"_class_name": type(pipeline).__name__}, indent=2) + "\n", "utf-8")
     for file in [*folder.glob("*.json"), *folder.glob("*/*config.json")]:
         _without_place(file)
 
@@ -101,13 +105,43 @@ def _write_pipeline(folder: Path, pipeline: Any, weights: Mapping[str, Tensor], 
     if dtype is not None or not files:
         pipeline.unet.to(dtype or pipeline.unet.dtype).save_pretrained(folder / "unet", variant=variant)
         return
-    _copy(base, folder, [base / "unet" / "config.json", *(base / "unet").glob("*.safetensors.index*.json")])
-    left = {f"{name}.weight": weight for name, weight in weights.items()}
+    _copy(base, folder, [base / "unet" / "config.json"])
+    kept = {
+        name: tensor
+        for name, tensor in pipeline.unet.state_dict().items()
+        if name.removesuffix(".weight") not in weights
+    }
+    values, stored = {f"{name}.weight": weight for name, weight in weights.items()}, stored_dtype(pipeline, "unet")
+    left = set(values)
     for file in files:
-        found = _rewrite(file, folder / "unet" / file.name, {f"{n}.weight": w for n, w in weights.items()})
-        left = {name: weight for name, weight in left.items() if name not in found}
+        if _of_this_unet(file, kept, stored):
+            left -= _rewrite(file, folder / "unet" / file.name, values)
     if left:
-        raise UserError(f"pipeline: {base / 'unet'} holds no {next(iter(left))}. Save the base with this diffusers.")
+        raise UserError(f"pipeline: {base / 'unet'} holds no {min(left)}. Save the base with this diffusers.")
+    for index in (base / "unet").glob("*.safetensors.index*.json"):
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        if all((folder / "unet" / shard).is_file() for shard in shards):
+            _copy(base, folder, [index])
+
+
+def _of_this_unet(file: Path, kept: Mapping[str, Tensor], stored: torch.dtype) -> bool:
+    """Whether a file holds this UNet in some precision, not other weights, such as those without moving averages.
+
+    Args:
+        file: beside the one that was read.
+        kept: the tensors that no edit changes, by name.
+        stored: dtype of the file that was read.
+    """
+    apart, size, coarse = 0.0, 0.0, torch.finfo(stored).eps
+    with safe_open(str(file), framework="pt") as opened:
+        for name in set(opened.keys()) & set(kept):
+            tensor, own = opened.get_tensor(name), kept[name].cpu().double()
+            if tensor.shape != own.shape:
+                return False
+            coarse = max(coarse, torch.finfo(tensor.dtype).eps) if tensor.is_floating_point() else coarse
+            apart, size = apart + float((tensor.double() - own).square().sum()), size + float(own.square().sum())
+    same: bool = apart**0.5 <= coarse * size**0.5
+    return same
 
 
 def _save(folder: Path, pipeline: Any, dtype: torch.dtype | None) -> None:
@@ -138,7 +172,8 @@ def rewrite_file(
         pipeline: the pipeline, loaded from a single checkpoint.
         names: original names of the UNet's parameters, with those of diffusers.
         weights: the edited projections by layer name.
-        header: the metadata of the new file; that of the base's speaks of its old content and is left behind.
+        header: the metadata of the new file; that of the base's speaks of its old content and is left behind, as is
+            a second copy of the UNet.
 
     Raises:
         UserError: the base's file does not hold the layers that were edited.
@@ -147,9 +182,22 @@ def rewrite_file(
     assert file is not None
     left = {f"{name}.weight": weight for name, weight in weights.items()}
     renamed = {original: left[own[0]] for original, own in names.items() if own[0] in left}
-    missing = set(renamed) - _rewrite(file, path, renamed, header)
+    missing = set(renamed) - _rewrite(file, path, renamed, header, without=is_copy(renamed))
     if missing or len(renamed) < len(left):
         raise UserError(f"single_file: {file} does not hold all edited layers {sorted(missing)}. Export pipeline.")
+
+
+def is_copy(edited: Collection[str]) -> Callable[[str], bool]:
+    """Whether a name of a checkpoint is of a second UNet, whose keys and values would stay as they were.
+
+    Training keeps a moving average under ``model_ema.``, with the dots left out of the names.
+    """
+    ends = tuple(name.removeprefix(PREFIXES["unet"][0]).replace(".", "") for name in edited)
+
+    def found(name: str) -> bool:
+        return name.startswith("model_ema.") or (name not in edited and name.replace(".", "").endswith(ends))
+
+    return found
 
 
 def _copy_parts(base: Path, folder: Path) -> None:
@@ -172,11 +220,15 @@ def _copy(base: Path, folder: Path, files: list[Path]) -> None:
 
 
 def _rewrite(
-    source: Path, target: Path, weights: Mapping[str, Tensor], header: Mapping[str, str] | None = None
+    source: Path,
+    target: Path,
+    weights: Mapping[str, Tensor],
+    header: Mapping[str, str] | None = None,
+    without: Callable[[str], bool] = lambda name: False,
 ) -> set[str]:
     """Copy a safetensors file with other values for the named tensors, in its dtypes; returns those it holds."""
     with safe_open(str(source), framework="pt") as opened:
-        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
+        tensors = {name: opened.get_tensor(name) for name in opened.keys() if not without(name)}  # noqa: SIM118
     found = set(tensors) & set(weights)
     tensors |= {name: weights[name].detach().cpu().to(tensors[name].dtype).contiguous() for name in found}
     if header is None:

@@ -16,8 +16,7 @@ from mace_pl.export.described import safe_name
 from mace_pl.export.finished import PLACES, Finished, check_formats
 from mace_pl.export.lora import DEFAULT_MAX_ERROR, LORAS, check_rank
 from mace_pl.paths import model_name, resolve
-from mace_pl.pipelines import load_base
-from mace_pl.text import encoder_fingerprint
+from mace_pl.run_base import base_kinds, load_run_base
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -30,6 +29,8 @@ def export_run(
     output: str | None = None,
     dtype: str | None = None,
     overwrite: bool = False,
+    pretrained: str | None = None,
+    layout: str | None = None,
 ) -> Path:
     """Write a finished run in another format, from its edit.safetensors and its base model.
 
@@ -45,6 +46,8 @@ def export_run(
         dtype: ``float32``, ``float16`` or ``bfloat16``; default that of the base model's files. In ``pipeline`` it is
             the UNet's, the other parts are copied as they are.
         overwrite: replace ``output`` where it exists.
+        pretrained: where the run's base model is now; where the run found it when None.
+        layout: where the layout of a base in one file is now; where the run found it when None.
 
     Returns:
         What was written.
@@ -63,9 +66,9 @@ def export_run(
         check_rank(edit, wanted)
     path = Path(output) if output else folder / PLACES[format]
     _claim(path, format, overwrite, folder)
-    pretrained = config.get("model", {}).get("pretrained", meta["pretrained"])
-    pipeline = load_base({**config.get("model", {}), "pretrained": pretrained})
-    meta["pretrained"] = model_name(pretrained)
+    model = {"pretrained": meta["pretrained"], **config.get("model", {})}
+    pipeline, model = load_run_base(model, meta, pretrained, layout)
+    meta |= {"pretrained": model_name(model["pretrained"]), "base": base_kinds(model)}
     base = base_folder(pipeline)
     place = base or base_file(pipeline)
     if place is not None and place.resolve().is_relative_to(path.resolve()):
@@ -98,7 +101,7 @@ def read_run(run: str, folder: Path) -> tuple[Edit, dict[str, Any], dict[str, An
     """The edit, its provenance and the configuration of the run, where it has one.
 
     Raises:
-        ValueError: no finished run is in the folder.
+        UserError: no finished run is in the folder.
     """
     file = folder / "edit.safetensors"
     if not file.is_file():
@@ -128,11 +131,11 @@ def _original(pipeline: Any, edit: Edit, meta: dict[str, Any]) -> dict[str, torc
     Raises:
         UserError: the model is not the one that the run edited.
     """
-    name = meta["pretrained"]
     original = original_weights(pipeline.unet)
     shapes = {layer: (B.shape[0], A.shape[1]) for layer, (A, B) in edit.factors.items()}
     if shapes != {layer: tuple(weight.shape) for layer, weight in original.items()}:
-        raise UserError(f"run: the layers of {name} are not those that were edited. Put the run's base model there.")
-    if meta.get("text_encoder") not in (None, encoder_fingerprint(pipeline)):
-        raise UserError(f"run: {name} has another text encoder than when it was edited. Put that base model there.")
+        raise UserError(
+            f"run: the layers of {meta['pretrained']} are not those that were edited. Give the run's base model with "
+            f"--pretrained."
+        )
     return original

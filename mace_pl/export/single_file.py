@@ -56,7 +56,16 @@ def single_file(pipeline: Any, dtype: torch.dtype | None) -> Tensors:
         if wrong:
             raise _refusal(part, wrong[0])
         tensors |= found
-    return tensors
+    return tensors | _marks(pipeline)
+
+
+def _marks(pipeline: Any) -> Tensors:
+    """Empty tensors by which other programs know that an SDXL checkpoint predicts v, and to zero terminal SNR."""
+    settings = pipeline.scheduler.config
+    if getattr(pipeline, "text_encoder_2", None) is None or settings.get("prediction_type") != "v_prediction":
+        return {}
+    names = ["v_pred", *(["ztsnr"] if settings.get("rescale_betas_zero_snr") else [])]
+    return {name: torch.empty(0) for name in names}
 
 
 def check_single_file(pipeline: Any) -> None:

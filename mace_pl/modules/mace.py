@@ -24,7 +24,7 @@ from mace_pl.lora import ConceptLoRAs, stream
 from mace_pl.losses import importance_density, masked_attention_norm
 from mace_pl.memory import LARGEST, LiveBytes, free_bytes, side_by_side
 from mace_pl.options import check_trainer, check_whole
-from mace_pl.pipelines import load_pipeline, picture_size, unet_fingerprint
+from mace_pl.pipelines import load_pipeline, picture_size, unet_fingerprint, vae_latents
 from mace_pl.preparing import check_prompts, prepare_pictures
 from mace_pl.preserving import StageWeights, named_statistics, names_to_keep, preservation, with_domain
 from mace_pl.sampling import noised
@@ -178,8 +178,8 @@ class Mace(LightningModule):
         for c in data.own_concepts():
             pixels, masks = data.load(self.concepts[c], picture_size(self.pipeline))
             with torch.no_grad():  # one by one: an encoder wants gigabytes for a large picture
-                parts = [self.pipeline.vae.encode(p.to(self.device)).latent_dist.mode() for p in pixels.split(1)]
-            self.latents[c] = torch.cat(parts) * self.pipeline.vae.config.scaling_factor
+                parts = [vae_latents(self.pipeline.vae, p.to(self.device)) for p in pixels.split(1)]
+            self.latents[c] = torch.cat(parts)
             self.masks[c] = masks.bool().to(self.device)
             self.positions[c] = self.positions[c].to(self.device)
         for part in (self.pipeline.vae, *text_parts(self.pipeline)[1]):

@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
 from lightning import Callback, LightningModule
 from torch import Tensor, nn
 
 from mace_pl.callbacks.partial_sums import PartialSums
 from mace_pl.callbacks.statistics import WriteStatistics
-from mace_pl.errors import UserError
+from mace_pl.errors import UserError, one_line
+from mace_pl.loading import LEFT_OUT, UNREADABLE, load_folder
 from mace_pl.metrics import GramMetric
 from mace_pl.options import check_trainer
 from mace_pl.paths import resolve
-from mace_pl.pipelines import HINT, load_pipeline, place_of
+from mace_pl.pipelines import HINT, load_pipeline, local_folder
 from mace_pl.text import encode_prompts, encoder_fingerprint, ignores_padding, text_parts, token_counts
 
 
@@ -32,19 +32,15 @@ def load_text_parts(
     source = resolve(pretrained)
     if source.is_file():
         return load_pipeline(pretrained, revision, variant, layout)
-    place = place_of(pretrained, source)
     try:
-        parts: dict[str, Any] = DiffusionPipeline.load_config(place, revision=revision)
-        unused = {
-            name: None
-            for name, value in parts.items()
-            if isinstance(value, list) and not name.startswith(("tokenizer", "text_encoder", "scheduler"))
-        }
-        pipeline = DiffusionPipeline.from_pretrained(
-            place, dtype=torch.float32, use_safetensors=True, revision=revision, variant=variant, **unused
-        )
-    except (OSError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"model.pretrained={pretrained} cannot be loaded: {error} {HINT}") from error
+        folder = local_folder(pretrained, source, revision, variant, (*LEFT_OUT, "unet", "vae"))
+        pipeline = load_folder(folder, pretrained, variant, ("text_encoder", "text_encoder_2"))
+    except UserError:
+        raise
+    except UNREADABLE as error:
+        raise UserError(f"model.pretrained={pretrained} cannot be loaded: {one_line(error)} {HINT}") from error
+    if not text_parts(pipeline)[1]:
+        raise UserError(f"model.pretrained={pretrained} has no text_encoder. {HINT}")
     for encoder in text_parts(pipeline)[1]:
         encoder.requires_grad_(False)
     return pipeline
