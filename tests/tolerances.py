@@ -1,7 +1,8 @@
 """Every tolerance of the tests: what it allows, why rounding may do that much, and how much of it was ever used.
 
-``seen`` is the largest share of a tolerance that was used over 20 seeds of the toy models and of the tests
-(``python tests/measure_tolerances.py``, x86-64 with AVX-512, float32 on one thread). It stays below a third, so that
+``seen`` is the largest share of a tolerance that was used over seeds of the toy models and of the tests: 20 in tests
+without training, fewer in those of whole runs (``python tests/measure_tolerances.py``, x86-64 with AVX-512, float32 on
+one thread). It stays below a third, so that
 another processor, another release of torch or another seed does not turn a test red. Equal bits need no tolerance:
 ``torch.equal``, or ``assert_close`` with zeros.
 """
@@ -45,41 +46,41 @@ class Floor:
 # --- float64 ---------------------------------------------------------------------------------------------------------
 
 # sums of some thousand products in another order: each addition rounds by 1.1e-16 of the sum so far
-FLOAT64_SUMS = Tolerance("FLOAT64_SUMS", 0.0, relative=1e-12, absolute=1e-11)
+FLOAT64_SUMS = Tolerance("FLOAT64_SUMS", 0.02, relative=1e-12, absolute=1e-11)
 # solves of systems of 12 unknowns whose condition is below 1e4, twice one after the other, against an inverse; and
 # decompositions of matrices of 32 x 32
-FLOAT64_SOLVES = Tolerance("FLOAT64_SOLVES", 0.0, relative=1e-12, absolute=1e-12)
+FLOAT64_SOLVES = Tolerance("FLOAT64_SOLVES", 0.005, relative=1e-12, absolute=1e-12)
 # an identity term of 1e14 leaves the other terms a part of about 1e3 / 1e14
-FLOAT64_STIFF = Tolerance("FLOAT64_STIFF", 0.0, absolute=1e-10)
+FLOAT64_STIFF = Tolerance("FLOAT64_STIFF", 0.007, absolute=1e-10)
 # by symmetric square roots, which lose half of the digits where an eigenvalue is near zero
-FLOAT64_ROOTS = Tolerance("FLOAT64_ROOTS", 0.0, relative=1e-7, absolute=1e-7)
+FLOAT64_ROOTS = Tolerance("FLOAT64_ROOTS", 0.0001, relative=1e-7, absolute=1e-7)
 
 # --- float32: each operation rounds by 6e-8 --------------------------------------------------------------------------
 
 # a handful of operations
-BY_HAND = Tolerance("BY_HAND", 0.0, relative=1e-5, absolute=1e-6)
+BY_HAND = Tolerance("BY_HAND", 0.01, relative=1e-5, absolute=1e-6)
 # a pass through the few layers of a toy network, in other batches, by other kernels or from another process
-FLOAT32_PASS = Tolerance("FLOAT32_PASS", 0.0, relative=1e-4, absolute=1e-5)
+FLOAT32_PASS = Tolerance("FLOAT32_PASS", 0.01, relative=1e-4, absolute=1e-5)
 # sums in float64 of embeddings that were made in other batches; as the norm of the difference, or entry by entry,
 # where entries of some hundred cancel
-FLOAT32_SUMS = Tolerance("FLOAT32_SUMS", 0.0, relative=1e-6, absolute=1e-4)
+FLOAT32_SUMS = Tolerance("FLOAT32_SUMS", 0.03, relative=1e-6, absolute=1e-4)
 # the largest relative difference of a matrix of 32 x 32 after a solve in float32, whose condition is about 100
 FLOAT32_MATRICES = Tolerance("FLOAT32_MATRICES", 0.0, absolute=1e-4)
 # how far a matrix of sums in float32 is from symmetric
-SYMMETRIC = Tolerance("SYMMETRIC", 0.0, absolute=1e-5)
+SYMMETRIC = Tolerance("SYMMETRIC", 0.05, absolute=1e-5)
 # the same change of weights below 1 in size, calculated twice and stored in float32
-FLOAT32_EDIT = Tolerance("FLOAT32_EDIT", 0.0, absolute=1e-6)
+FLOAT32_EDIT = Tolerance("FLOAT32_EDIT", 0.03, absolute=1e-6)
 # a pass through a toy UNet with weights of such an edit, merged on one side and beside the layer on the other
-EDITED_PASS = Tolerance("EDITED_PASS", 0.0, absolute=2e-5)
+EDITED_PASS = Tolerance("EDITED_PASS", 0.05, absolute=2e-5)
 # gradients of a toy UNet, recomputed or by compiled kernels
 FLOAT32_GRADIENTS = Tolerance("FLOAT32_GRADIENTS", 0.0, relative=1e-4, absolute=1e-7)
 # the losses of a toy run of a few steps in other batches: rounding of one step is in the weights of the next
-RUN_LOSSES = Tolerance("RUN_LOSSES", 0.0, relative=1e-4)
+RUN_LOSSES = Tolerance("RUN_LOSSES", 0.001, relative=1e-4)
 # the weights after a toy run in other batches, groups of concepts or processes, or with recomputed activations: AdamW
 # divides a small gradient by its own size and so its rounding too, and a step is up to 0.01
-RUN_WEIGHTS = Tolerance("RUN_WEIGHTS", 0.0, absolute=1e-5)
+RUN_WEIGHTS = Tolerance("RUN_WEIGHTS", 0.01, absolute=1e-5)
 # the same of the factors of the LoRAs, before their product makes the differences small
-RUN_FACTORS = Tolerance("RUN_FACTORS", 0.0, absolute=1e-4)
+RUN_FACTORS = Tolerance("RUN_FACTORS", 0.01, absolute=1e-4)
 # the weights after a run whose pictures were drawn in other batches: a grey level here and there, a mask by a pixel
 REDRAWN = Tolerance("REDRAWN", 0.0, absolute=1e-4)
 
@@ -87,88 +88,88 @@ REDRAWN = Tolerance("REDRAWN", 0.0, absolute=1e-4)
 
 # bfloat16 keeps 8 bits, 4e-3 of a value at most; some ten operations one after the other in two layers, then products
 # of two such values, which double it; norm of the difference
-BFLOAT16_SUMS = Tolerance("BFLOAT16_SUMS", 0.0, relative=5e-2)
+BFLOAT16_SUMS = Tolerance("BFLOAT16_SUMS", 0.28, relative=5e-2)
 # losses of a run whose products round to 8 bits (bfloat16) or 11 (float16): means over many pixels, errors cancel
-MIXED_LOSSES = Tolerance("MIXED_LOSSES", 0.0, relative=1e-3)
+MIXED_LOSSES = Tolerance("MIXED_LOSSES", 0.1, relative=1e-3)
 # what a run learns in bfloat16: AdamW's first step is the sign of a gradient times the step size; where a gradient is
 # smaller than its rounding, 4e-3 of the terms of its sum, the sign is a toss, and one entry in a thousand that goes the
-# other way makes 2 / sqrt(1000) = 6 %. Another processor sums in another order: 3.2 % with AMX, 1.5 % with AVX-512
-BFLOAT16_RUN = Tolerance("BFLOAT16_RUN", 0.0, relative=0.1)
-# the same in float16, which rounds to an eighth of that
-FLOAT16_RUN = Tolerance("FLOAT16_RUN", 0.0, relative=0.01)
+# other way makes 2 / sqrt(1000) = 6 %. Processors sum in other orders: 3.2 % was seen with AMX where AVX-512 had 1.5 %
+BFLOAT16_RUN = Tolerance("BFLOAT16_RUN", 0.18, relative=0.2)
+# the same in float16, which rounds to an eighth of that; one entry in ten thousand makes 2 %
+FLOAT16_RUN = Tolerance("FLOAT16_RUN", 0.25, relative=0.06)
 # weights below 1 that were rounded to float16, 5e-4 of a value, on two ways
 FLOAT16_WEIGHTS = Tolerance("FLOAT16_WEIGHTS", 0.0, absolute=2e-3)
 # errors of a network whose weights were rounded to float16, or averaged over the last steps
-FLOAT16_ERROR = Tolerance("FLOAT16_ERROR", 0.0, relative=0.01)
+FLOAT16_ERROR = Tolerance("FLOAT16_ERROR", 0.005, relative=0.01)
 
 # --- pictures and masks ----------------------------------------------------------------------------------------------
 
 # the share of values that fall on the other side of a grey level: differences are far below one level, so no value
 # moves by two levels, and one in as many values moves as the difference is parts of a level
-GREY_LEVELS = Tolerance("GREY_LEVELS", 0.0, absolute=0.02)
+GREY_LEVELS = Tolerance("GREY_LEVELS", 0.07, absolute=0.02)
 # the share of pixels of a mask that fall on the other side of its threshold
-MASK_PIXELS = Tolerance("MASK_PIXELS", 0.0, absolute=0.02)
+MASK_PIXELS = Tolerance("MASK_PIXELS", 0.03, absolute=0.02)
 # scores of pictures that differ by a grey level here and there
 SCORES = Tolerance("SCORES", 0.0, relative=0.01, absolute=1e-4)
 
-# the same picture and prompt, scored in another process
-SAME_SCORE = Tolerance("SAME_SCORE", 0.0, relative=1e-4)
+# the same picture and prompt, drawn in another batch: a grey level here and there, which moves a chance by 1e-4
+SAME_SCORE = Tolerance("SAME_SCORE", 0.12, relative=1e-3)
 # distances between small sets of such pictures: squares of small differences
 DISTANCES = Tolerance("DISTANCES", 0.0, relative=0.05, absolute=1e-4)
 # a grey level of a blend: rounding to a level, of the mask and of the picture
-BLENDED = Tolerance("BLENDED", 0.0, absolute=2)
+BLENDED = Tolerance("BLENDED", 0.25, absolute=2)
 # an affine warp of a face in 1/32 pixels (OpenCV's own steps) on float32
 ALIGNED_FACES = Tolerance("ALIGNED_FACES", 0.0, relative=1e-3, absolute=1e-3)
 
 # --- counts and estimates --------------------------------------------------------------------------------------------
 
 # a quantile of 20,000 samples of a count: one count up or down
-ONE_STEP = Tolerance("ONE_STEP", 0.0, absolute=1)
+ONE_STEP = Tolerance("ONE_STEP", 0.0001, absolute=1)
 # how often an interval of 95 % covers the truth: percentiles of a hundred zeros and ones cover 93 %, always the same
 # by the fixed samples; an interval of 90 % would cover 88 %
-COVERAGE = Tolerance("COVERAGE", 0.0, absolute=0.06)
+COVERAGE = Tolerance("COVERAGE", 0.32, absolute=0.06)
 # the mean of a thousand samples of a mean of 24 values between 0 and 1: 0.3 / sqrt(24 x 1000) = 0.002
-BOOTSTRAP_MEAN = Tolerance("BOOTSTRAP_MEAN", 0.0, absolute=0.02)
+BOOTSTRAP_MEAN = Tolerance("BOOTSTRAP_MEAN", 0.06, absolute=0.02)
 # a harmonic mean of published numbers, which are rounded to four digits themselves
-PUBLISHED = Tolerance("PUBLISHED", 0.0, absolute=5e-4)
+PUBLISHED = Tolerance("PUBLISHED", 0.29, absolute=5e-4)
 # areas in pixels: a border of a pixel of a small mask
 PIECES = Tolerance("PIECES", 0.0, relative=0.1)
 # a mask above the median of three pictures together: ties alone
-HALF_MARKED = Tolerance("HALF_MARKED", 0.0, absolute=0.2)
+HALF_MARKED = Tolerance("HALF_MARKED", 0.003, absolute=0.2)
 # a standard deviation of 6,144 latents with heavy tails: the sample by which they were scaled is off by up to 4 %
-SCALED_LATENTS = Tolerance("SCALED_LATENTS", 0.0, absolute=0.12)
+SCALED_LATENTS = Tolerance("SCALED_LATENTS", 0.19, absolute=0.12)
 # three steps at a learning rate of 1e-3
-FINE_TUNED = Tolerance("FINE_TUNED", 0.0, absolute=0.1)
+FINE_TUNED = Tolerance("FINE_TUNED", 0.07, absolute=0.1)
 # what is left of a change of directions that a term of 1e5 preserves, where other terms are below a hundred
-PRESERVED = Tolerance("PRESERVED", 0.0, absolute=0.1)
+PRESERVED = Tolerance("PRESERVED", 0.03, absolute=0.1)
 # the share of 32 pictures that look more like another one after an autoencoder of random weights and noise
 STILL_THE_PICTURE = Tolerance("STILL_THE_PICTURE", 0.0, absolute=0.3)
 
 # --- effects ---------------------------------------------------------------------------------------------------------
 
 # an edit, or another way to train, moves a weight by far more than the tolerances above
-MOVED = Floor("MOVED", 0.0, least=1e-4)
+MOVED = Floor("MOVED", 0.02, least=1e-4)
 # other pictures: some value differs by more than rounding could
-OTHER_PICTURE = Floor("OTHER_PICTURE", 0.0, least=3)
+OTHER_PICTURE = Floor("OTHER_PICTURE", 0.15, least=3)
 # what a toy run does to a weight, and two concepts differently: a hundred times RUN_WEIGHTS
-RUN_MOVED = Floor("RUN_MOVED", 0.0, least=1e-3)
+RUN_MOVED = Floor("RUN_MOVED", 0.11, least=1e-3)
 # the same of losses from step to step: a hundred times RUN_LOSSES
-LOSS_CHANGES = Floor("LOSS_CHANGES", 0.0, least=0.01)
+LOSS_CHANGES = Floor("LOSS_CHANGES", 0.36, least=0.01)
 # the norm of all products of a toy run
-PRODUCTS = Floor("PRODUCTS", 0.0, least=0.1)
+PRODUCTS = Floor("PRODUCTS", 0.13, least=0.1)
 # what bfloat16 in place of float32 does to sums: a hundred times the rounding of float32
-NARROWER = Floor("NARROWER", 0.0, least=1e-4)
+NARROWER = Floor("NARROWER", 0.04, least=1e-4)
 # noise added to the latents of pictures, as 1 - mean correlation
-SOFTENED = Floor("SOFTENED", 0.0, least=1e-3)
+SOFTENED = Floor("SOFTENED", 0.007, least=1e-3)
 # what is lost at a low rank, far above the rounding of a decomposition
-TRUNCATED = Floor("TRUNCATED", 0.0, least=1e-3)
-# chances of other pictures: ten times SAME_SCORE
-OTHER_SCORE = Floor("OTHER_SCORE", 0.0, least=1e-3)
+TRUNCATED = Floor("TRUNCATED", 0.01, least=1e-3)
+# chances of other pictures: far more than SAME_SCORE
+OTHER_SCORE = Floor("OTHER_SCORE", 0.1, least=5e-3)
 # the part of a loss that 24 more steps of two free tokens take away
-EXPLAINED = Floor("EXPLAINED", 0.0, least=1e-5)
+EXPLAINED = Floor("EXPLAINED", 0.001, least=1e-5)
 # the part of the error that some ten steps of training take away; the error itself is measured on the same pictures
 # and noises before and after, so that less than this would be no chance either
-LEARNT = Floor("LEARNT", 0.0, least=0.04)
+LEARNT = Floor("LEARNT", 0.28, least=0.04)
 
 
 def close(actual: Any, expected: Any, tolerance: Tolerance) -> None:
