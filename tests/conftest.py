@@ -55,6 +55,11 @@ def alone(name: str) -> Generator[None, object, object]:
             os.environ.pop(variable, None)
 
 
+def own(thread: threading.Thread) -> bool:
+    """Not those of a library's pool, which end when they like."""
+    return not thread.daemon and not thread.name.startswith("ThreadPoolExecutor")
+
+
 def state() -> dict[str, object]:
     """What a test could leave to the next."""
     loggers = [logging.getLogger(name) for name in (None, "lightning.pytorch", "mace_pl")]
@@ -68,7 +73,7 @@ def state() -> dict[str, object]:
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "handlers of loggers": [handler for logger in loggers for handler in logger.handlers],
         "levels of loggers": [logger.level for logger in loggers],
-        "threads": sorted(thread.name for thread in threading.enumerate() if not thread.daemon),
+        "threads": sorted(thread.name for thread in threading.enumerate() if own(thread)),
     }
 
 

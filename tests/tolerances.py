@@ -153,8 +153,8 @@ MOVED = Floor("MOVED", 0.02, least=1e-4)
 OTHER_PICTURE = Floor("OTHER_PICTURE", 0.15, least=3)
 # what a toy run does to a weight, and two concepts differently: a hundred times RUN_WEIGHTS
 RUN_MOVED = Floor("RUN_MOVED", 0.11, least=1e-3)
-# the same of losses from step to step: a hundred times RUN_LOSSES
-LOSS_CHANGES = Floor("LOSS_CHANGES", 0.36, least=0.01)
+# the same of losses from step to step: fifty times RUN_LOSSES
+LOSS_CHANGES = Floor("LOSS_CHANGES", 0.18, least=0.005)
 # the norm of all products of a toy run
 PRODUCTS = Floor("PRODUCTS", 0.13, least=0.1)
 # what bfloat16 in place of float32 does to sums: a hundred times the rounding of float32
