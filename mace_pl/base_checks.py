@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from diffusers import AsymmetricAutoencoderKL, AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+from lightning.pytorch.utilities import rank_zero_warn
 
 from mace_pl.attention import cross_attentions
 from mace_pl.errors import UserError
@@ -176,6 +177,8 @@ def marked_prediction(names: Sequence[str], header: Mapping[str, str]) -> tuple[
 def check_prediction(pipeline: Any, names: Sequence[str], header: Mapping[str, str], layout: str | None) -> None:
     """Refuse a scheduler that contradicts the marks of a single checkpoint.
 
+    A text that says epsilon is written by default into files of every kind: a layout that was given wins over it.
+
     Raises:
         UserError: naming ``model.layout``, both prediction types and the mark.
     """
@@ -184,6 +187,9 @@ def check_prediction(pipeline: Any, names: Sequence[str], header: Mapping[str, s
     own = config.get("prediction_type", "epsilon")
     where = f"model.layout={layout}" if layout else "the layout that diffusers takes where model.layout is not given"
     wanted = [f'"prediction_type": "{marked}"'] if marked is not None and marked != own else []
+    if wanted and marked == "epsilon" and layout is not None:
+        rank_zero_warn(f"model.pretrained is marked as epsilon ({mark}); {where} has {own}, which is used.")
+        wanted = []
     if zero and "rescale_betas_zero_snr" in config and not config["rescale_betas_zero_snr"]:
         wanted.append('"rescale_betas_zero_snr": true')
     if wanted:

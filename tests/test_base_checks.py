@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from mace_pl.cli import erase_main
+from mace_pl.export.described import modelspec
 from mace_pl.export.run import export_run
 from mace_pl.export.single_file import single_file
 from mace_pl.pipelines import load_pipeline, vae_latents
@@ -212,6 +213,19 @@ def test_marks_that_the_layout_contradicts_are_refused(
     right = {"prediction_type": "v_prediction"} if "ztsnr" not in more else {"rescale_betas_zero_snr": True}
     edit_json(layout / "scheduler/scheduler_config.json", **right)
     assert load_pipeline(str(file), layout=str(layout)).scheduler.config.get(next(iter(right)))
+
+
+def test_a_layout_that_is_given_wins_over_a_text_that_says_epsilon(single: Any, tmp_path: Path) -> None:
+    """Tools write that text by default."""
+    tensors, layout = single
+    edit_json(layout / "scheduler/scheduler_config.json", prediction_type="v_prediction")
+    file = tmp_path / "marked.safetensors"
+    save_file(tensors, file, metadata={"format": "pt", "modelspec.prediction_type": "epsilon"})
+    with pytest.warns(UserWarning, match=r"marked as epsilon .* has v_prediction, which is used"):
+        pipeline = load_pipeline(str(file), layout=str(layout))
+    assert pipeline.scheduler.config["prediction_type"] == "v_prediction"
+    said = modelspec(pipeline, "title", "description", None, lora=False)["modelspec.prediction_type"]
+    assert said == "v"  # what is exported says what it is
 
 
 def test_a_path_for_the_layout_is_not_looked_up_on_the_hub(single: Any, tmp_path: Path) -> None:

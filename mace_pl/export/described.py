@@ -21,7 +21,7 @@ ORIGINAL_CODE = "https://github.com/Stability-AI/generative-models"  # sd-script
 BASE_VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
 PREDICTIONS = {"v_prediction": "v", "epsilon": "epsilon"}
 #: what stays true of a checkpoint whose keys and values change; hashes, title and the like speak of the old content
-STAYS = ("architecture", "resolution", "license", "prediction_type", "timestep_range", "encoder_layer")
+STAYS = ("architecture", "resolution", "license", "timestep_range", "encoder_layer")
 
 
 def family(pipeline: Any) -> str:
