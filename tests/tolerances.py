@@ -60,7 +60,7 @@ FLOAT64_ROOTS = Tolerance("FLOAT64_ROOTS", 0.0001, relative=1e-7, absolute=1e-7)
 # a handful of operations
 BY_HAND = Tolerance("BY_HAND", 0.01, relative=1e-5, absolute=1e-6)
 # a pass through the few layers of a toy network, in other batches, by other kernels or from another process
-FLOAT32_PASS = Tolerance("FLOAT32_PASS", 0.01, relative=1e-4, absolute=1e-5)
+FLOAT32_PASS = Tolerance("FLOAT32_PASS", 0.05, relative=1e-4, absolute=1e-5)
 # sums in float64 of embeddings that were made in other batches; as the norm of the difference, or entry by entry,
 # where entries of some hundred cancel
 FLOAT32_SUMS = Tolerance("FLOAT32_SUMS", 0.03, relative=1e-6, absolute=1e-4)
@@ -68,8 +68,8 @@ FLOAT32_SUMS = Tolerance("FLOAT32_SUMS", 0.03, relative=1e-6, absolute=1e-4)
 FLOAT32_MATRICES = Tolerance("FLOAT32_MATRICES", 0.0, absolute=1e-4)
 # how far a matrix of sums in float32 is from symmetric
 SYMMETRIC = Tolerance("SYMMETRIC", 0.05, absolute=1e-5)
-# the same change of weights below 1 in size, calculated twice and stored in float32
-FLOAT32_EDIT = Tolerance("FLOAT32_EDIT", 0.03, absolute=1e-6)
+# the same change of weights, calculated twice and stored in float32: values below 8 round by 2.4e-7
+FLOAT32_EDIT = Tolerance("FLOAT32_EDIT", 0.24, absolute=2e-6)
 # a pass through a toy UNet with weights of such an edit, merged on one side and beside the layer on the other
 EDITED_PASS = Tolerance("EDITED_PASS", 0.05, absolute=2e-5)
 # gradients of a toy UNet, recomputed or by compiled kernels
@@ -99,6 +99,8 @@ BFLOAT16_RUN = Tolerance("BFLOAT16_RUN", 0.18, relative=0.2)
 FLOAT16_RUN = Tolerance("FLOAT16_RUN", 0.25, relative=0.06)
 # weights below 1 that were rounded to float16, 5e-4 of a value, on two ways
 FLOAT16_WEIGHTS = Tolerance("FLOAT16_WEIGHTS", 0.0, absolute=2e-3)
+# a pass through a toy UNet whose edit was stored in float16, 5e-4 of each factor of a product
+FLOAT16_PASS = Tolerance("FLOAT16_PASS", 0.25, absolute=4e-2)
 # errors of a network whose weights were rounded to float16, or averaged over the last steps
 FLOAT16_ERROR = Tolerance("FLOAT16_ERROR", 0.005, relative=0.01)
 
