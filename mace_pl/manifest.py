@@ -15,6 +15,7 @@ from mace_pl.errors import UserError
 from mace_pl.image_files import list_images
 
 FILE = "manifest.json"
+REPLACED = ".replaced"  # in the folder: the images of a run that is being replaced
 LONGEST = 60  # characters of a prompt in a file name
 
 
@@ -47,7 +48,7 @@ def begin(folder: Path, content: Mapping[str, Any]) -> set[int]:
     """
     path = folder / FILE
     if not path.is_file():
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if folder.exists() and (not folder.is_dir() or any(p.name != REPLACED for p in folder.iterdir())):
             raise UserError(f"model.output: {folder} exists and has no {FILE}. Choose another --model.output.")
         return set()
     try:
@@ -70,13 +71,31 @@ def _identity(content: Mapping[str, Any], key: str) -> Any:
     return value.get("fingerprint") if key == "model" and isinstance(value, dict) else value
 
 
-def clear(folder: Path) -> None:
-    """Remove what a manifest in the folder names, and it; other files stay."""
-    path = folder / FILE
-    if path.is_file():
-        for row in json.loads(path.read_text(encoding="utf-8"))["rows"]:
-            (folder / Path(row["file"]).name).unlink(missing_ok=True)
-        path.unlink()
+def set_aside(folder: Path) -> None:
+    """Move what a manifest in the folder names, and it, into ``.replaced``; other files stay.
+
+    Images that are there already are those of a finished run: what an interrupted replacement left beside them goes.
+    """
+    path, aside = folder / FILE, folder / REPLACED
+    if not path.is_file():
+        return
+    names = [Path(row["file"]).name for row in json.loads(path.read_text(encoding="utf-8"))["rows"]]
+    keep = not aside.is_dir()
+    aside.mkdir(exist_ok=True)
+    for file in [folder / name for name in names] + [path]:  # the manifest last: until then all of it is known
+        if file.is_file() and keep:
+            file.replace(aside / file.name)
+        else:
+            file.unlink(missing_ok=True)
+
+
+def drop_aside(folder: Path) -> None:
+    """Remove what :func:`set_aside` moved, once its replacement is complete."""
+    aside = folder / REPLACED
+    for file in aside.iterdir() if aside.is_dir() else ():
+        file.unlink()
+    if aside.is_dir():
+        aside.rmdir()
 
 
 def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:

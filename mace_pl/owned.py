@@ -64,7 +64,7 @@ def files_of(folder: Path) -> Iterator[Path]:
 def _recorded(record: Path) -> Iterator[Path]:
     try:
         names = json.loads(record.read_text(encoding="utf-8"))
-    except (OSError, UserError):  # damaged: its files are taken for others'
+    except (OSError, ValueError):  # damaged: its files are taken for others'
         return iter(())
     return (record.parent / name for name in names if isinstance(name, str))
 

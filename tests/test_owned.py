@@ -52,6 +52,16 @@ def test_a_folder_with_a_file_of_others_is_not_replaced(tmp_path: Path) -> None:
     assert checksums(tmp_path) == before
 
 
+def test_a_damaged_record_protects_all_files(tmp_path: Path) -> None:
+    with written_aside(tmp_path / "run") as aside:
+        aside.mkdir()
+        (aside / "a.txt").write_text("a")
+    (tmp_path / "run" / ".written.json").write_text("{")
+    refused = pytest.raises(ValueError, match=r"run holds a\.txt, which this project did not write")
+    with refused, written_aside(tmp_path / "run") as aside:
+        aside.mkdir()
+
+
 def test_a_run_replaces_runs_alone(tmp_path: Path, toy_pipeline: Path, capsys: pytest.CaptureFixture[str]) -> None:
     concepts = [{"target": ".", "anchor": "sky"}]
     mine = tmp_path / "pictures" / "cat" / "mine.txt"

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from mace_pl.cli import erase_main
 from mace_pl.export.run import export_run
 from mace_pl.image_files import read_images
 from mace_pl.manifest import read_folder
+from mace_pl.modules.sampler import Sampler
 from mace_pl.sampling import draw
 
 ROWS = 9
@@ -119,6 +121,30 @@ def test_an_interrupted_run_goes_on_and_another_model_is_refused(
     same(one_by_one, folder)
     erase_main([*refused, "--model.overwrite", "true"])
     above(abs(pixels(folder)[0] - pixels(one_by_one)[0]).max(), OTHER_PICTURE)
+
+
+def test_nothing_is_removed_before_its_replacement_is_complete(
+    toy_pipeline: Path, one_by_one: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, plain = tmp_path / "out", Sampler.predict_step
+    shutil.copytree(one_by_one, folder)
+    before = {f.name: f.read_bytes() for f in folder.iterdir()}
+    few = ["--model.steps", "3", "--data.batch_size", "1"]
+    again = command(toy_pipeline, folder, one_by_one.parent / "prompts.csv", *few)
+
+    def cut(self: Sampler, batch: Any, batch_idx: int) -> int:
+        if batch_idx == 2:
+            raise RuntimeError("the power is gone")
+        return plain(self, batch, batch_idx)
+
+    for _ in range(2):  # and again after an interrupted replacement
+        with monkeypatch.context() as patched, pytest.raises(RuntimeError, match="the power is gone"):
+            patched.setattr(Sampler, "predict_step", cut)
+            erase_main([*again, "--model.overwrite", "true"])
+        assert {f.name: f.read_bytes() for f in (folder / ".replaced").iterdir()} == before
+    erase_main([*again, "--model.overwrite", "true"])
+    assert sorted(f.name for f in folder.iterdir()) == sorted(before)
+    assert (folder / "manifest.json").read_bytes() != before["manifest.json"]
 
 
 def test_edits_and_loras_are_applied_on_the_fly(toy_pipeline: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from lightning import LightningModule
 
 from mace_pl.applying import apply_files
 from mace_pl.errors import UserError
-from mace_pl.manifest import begin, clear, picture_name, write_manifest, write_picture
+from mace_pl.manifest import begin, drop_aside, picture_name, set_aside, write_manifest, write_picture
 from mace_pl.options import check_trainer
 from mace_pl.paths import model_name, place_name
 from mace_pl.pipelines import load_pipeline, model_fingerprint, set_scheduler
@@ -34,7 +34,8 @@ class Sampler(LightningModule):
         negative: a negative prompt for all rows.
         height: of the pictures in pixels; the model's own when None.
         width: likewise.
-        overwrite: remove the pictures that a manifest in ``output`` names.
+        overwrite: replace the pictures that a manifest in ``output`` names, which are removed once the new ones are
+            drawn.
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class Sampler(LightningModule):
         rows = [{"file": file, **row} for file, row in zip(self.files, data.rows, strict=True)]
         content = {"model": self.source, "settings": self.settings, "rows": rows}
         if self.overwrite and self.trainer.is_global_zero:
-            clear(self.output)
+            set_aside(self.output)
         self.trainer.strategy.barrier("the folder is as it was left")
         data.done = begin(self.output, content)
         self.trainer.strategy.barrier("all have seen what is done")
@@ -101,3 +102,9 @@ class Sampler(LightningModule):
             facts = {"prompt": prompt, "seed": str(seed), "model": self.source, "settings": settings}
             write_picture(self.output / self.files[index], picture, facts)
         return size
+
+    def on_predict_end(self) -> None:
+        """The pictures that were replaced are not needed any more."""
+        self.trainer.strategy.barrier("all pictures are drawn")
+        if self.trainer.is_global_zero:
+            drop_aside(self.output)
