@@ -65,7 +65,7 @@ FLOAT32_PASS = Tolerance("FLOAT32_PASS", 0.05, relative=1e-4, absolute=1e-5)
 # where entries of some hundred cancel
 FLOAT32_SUMS = Tolerance("FLOAT32_SUMS", 0.03, relative=1e-6, absolute=1e-4)
 # the largest relative difference of a matrix of 32 x 32 after a solve in float32, whose condition is about 100
-FLOAT32_MATRICES = Tolerance("FLOAT32_MATRICES", 0.0, absolute=1e-4)
+FLOAT32_MATRICES = Tolerance("FLOAT32_MATRICES", 0.005, absolute=1e-4)
 # how far a matrix of sums in float32 is from symmetric
 SYMMETRIC = Tolerance("SYMMETRIC", 0.05, absolute=1e-5)
 # the same change of weights, calculated twice and stored in float32: values below 8 round by 2.4e-7
@@ -73,7 +73,7 @@ FLOAT32_EDIT = Tolerance("FLOAT32_EDIT", 0.24, absolute=2e-6)
 # a pass through a toy UNet with weights of such an edit, merged on one side and beside the layer on the other
 EDITED_PASS = Tolerance("EDITED_PASS", 0.05, absolute=2e-5)
 # gradients of a toy UNet, recomputed or by compiled kernels
-FLOAT32_GRADIENTS = Tolerance("FLOAT32_GRADIENTS", 0.0, relative=1e-4, absolute=1e-7)
+FLOAT32_GRADIENTS = Tolerance("FLOAT32_GRADIENTS", 0.03, relative=1e-4, absolute=1e-7)
 # the losses of a toy run of a few steps in other batches: rounding of one step is in the weights of the next
 RUN_LOSSES = Tolerance("RUN_LOSSES", 0.001, relative=1e-4)
 # the weights after a toy run in other batches, groups of concepts or processes, or with recomputed activations: AdamW
@@ -95,8 +95,8 @@ MIXED_LOSSES = Tolerance("MIXED_LOSSES", 0.1, relative=1e-3)
 # smaller than its rounding, 4e-3 of the terms of its sum, the sign is a toss, and one entry in a thousand that goes the
 # other way makes 2 / sqrt(1000) = 6 %. Processors sum in other orders: 3.2 % was seen with AMX where AVX-512 had 1.5 %
 BFLOAT16_RUN = Tolerance("BFLOAT16_RUN", 0.18, relative=0.2)
-# the same in float16, which rounds to an eighth of that; one entry in ten thousand makes 2 %
-FLOAT16_RUN = Tolerance("FLOAT16_RUN", 0.25, relative=0.06)
+# the same in float16, which rounds to an eighth of that
+FLOAT16_RUN = Tolerance("FLOAT16_RUN", 0.16, relative=0.03)
 # weights below 1 that were rounded to float16, 5e-4 of a value, on two ways
 FLOAT16_WEIGHTS = Tolerance("FLOAT16_WEIGHTS", 0.0, absolute=2e-3)
 # a pass through a toy UNet whose edit was stored in float16, 5e-4 of each factor of a product
