@@ -79,10 +79,7 @@ def check_conditions(pipeline: Any, name: str) -> None:
             f"inpainting, depth, instructions or upscaling. Give the text-to-image model that it was made from."
         )
     cross_attentions(unet)
-    for key in ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type"):
-        value = unet.config.get(key)
-        if value is not None and (key, value) != ("addition_embed_type", "text_time"):
-            raise UserError(f"{name}: its UNet has {key}={value}, which training cannot feed. {FAMILY}")
+    check_wanted(unet.config, name)
     encoders = text_parts(pipeline)[1]
     given = sum(encoder.config.hidden_size for encoder in encoders)
     wanted = unet.config.cross_attention_dim
@@ -99,6 +96,18 @@ def check_conditions(pipeline: Any, name: str) -> None:
                 f"{name}: its UNet is conditioned on other than SDXL's picture sizes, as the SDXL refiner's is: "
                 f"give the base model."
             )
+
+
+def check_wanted(settings: Mapping[str, Any], name: str) -> None:
+    """Refuse the configuration of a UNet that wants pictures or classes; before its weights are read, too.
+
+    Raises:
+        UserError: naming what it wants.
+    """
+    for key in ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type"):
+        value = settings.get(key)
+        if value is not None and (key, value) != ("addition_embed_type", "text_time"):
+            raise UserError(f"{name}: its UNet has {key}={value}, which training cannot feed. {FAMILY}")
 
 
 def check_keys(part: str, missing: Sequence[str], unused: Sequence[str], name: str) -> None:

@@ -13,7 +13,7 @@ import torch
 from diffusers import LatentConsistencyModelPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 from safetensors import SafetensorError, safe_open
 
-from mace_pl.base_checks import FAMILY, check_keys, check_original, check_prediction, is_xl
+from mace_pl.base_checks import FAMILY, check_keys, check_original, check_prediction, check_wanted, is_xl
 from mace_pl.errors import UserError, one_line
 
 #: what the libraries raise of files that they cannot read
@@ -100,6 +100,8 @@ def _part(folder: Path, part: str, listed: Sequence[Any], variant: str | None, n
     if library not in ("diffusers", "transformers") or not hasattr(importlib.import_module(library), cls_name):
         raise UserError(f"{name}: its {part} is a {library}.{cls_name}, which is not of diffusers or transformers.")
     cls = getattr(importlib.import_module(library), cls_name)
+    if part == "unet":
+        check_wanted(json.loads((folder / part / "config.json").read_text(encoding="utf-8")), name)
     module, info = cls.from_pretrained(
         str(folder / part), dtype=torch.float32, variant=variant, output_loading_info=True
     )
