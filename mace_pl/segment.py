@@ -177,7 +177,8 @@ def _load(place: str, setting: str, processor: Any, model: Any, device: torch.de
     source = resolve(place)
     name = str(source) if source.exists() else place
     try:
-        return processor.from_pretrained(name), model.from_pretrained(name, use_safetensors=True).eval().to(device)
+        network = model.from_pretrained(name, use_safetensors=True, dtype=torch.float32)  # that of its input
+        return processor.from_pretrained(name), network.eval().to(device)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(
             f"data.segment.{setting}={place} cannot be loaded: {error}. Give a folder or hub id with the model and "

@@ -128,8 +128,8 @@ def ignores_padding(pipeline: Any) -> bool:
 def encoder_fingerprint(pipeline: Any) -> str:
     """SHA-256 over the weights (as float32) and the vocabulary of the pipeline's text encoders and tokenizers.
 
-    Two folders that hold the same encoder have the same fingerprint, whatever their paths or storage dtype of equal
-    values, and whether this version of transformers begins the names of parameters with ``text_model.`` or not.
+    Two folders that hold the same encoder have the same fingerprint, whatever their paths, the storage dtype of equal
+    values, or the version of transformers: earlier ones begin all names of a CLIPTextModel with ``text_model.``.
     """
     digest = hashlib.sha256()
     tokenizers, encoders = text_parts(pipeline)
@@ -137,8 +137,9 @@ def encoder_fingerprint(pipeline: Any) -> str:
         vocabulary = sorted(tokenizer.get_vocab().items())
         digest.update(repr((vocabulary, tokenizer.model_max_length, tokenizer.pad_token)).encode())
     for encoder in encoders:
-        named = {name.removeprefix("text_model."): tensor for name, tensor in encoder.state_dict().items()}
-        for name, tensor in sorted(named.items()):
-            digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        weights = encoder.state_dict()
+        wrapper = "text_model." if all(name.startswith("text_model.") for name in weights) else ""
+        for name, tensor in sorted(weights.items()):
+            digest.update(f"{name.removeprefix(wrapper)}{tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

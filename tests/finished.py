@@ -15,9 +15,9 @@ from mace_pl.sampling import draw
 CONCEPTS = [{"target": "ship", "anchor": "ground", "kind": "object"}]
 
 
-def finished_run(folder: Path, base: Path) -> Path:
+def finished_run(folder: Path, base: Path, variant: str | None = None) -> Path:
     generator = torch.Generator().manual_seed(seeded(3))
-    original = original_weights(UNet2DConditionModel.from_pretrained(base, subfolder="unet"))
+    original = original_weights(UNet2DConditionModel.from_pretrained(base, subfolder="unet", variant=variant))
     width = next(iter(original.values())).shape[1]
 
     def noise(*shape: int) -> torch.Tensor:
@@ -28,7 +28,8 @@ def finished_run(folder: Path, base: Path) -> Path:
     edit = Edit(R, {n: (noise(1, width) / width**0.5, noise(len(w), 1)) for n, w in original.items()})
     folder.mkdir()
     edit.save(folder / "edit.safetensors", {"pretrained": str(base), "concepts": CONCEPTS})
-    config = {"model": {"pretrained": str(base), "rank": 1, "refine": {"identity": 1000.0}}, "seed_everything": 7}
+    model = {"pretrained": str(base), "variant": variant, "rank": 1, "refine": {"identity": 1000.0}}
+    config = {"model": model, "seed_everything": 7}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     return folder
 

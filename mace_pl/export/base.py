@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -13,8 +14,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mace_pl.artifacts import save_hashed
+from mace_pl.artifacts import save_hashed, write_json
 from mace_pl.errors import UserError
+from mace_pl.readable import make_readable
 
 #: under which names an original checkpoint holds a part; UNet and VAE begin alike in all families
 PREFIXES = {
@@ -23,6 +25,9 @@ PREFIXES = {
     "text_encoder": ("cond_stage_model.", "conditioner.embedders.0."),
     "text_encoder_2": ("conditioner.embedders.1.",),
 }
+#: files of weights, in shards or not, and the index of shards; with a variant as in ``model.fp16.safetensors``
+WEIGHTS = re.compile(r"(?P<name>\w+)(\.(?P<variant>\w+))?(?P<end>(-\d+-of-\d+)?\.(safetensors|bin))")
+INDEX = re.compile(r"(?P<name>\w+\.(safetensors|bin)\.index)(\.(?P<variant>\w+))?(?P<end>\.json)")
 
 
 def base_folder(pipeline: Any) -> Path | None:
@@ -65,7 +70,9 @@ def stored_dtype(pipeline: Any, part: str) -> torch.dtype:
 def write_pipeline(folder: Path, pipeline: Any, weights: Mapping[str, Tensor], dtype: torch.dtype | None) -> None:
     """Write a diffusers folder that differs from the base's in the cross-attention keys and values only.
 
-    Every other part is copied as it is, the safety checker included. The UNet's files keep names, shards and dtypes.
+    Every other part is copied, the safety checker included. The UNet's files keep shards and dtypes. What is written
+    loads without any setting: parts that the base has in a variant only get plain names, and :func:`make_readable`
+    edits what programs of other versions would read differently.
 
     Args:
         folder: the new folder.
@@ -76,7 +83,16 @@ def write_pipeline(folder: Path, pipeline: Any, weights: Mapping[str, Tensor], d
     Raises:
         UserError: the base's UNet files do not hold the layers that were edited.
     """
-    _write_pipeline(folder, pipeline, weights, dtype)
+    base = base_folder(pipeline)
+    if base is None:
+        _save(folder, pipeline, dtype)
+    else:
+        _copy(base, folder, [base / "model_index.json", *base.glob("LICENSE*"), *base.glob("NOTICE*")])
+        _copy_parts(base, folder)
+        _write_unet(base, folder, pipeline, weights, dtype)
+    for part in (path for path in folder.iterdir() if path.is_dir()):
+        _plain_names(part, base_variant(pipeline))
+    make_readable(folder)
     index = folder / "model_index.json"  # one for img2img holds the same parts, but would not draw from text
     settings = json.loads(index.read_text(encoding="utf-8"))
     if settings["_class_name"] != type(pipeline).__name__:
@@ -94,16 +110,13 @@ def _without_place(file: Path) -> None:
         file.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _write_pipeline(folder: Path, pipeline: Any, weights: Mapping[str, Tensor], dtype: torch.dtype | None) -> None:
-    base, variant = base_folder(pipeline), base_variant(pipeline)
-    if base is None:
-        _save(folder, pipeline, dtype)
-        return
-    _copy(base, folder, [base / "model_index.json", *base.glob("LICENSE*"), *base.glob("NOTICE*")])
-    _copy_parts(base, folder)
+def _write_unet(
+    base: Path, folder: Path, pipeline: Any, weights: Mapping[str, Tensor], dtype: torch.dtype | None
+) -> None:
+    """The UNet's files with the edited values; saved anew in another dtype, or where the base has pickles only."""
     files = sorted((base / "unet").glob("*.safetensors"))
     if dtype is not None or not files:
-        pipeline.unet.to(dtype or pipeline.unet.dtype).save_pretrained(folder / "unet", variant=variant)
+        pipeline.unet.to(dtype or pipeline.unet.dtype).save_pretrained(folder / "unet")
         return
     _copy(base, folder, [base / "unet" / "config.json"])
     kept = {
@@ -209,6 +222,23 @@ def _copy_parts(base: Path, folder: Path) -> None:
         (folder / "model_index.json").write_text(json.dumps(index | lacking, indent=2) + "\n", encoding="utf-8")
     for part in set(listed) - set(lacking) - {"unet"}:
         _copy(base, folder, [file for file in (base / part).rglob("*") if file.is_file()])
+
+
+def _plain_names(part: Path, variant: str | None) -> None:
+    """Take the variant out of the names of weights where a part has no others; ``variant`` is the one that was read."""
+    files = [match for path in part.iterdir() if (match := WEIGHTS.fullmatch(path.name))]
+    variants = sorted({match["variant"] or "" for match in files})
+    if not variants or "" in variants:
+        return
+    chosen = variant if variant in variants else variants[0]
+    for path in sorted(part.iterdir()):
+        match = WEIGHTS.fullmatch(path.name) or INDEX.fullmatch(path.name)
+        if match and match["variant"] == chosen:
+            if match.re is INDEX:
+                index = json.loads(path.read_text(encoding="utf-8"))
+                renamed = {name: file.replace(f".{chosen}", "", 1) for name, file in index["weight_map"].items()}
+                write_json(path, index | {"weight_map": renamed})
+            path.rename(part / (match["name"] + match["end"]))
 
 
 def _copy(base: Path, folder: Path, files: list[Path]) -> None:

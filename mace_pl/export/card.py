@@ -59,8 +59,9 @@ values of the UNet's cross-attention differ from the base model; every other par
 ```python
 from diffusers import DiffusionPipeline
 
-pipeline = DiffusionPipeline.from_pretrained("path/to/this/folder"{variant})
+pipeline = DiffusionPipeline.from_pretrained("path/to/this/folder")
 picture = pipeline("a photo of a dog").images[0]
+picture.save("dog.png")
 ```
 
 ## Limits
@@ -77,7 +78,6 @@ def model_card(
     config: Mapping[str, Any],
     metrics: Path | None,
     weights: Mapping[str, float] | None = None,
-    variant: str | None = None,
 ) -> str:
     """The card's text.
 
@@ -88,7 +88,6 @@ def model_card(
         config: the run's configuration; no settings are shown when empty.
         metrics: ``metrics.json`` of the run's report, which need not exist; None without a report.
         weights: degree by target, of a run that was fused again.
-        variant: of the base's files, which the folder keeps.
     """
     hub = hub_id(pretrained)
     known = licence(base)
@@ -113,7 +112,6 @@ def model_card(
         concepts=table(["target", "anchor", "kind", "degree"], rows),
         settings=settings_table(config),
         scores=scores_table(metrics),
-        variant=f', variant="{variant}"' if variant else "",
     )
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from mace_pl.artifacts import provenance, write_tensors
 from mace_pl.edit import Edit
 from mace_pl.errors import UserError
-from mace_pl.export.base import base_file, base_folder, base_variant, rewrite_file, stored_dtype, write_pipeline
+from mace_pl.export.base import base_file, base_folder, rewrite_file, stored_dtype, write_pipeline
 from mace_pl.export.card import licence, model_card
 from mace_pl.export.described import described, modelspec
 from mace_pl.export.lora import DEFAULT_MAX_ERROR, LORAS, WholeLora, deltas, write_lora
@@ -145,5 +145,4 @@ class Finished:
         """The model card of ``pipeline``."""
         meta = self.metadata
         base, degrees = base_folder(self.pipeline), meta.get("weights")
-        variant = base_variant(self.pipeline)
-        return model_card(base, meta["pretrained"], meta["concepts"], self.config, self.metrics, degrees, variant)
+        return model_card(base, meta["pretrained"], meta["concepts"], self.config, self.metrics, degrees)

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer
@@ -21,6 +20,7 @@ from mace_pl.modules.tokenizer import save_tokenizer, train_tokenizer
 from mace_pl.modules.training import TrainingModule, save_text
 from mace_pl.paths import resolve
 from mace_pl.progress import drawing
+from mace_pl.readable import make_readable
 
 MAX_LOG_SCALE = 4.6  # CLIP clips the temperature at 100
 LATENT_NOISE = 0.4  # most noise on the latents that are decoded, relative to the latents' own deviation
@@ -236,6 +236,7 @@ def contrastive_loss(logits: Tensor, places: Tensor) -> Tensor:
 def save_clip(clip: Any, tokenizer: CLIPTokenizer, folder: Path) -> None:
     """The CLIPModel with its tokenizer, and how pictures go in: [-1, 1]."""
     clip.save_pretrained(folder)
+    make_readable(folder)
     save_tokenizer(tokenizer, folder)
     side = clip.config.vision_config.image_size
     processor = {
@@ -257,13 +258,10 @@ def save_clip(clip: Any, tokenizer: CLIPTokenizer, folder: Path) -> None:
 def save_text_encoder(clip: Any, folder: Path) -> None:
     """CLIP's text tower as a CLIPTextModel whose weights have the names that every transformers version reads.
 
-    transformers 5 leaves out the prefix ``text_model.`` that earlier versions need. Loading strictly notices a version
-    that names the weights in yet another way; without it nothing would be loaded and nothing said.
+    Loading strictly notices a version that names the weights in yet another way; without it nothing would be loaded and
+    nothing said.
     """
-    state = {name: value.contiguous() for name, value in clip.text_model.state_dict().items()}
     text: Any = CLIPTextModel(clip.config.text_config)
-    prefix = "text_model." if next(iter(text.state_dict())).startswith("text_model.") else ""
-    text.load_state_dict({prefix + name: value for name, value in state.items()}, strict=True)
+    text.load_state_dict(clip.text_model.state_dict(), strict=True)
     text.half().save_pretrained(folder)
-    weights = {f"text_model.{name}": value for name, value in state.items()}
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    make_readable(folder)

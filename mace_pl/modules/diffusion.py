@@ -22,6 +22,7 @@ from mace_pl.artifacts import write_json, written_aside
 from mace_pl.errors import UserError
 from mace_pl.modules.training import TrainingModule, save_half
 from mace_pl.paths import resolve
+from mace_pl.readable import make_readable
 
 GIVEN = ("vae", "text_encoder", "tokenizer")  # what a new UNet is trained with
 NEW = ("unet", "scheduler", "model_index.json")  # what is then written beside it
@@ -243,6 +244,7 @@ class DiffusionTraining(TrainingModule):
             if part.name != "unet":
                 with written_aside(self.folder / part.name) as aside:
                     (shutil.copytree if part.is_dir() else shutil.copyfile)(part, aside)
+        make_readable(self.folder)
 
 
 def visible(folder: Path) -> list[Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -12,6 +11,7 @@ from tokenizers import pre_tokenizers
 from transformers import CLIPTokenizer
 
 from mace_pl.errors import UserError
+from mace_pl.readable import make_readable
 
 START, END, WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
 WORD = re.compile(r"[^\W\d_]+|\d|[^\s\w]+|_+")  # as CLIP splits: letters, single digits, the rest
@@ -67,7 +67,4 @@ def merge(word: list[str], pair: tuple[str, str]) -> list[str]:
 def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
     """Writes tokenizer.json, and beside it the vocab.json and merges.txt that programs before transformers 5 read."""
     tokenizer.save_pretrained(folder)
-    model = json.loads((folder / "tokenizer.json").read_text("utf-8"))["model"]
-    (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False), "utf-8")
-    pairs = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
-    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *pairs]) + "\n", "utf-8")
+    make_readable(folder)

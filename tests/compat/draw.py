@@ -1,0 +1,51 @@
+"""Draw by every folder that is named, with every way to ask for a dtype, in whatever environment runs this.
+
+``python draw.py OUTPUT FOLDER...`` writes to OUTPUT, a ``.safetensors`` file, the pictures that were drawn without
+asking for a dtype, and prints as JSON the versions and the dtypes of the parts.
+"""
+
+import json
+import sys
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+from diffusers import DiffusionPipeline
+from safetensors.torch import save_file
+
+ASKED: dict[str, dict[str, Any]] = {
+    "nothing": {},
+    "dtype": {"dtype": torch.float16},
+    "torch_dtype": {"torch_dtype": torch.float16},
+    "bfloat16": {"torch_dtype": torch.bfloat16},
+    "float32": {"torch_dtype": torch.float32},
+}
+
+
+def draw(folder: str, asked: dict[str, Any]) -> tuple[torch.Tensor, list[str]]:
+    """A picture in [0, 1] in two steps, and the dtypes of all parts."""
+    pipeline = DiffusionPipeline.from_pretrained(folder, **asked)
+    pipeline.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(0)
+    made = pipeline("a photo of a dog", num_inference_steps=2, generator=generator, output_type="np").images[0]
+    parts = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
+    return torch.from_numpy(made.copy()), sorted({str(part.dtype) for part in parts})
+
+
+def main(output: str, folders: list[str]) -> None:
+    """All folders in all ways."""
+    pictures, dtypes = {}, {}
+    for folder in folders:
+        dtypes[folder] = {}
+        for name, asked in ASKED.items():
+            picture, dtypes[folder][name] = draw(folder, asked)
+            if name == "nothing":
+                pictures[folder] = picture
+    save_file(pictures, output)
+    versions = {"diffusers": diffusers.__version__, "transformers": transformers.__version__}
+    print(json.dumps({"versions": versions, "dtypes": dtypes}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2:])
