@@ -1,6 +1,7 @@
 # make demo    set up .venv and erase the ship from the bundled model
 # make test    set up .venv and run every check; SHUFFLE=1 (or another number) runs the tests in another order
 # make stress  run the tests ten times, half of them shuffled and on a busy machine; RUNS=4 runs them four times
+# make compat  older versions of diffusers and transformers, under which tests load what is exported (part of make test)
 # make train   train the bundled model again (more than an hour)
 #
 # Another interpreter or torch build:
@@ -14,23 +15,36 @@ RUNS   ?= 10
 BIN   := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test stress lint train clean
+LISTS := $(wildcard tests/compat/*.txt)
+OLDER := $(LISTS:tests/compat/%.txt=$(VENV)/compat/%/.ready)
+
+.PHONY: demo test stress lint compat train clean
 
 demo: $(READY)
 	$(BIN)/python erase.py fit --config configs/emoji/erase_ship.yaml
 
 # two processes with a thread each: half the time of one with two
-test: lint
+test: lint compat
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile \
 		$(if $(SHUFFLE),--random-order --random-order-seed=$(SHUFFLE))
 
-stress: $(READY)
+stress: $(READY) compat
 	PYTHON=$(BIN)/python tests/stress.sh $(RUNS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# each beside the packages of $(VENV), whose torch it uses
+compat: $(OLDER)
+
+$(VENV)/compat/%/.ready: tests/compat/%.txt $(READY)
+	$(BIN)/python -m venv --clear --without-pip $(@D)
+	$(BIN)/python -c "import sysconfig; print(f'import site; site.addsitedir({sysconfig.get_path(\"purelib\")!r})')" \
+	  > $$($(@D)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/parent.pth
+	$(BIN)/python -m pip --python $(@D)/bin/python install --no-warn-conflicts --requirement $<
+	touch $@
 
 train: $(READY)
 	$(BIN)/python train.py fit --config configs/train/emoji_vae.yaml

@@ -44,7 +44,7 @@ def make_readable(folder: Path) -> None:
 
 def _in_float32(config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration with float32 wherever it names a dtype, as those of the two sides of CLIP do."""
-    found = {}
+    found: dict[str, Any] = {}
     for name, value in config.items():
         if isinstance(value, dict):
             found[name] = _in_float32(value)

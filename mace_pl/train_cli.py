@@ -19,8 +19,9 @@ def train_main(args: ArgsType = None) -> None:
         args: command line arguments; those of the process by default.
     """
     show_anything()
-    given = with_bundled(sys.argv[1:]) if args is None else args
+    given = sys.argv[1:] if args is None else args
     if isinstance(given, list):
+        given = with_bundled(given)
         check_configs(given)
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
     LightningCLI(

