@@ -72,6 +72,20 @@ class CommandLine(LightningCLI):
             args=args,
         )
 
+    def instantiate_classes(self) -> None:
+        """Make model, data and Trainer.
+
+        Raises:
+            UserError: of a class that the user has named; jsonargparse wraps it into an error of its own.
+        """
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            found = next((e for e in causes(error) if isinstance(e, UserError)), None)
+            if found is None or found is error:
+                raise
+            raise found from error
+
     @property
     def settings(self) -> Namespace:
         """The configuration of the command, as it was parsed."""
@@ -129,6 +143,18 @@ class CommandLine(LightningCLI):
     def after_instantiate_classes(self) -> None:
         """Refuse options that would cut the run short or change what it does."""
         check_trainer(self.trainer, self.subcommand)  # type: ignore[arg-type]
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An error, and those that it came from."""
+    seen: set[int] = set()
+    left = [error]
+    while left:
+        found = left.pop(0)
+        if id(found) not in seen:
+            seen.add(id(found))
+            left += [e for e in (found.__cause__, found.__context__) if e is not None]
+            yield found
 
 
 def explained(error: ArgumentError, known: Iterable[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import re
 from collections.abc import Sequence
@@ -74,7 +75,8 @@ def load_folder(folder: Path, pretrained: str, variant: str | None, models: Sequ
         )
     read = {part: _variant(part, own, variant, name) for part, own in found.items()}
     parts = {part: _part(folder, part, listed[part], own, name) for part, own in read.items()}
-    skipped = {part: None for part in (*LEFT_OUT, *(p for p in listed if p not in models)) if part in index}
+    without = [part for part in MODELS if part not in models and part in inspect.signature(cls.__init__).parameters]
+    skipped = {part: None for part in (*(p for p in LEFT_OUT if p in index), *without)}
     pipeline: Any = cls.from_pretrained(str(folder), dtype=torch.float32, **parts, **skipped)
     pipeline.base_variant = next((own for own in read.values() if own is not None), None)
     return pipeline

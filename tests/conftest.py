@@ -17,7 +17,9 @@ from seeds import seed_generators
 
 LIGHTNINGS = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")  # which seed_everything sets, for the processes of a run
 
-IMPORTS = {"PYTEST_CURRENT_TEST", "LD_LIBRARY_PATH", "QT_QPA_PLATFORM_PLUGIN_PATH", "QT_QPA_FONTDIR"}  # and OpenCV's
+# and OpenCV's, and of torch's compiler
+IMPORTS = {"PYTEST_CURRENT_TEST", "LD_LIBRARY_PATH", "QT_QPA_PLATFORM_PLUGIN_PATH", "QT_QPA_FONTDIR"}
+IMPORTS |= {"_TORCHINDUCTOR_PYOBJECT_TENSOR_DATA_PTR"}
 
 
 @pytest.fixture(scope="session")
@@ -82,5 +84,14 @@ def nothing_is_left_behind() -> Iterator[None]:
     """Set up first, and so torn down last: when ``monkeypatch`` has put back what it changed."""
     before = state()
     yield
-    left = [name for name, value in state().items() if value != before[name]]
-    assert not left, {name: (before[name], state()[name]) for name in left}
+    after = state()
+    left = [name for name, value in after.items() if value != before[name]]
+    assert not left, {name: differing(before[name], after[name]) for name in left}
+
+
+def differing(before: Any, after: Any) -> Any:
+    """What of a mapping differs, or both values."""
+    if not isinstance(before, dict):
+        return before, after
+    names = [name for name in before | after if before.get(name) != after.get(name)]
+    return {name: (before.get(name), after.get(name)) for name in names}

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import sys
+import tempfile
 import weakref
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -230,8 +233,11 @@ def test_checkpointing_gives_the_same_gradients_with_less_memory(trained: Traine
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="code for the CPU is made by a C++ compiler")
-def test_compiled_blocks_give_the_same_gradients() -> None:
+def test_compiled_blocks_give_the_same_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a UNet of few shapes: code is made for each."""
+    monkeypatch.setattr(sys, "path", list(sys.path))  # the compiler adds to both
+    for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
+        monkeypatch.setenv(name, str(Path(tempfile.gettempdir()) / "compiled"))
     trained = Trained(
         small_unet(
             block_out_channels=(16,),

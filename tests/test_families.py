@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import DiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 from families import FAMILIES, family
 from finished import noise_of, pictures
 from runs import config, exit_message
@@ -90,7 +90,7 @@ def test_a_unet_that_wants_pictures_is_refused(
     tmp_path: Path, toy_pipeline: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base = saved("sd1", toy_pipeline, tmp_path / "base")
-    file = base / "unet/config.json"
-    settings = '"addition_embed_type": "text", "addition_embed_type_num_heads": 4'
-    file.write_text(file.read_text().replace('"addition_embed_type": null', settings))
+    settings = dict(UNet2DConditionModel.load_config(base / "unet"))
+    settings |= {"addition_embed_type": "text", "addition_embed_type_num_heads": 4}
+    UNet2DConditionModel.from_config(settings).save_pretrained(base / "unet")
     assert "addition_embed_type=text" in exit_message(config(tmp_path, base, "run"), capsys)

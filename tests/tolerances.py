@@ -72,6 +72,12 @@ SYMMETRIC = Tolerance("SYMMETRIC", 0.05, absolute=1e-5)
 FLOAT32_EDIT = Tolerance("FLOAT32_EDIT", 0.24, absolute=2e-6)
 # a pass through a toy UNet with weights of such an edit, merged on one side and beside the layer on the other
 EDITED_PASS = Tolerance("EDITED_PASS", 0.05, absolute=2e-5)
+# an image in [0, 1] of a toy pipeline from equal weights by the float32 kernels of other versions of diffusers
+OTHER_VERSIONS = Tolerance("OTHER_VERSIONS", 0.0, absolute=1e-3)
+# the same of weights that were rounded to 11 bits, or to 8
+HALF_IMAGE = Tolerance("HALF_IMAGE", 0.06, absolute=0.01)
+# rounding to 8 bits is 8 times as coarse
+BFLOAT16_IMAGE = Tolerance("BFLOAT16_IMAGE", 0.03, absolute=0.08)
 # gradients of a toy UNet, recomputed or by compiled kernels
 FLOAT32_GRADIENTS = Tolerance("FLOAT32_GRADIENTS", 0.03, relative=1e-4, absolute=1e-7)
 # the losses of a toy run of a few steps in other batches: rounding of one step is in the weights of the next
