@@ -63,7 +63,7 @@ def load_folder(folder: Path, pretrained: str, variant: str | None, models: Sequ
         UserError: another class of pipeline, a part without files, or files that are not its weights.
     """
     name = f"model.pretrained={pretrained}"
-    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    index = _settings(folder / "model_index.json", name)
     cls = pipeline_class(index, name)
     listed = {part: index[part] for part in MODELS if isinstance(index.get(part), list) and index[part][0] is not None}
     found = {part: variants_of(folder / part) for part in listed if part in models}
@@ -80,6 +80,17 @@ def load_folder(folder: Path, pretrained: str, variant: str | None, models: Sequ
     pipeline: Any = cls.from_pretrained(str(folder), dtype=torch.float32, **parts, **skipped)
     pipeline.base_variant = next((own for own in read.values() if own is not None), None)
     return pipeline
+
+
+def _settings(file: Path, name: str) -> dict[str, Any]:
+    """The content of a configuration."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{name}: {file} is not a valid JSON file ({one_line(error)}). Get it again.") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{name}: {file} holds no settings. Get it again.")
+    return found
 
 
 def _variant(part: str, found: set[str | None], wanted: str | None, name: str) -> str | None:
@@ -103,7 +114,7 @@ def _part(folder: Path, part: str, listed: Sequence[Any], variant: str | None, n
         raise UserError(f"{name}: its {part} is a {library}.{cls_name}, which is not of diffusers or transformers.")
     cls = getattr(importlib.import_module(library), cls_name)
     if part == "unet":
-        check_wanted(json.loads((folder / part / "config.json").read_text(encoding="utf-8")), name)
+        check_wanted(_settings(folder / part / "config.json", name), name)
     module, info = cls.from_pretrained(
         str(folder / part), dtype=torch.float32, variant=variant, output_loading_info=True
     )
