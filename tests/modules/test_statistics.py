@@ -157,7 +157,7 @@ def test_folders_without_a_pipeline_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"pretrained=.*model_index\.json"):
         PromptStatistics(str(tmp_path / "none"), "x.safetensors")
     (tmp_path / "model_index.json").write_text("{", encoding="utf-8")
-    with pytest.raises(ValueError, match="cannot be loaded: Expecting property name"):
+    with pytest.raises(ValueError, match="model_index.json is not a valid JSON file"):
         PromptStatistics(str(tmp_path), "x.safetensors")
     index = {"_class_name": "StableDiffusionPipeline", "text_encoder": ["transformers", "CLIPTextModel"]}
     (tmp_path / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
