@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from mace_pl.errors import UserError
+from mace_pl.version import __version__
 
-__version__ = "0.1.0"
-__all__ = ["erase"]
+__all__ = ["__version__", "erase"]
 
 
 def erase(

@@ -15,32 +15,33 @@ from jsonargparse import ArgumentError, auto_cli
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser
 
+from mace_pl.callbacks.before_after import BeforeAfter
 from mace_pl.callbacks.caption_bar import CaptionBar
-from mace_pl.callbacks.export import Export
+from mace_pl.callbacks.lora_checkpoint import LoRACheckpoint
 from mace_pl.callbacks.progress import StageProgress
-from mace_pl.callbacks.resume import Resume
+from mace_pl.callbacks.write_run import WriteRun
+from mace_pl.commands.command_line import CommandLine, explained, interrupts
+from mace_pl.commands.detect import detect
+from mace_pl.commands.export import export_run
+from mace_pl.commands.fuse import fuse_run
+from mace_pl.commands.import_cache import import_cache
+from mace_pl.commands.inspect import inspect_statistics
+from mace_pl.commands.merge import merge_statistics
+from mace_pl.commands.parsing import CommandParser, check_configs, show_anything
+from mace_pl.commands.prompts import write_prompts
 from mace_pl.data.attack_prompts import AttackPrompts
 from mace_pl.data.captions import Captions
 from mace_pl.data.concepts import ConceptData
-from mace_pl.data.evaluation import EvaluationPrompts
+from mace_pl.data.evaluation_prompts import EvaluationPrompts
 from mace_pl.data.prompts import Prompts
-from mace_pl.detecting import detect
 from mace_pl.errors import UserError
-from mace_pl.export.run import export_run
-from mace_pl.fusing import fuse_run
-from mace_pl.importing import import_cache
-from mace_pl.inspecting import inspect_statistics
-from mace_pl.lightning_cli import CommandLine, explained, interrupts
-from mace_pl.merging import merge_statistics
+from mace_pl.files.paths import with_bundled
 from mace_pl.modules.attack import Attack
-from mace_pl.modules.mace import Mace
+from mace_pl.modules.caption_statistics import PromptStatistics
+from mace_pl.modules.concept_erasure import ConceptErasure
+from mace_pl.modules.evaluation import ErasureScores
 from mace_pl.modules.sampler import Sampler
-from mace_pl.modules.scores import ErasureScores
-from mace_pl.modules.statistics import PromptStatistics
-from mace_pl.parsing import CommandParser, check_configs, show_anything
-from mace_pl.paths import with_bundled
-from mace_pl.prompting import write_prompts
-from mace_pl.trainer import MaceTrainer
+from mace_pl.training.trainer import MaceTrainer
 
 CHECKPOINT = ("ckpt_path", "weights_only")  # of Lightning; nothing here reads one
 INTERRUPTED = {
@@ -121,10 +122,11 @@ class _FitCLI(CommandLine):
         config = self.settings
         plain = yaml.safe_load(self.command_parser.dump(config, skip_none=False))
         plain.pop("config", None)
-        names = ("output_dir", "overwrite", "save_pipeline", "export", "kept", "classifier", "report_seeds")
-        self.export = Export(**{name: config[name] for name in names}, config=plain)
-        resume = Resume(config["output_dir"], config["keep_every_n_steps"])
-        self.trainer.callbacks += [self.export, resume]  # type: ignore[attr-defined]
+        seen = BeforeAfter(config["kept"], config["classifier"], config["report_seeds"])
+        names = ("output_dir", "overwrite", "save_pipeline", "export")
+        self.run = WriteRun(seen=seen, config=plain, **{name: config[name] for name in names})
+        checkpoint = LoRACheckpoint(config["output_dir"], config["keep_every_n_steps"])
+        self.trainer.callbacks += [seen, self.run, checkpoint]  # type: ignore[attr-defined]
 
     def after_fit(self) -> None:
         """Refuse to end as if all was well where nothing was written, as after a callback that ends the run early.
@@ -132,7 +134,7 @@ class _FitCLI(CommandLine):
         Raises:
             UserError: no edit was written.
         """
-        if self.trainer.is_global_zero and not self.export.written and not self.trainer.interrupted:
+        if self.trainer.is_global_zero and not self.run.written and not self.trainer.interrupted:
             raise UserError("trainer.callbacks ended the run before the edit was written. Leave such callbacks out.")
 
 
@@ -223,12 +225,12 @@ def erase_main(args: list[str] | None = None) -> None:
 
 def fit_with(config: dict[str, Any]) -> None:
     """Run ``fit`` with a configuration given as a dict."""
-    _lightning(_FitCLI, Mace, ConceptData, {"subcommand": "fit", "fit": config})
+    _lightning(_FitCLI, ConceptErasure, ConceptData, {"subcommand": "fit", "fit": config})
 
 
 def _run(command: str, rest: list[str]) -> None:
     if command == "fit":
-        _lightning(_FitCLI, Mace, ConceptData, ["fit", *rest])
+        _lightning(_FitCLI, ConceptErasure, ConceptData, ["fit", *rest])
     elif command == "cache":
         _lightning(_CacheCLI, PromptStatistics, Captions, ["cache", *rest])
     elif command == "predict":

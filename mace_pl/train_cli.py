@@ -8,8 +8,8 @@ import warnings
 from lightning import LightningDataModule, LightningModule
 from lightning.pytorch.cli import ArgsType, LightningCLI
 
-from mace_pl.parsing import LightningParser, check_configs, show_anything
-from mace_pl.paths import with_bundled
+from mace_pl.commands.parsing import LightningParser, check_configs, show_anything
+from mace_pl.files.paths import with_bundled
 
 
 def train_main(args: ArgsType = None) -> None:

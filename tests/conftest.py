@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-import toys
-from seeds import seed_generators
+from support import toys
+from support.seeds import seed_generators
 
 LIGHTNINGS = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")  # which seed_everything sets, for the processes of a run
 

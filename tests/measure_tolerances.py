@@ -1,10 +1,11 @@
 """Runs the tests that have tolerances on other seeds and prints how much of each tolerance was used.
 
     OMP_NUM_THREADS=1 python tests/measure_tolerances.py
-    OMP_NUM_THREADS=1 python tests/measure_tolerances.py --seeds 5 tests/test_erase.py tests/test_export.py
+    OMP_NUM_THREADS=1 python tests/measure_tolerances.py --seeds 5 tests/integration/test_erase.py
+    tests/export/test_formats.py
 
 A first run of all tests finds those with tolerances; the slow ones among them are run on fewer seeds. ``seen`` in
-``tests/tolerances.py`` is the last column but one. A test that fails on a seed is listed.
+``tests/support/tolerances.py`` is the last column but one. A test that fails on a seed is listed.
 """
 
 from __future__ import annotations

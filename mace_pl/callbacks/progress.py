@@ -18,7 +18,7 @@ class StageProgress(RichProgressBar):
     ) -> dict[str, int | str | float | dict[str, float]]:
         """Stage, concepts, their step, and what the module logs."""
         module: Any = pl_module
-        names = list(module.current)
+        names = module.current()
         more = f" +{len(names) - SHOWN}" if len(names) > SHOWN else ""
         shown: dict[str, Any] = {"stage": "train", "concepts": ", ".join(names[:SHOWN]) + more}
         logged = super().get_metrics(trainer, pl_module)

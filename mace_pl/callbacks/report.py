@@ -12,14 +12,15 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from mace_pl.artifacts import write_json
-from mace_pl.concepts import Concept
-from mace_pl.markdown import markdown_table
-from mace_pl.pipelines import scheduled
-from mace_pl.progress import drawing
-from mace_pl.sampling import draw
-from mace_pl.scores import ClipClassifier
-from mace_pl.templates import PICTURE_TEMPLATE
+from mace_pl.concepts.concept import Concept
+from mace_pl.concepts.templates import PICTURE_TEMPLATE
+from mace_pl.evaluation.clip import ClipClassifier
+from mace_pl.files.artifacts import write_json
+from mace_pl.files.markdown import markdown_table
+from mace_pl.models.pipeline import scheduled
+from mace_pl.models.sampling import draw
+from mace_pl.training.progress import drawing
+from mace_pl.training.trainer import gathered
 
 MAX_COLUMNS = 10  # of the before/after picture
 
@@ -51,25 +52,31 @@ class Report:
         self.accuracy: dict[str, dict[str, float]] = {}
 
     def look(self, when: str, module: Any, trainer: Any) -> None:
-        """Draw every name with every seed by the model as it is now, and score what is seen."""
-        data = trainer.datamodule
-        module.pipeline.to(trainer.strategy.root_device)
+        """Generate every name with every seed by the model as it is now, each rank a share, and score what is seen."""
+        data, rank, world = trainer.datamodule, trainer.global_rank, trainer.world_size
         named = zip(self.names, self.prompts, strict=True)
         rows = [(name, prompt, k) for name, prompt in named for k in range(self.seeds)]
+        own = rows[rank::world]
+        if not rows:
+            self.pictures[when] = []
+            return
         chosen = scheduled(module.pipeline, data.image_scheduler, "data.image_scheduler")
-        with chosen, drawing(trainer, f"pictures {when}", len(rows)) as progress:
-            drawn = draw(
+        with chosen, drawing(trainer, f"images {when}", len(own)) as progress:
+            generated = draw(
                 module.pipeline,
-                [prompt for _, prompt, _ in rows],
-                [module.seed + k for _, _, k in rows],
+                [prompt for _, prompt, _ in own],
+                [module.seed + k for _, _, k in own],
                 data.image_steps,
                 data.image_guidance,
                 progress=progress,
             )
-        self.pictures[when] = drawn[:: self.seeds]
+        images: list[Any] = [None] * len(rows)
+        for other, part in enumerate(gathered(trainer, generated)):
+            images[other::world] = part
+        self.pictures[when] = images[:: self.seeds]
         if self.judge is None:
             return
-        seen = self.judge(drawn).argmax(-1).tolist()
+        seen = self.judge(images).argmax(-1).tolist()
         right: dict[str, list[bool]] = {name: [] for name in self.classes}
         for (name, _, _), index in zip(rows, seen, strict=True):
             if name in right:
@@ -85,8 +92,8 @@ class Report:
         """Cells of the closing table: one row per target, then the kept names in one."""
         rows = []
         for c in self.concepts:
-            values = losses[c.target]
-            change = f"{values[0]:.2f} → {values[-1]:.2f}"
+            values = losses.get(c.target, ())
+            change = f"{values[0]:.2f} → {values[-1]:.2f}" if values else "–"
             rows.append([c.target, c.anchor, c.kind, change, self.change([c.target])])
         if self.kept:
             rows.append([f"kept ({len(self.kept)})", "", "", "", self.change(self.kept)])
@@ -100,8 +107,10 @@ class Report:
     def write(self, folder: Path, losses: Mapping[str, Sequence[float]]) -> None:
         """Before/after picture, loss curves, metrics and a summary."""
         folder.mkdir()
-        self.write_pictures(folder / "before_after.png")
-        write_losses(folder / "losses.png", losses)
+        if self.pictures["after"]:
+            self.write_pictures(folder / "before_after.png")
+        if losses:
+            write_losses(folder / "losses.png", losses)
         steps = {t: {"first_loss": v[0], "last_loss": v[-1], "steps": len(v)} for t, v in losses.items()}
         groups = {"targets": [c.target for c in self.concepts], "kept": self.kept}
         means = {when: {g: self.mean(when, names) for g, names in groups.items()} for when in self.accuracy}

@@ -7,10 +7,10 @@ from typing import Any
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
+from mace_pl.concepts.names import clean_name, clean_names
 from mace_pl.data.batches import Batches
+from mace_pl.data.hidden_prompts import hidden_prompts
 from mace_pl.errors import UserError
-from mace_pl.hiding import hidden_prompts
-from mace_pl.names import clean_name, clean_names
 
 GRADIENT = "gradient"
 

@@ -12,10 +12,10 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from mace_pl.data.caption_store import CaptionStore
-from mace_pl.data.sources import CaptionSource
+from mace_pl.data.caption_counts import CaptionStore
+from mace_pl.data.caption_files import CaptionSource
 from mace_pl.errors import UserError
-from mace_pl.paths import place_name
+from mace_pl.files.paths import place_name
 
 
 class CaptionBatch(TypedDict):
@@ -138,7 +138,7 @@ class Captions(LightningDataModule):
         """Count the captions; ``provenance`` then lists each source that was used, with its SHA-256.
 
         Raises:
-            UserError: a file that cannot be read or used; see :class:`mace_pl.data.sources.CaptionSource`.
+            UserError: a file that cannot be read or used; see :class:`mace_pl.data.caption_files.CaptionSource`.
         """
         self.store, self.provenance, self.done = CaptionStore(), [], 0
         for name in self.sources:

@@ -1,8 +1,7 @@
-"""Concepts, their prompts, pictures and masks, and the order in which they are trained."""
+"""Concepts, their prompts, images and masks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,16 +10,13 @@ import torch
 from lightning import LightningDataModule
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from mace_pl.artifacts import slug
-from mace_pl.concepts import Concept, read_concepts, templates_of
-from mace_pl.data.batches import Batches
+from mace_pl.concepts.concept import Concept, read_concepts, templates_of
 from mace_pl.errors import UserError
-from mace_pl.image_files import by_stem, list_images, read_image, read_images, read_mask
-from mace_pl.paths import resolve
-from mace_pl.segment import NETWORKS, Segment
-from mace_pl.teams import Share, share_of
+from mace_pl.files.artifacts import slug
+from mace_pl.files.paths import resolve
+from mace_pl.images.files import by_stem, list_images, read_image, read_images, read_mask
+from mace_pl.images.segmentation import NETWORKS, Segment
 
 MASKS = ("attention", *NETWORKS, "none")
 
@@ -125,7 +121,6 @@ class ConceptData(LightningDataModule):
         self.steps_per_concept, self.images_per_step = steps_per_concept, images_per_step
         self.images_per_batch = images_per_batch
         self.concepts_per_batch: int | Literal["auto"] = concepts_per_batch
-        self.done: dict[int, int] = {}  # steps that an interrupted run has finished, by concept
         for concept in self.concepts:  # the user's own files are checked before anything is computed
             if concept.images is not None:
                 folder = resolve(concept.images)
@@ -179,38 +174,12 @@ class ConceptData(LightningDataModule):
         resized = [torch.nn.functional.interpolate(mask[None], size=size, mode="nearest") for mask in masks]
         return pixels, torch.cat(resized)
 
-    def share(self) -> Share:
-        """What this process trains."""
-        return share_of(*self.place(), len(self.concepts), self.images_per_step)
-
-    def own_concepts(self) -> Sequence[int]:
-        """Indices of the concepts that this process trains."""
-        return self.share().concepts
-
     def place(self) -> tuple[int, int]:
         """This process's rank, and how many there are."""
         trainer = self.trainer
         return (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
 
-    def schedule(self, concepts: Sequence[int]) -> list[dict[str, Any]]:
-        """Batches {concepts: indices, step}: a group of concepts for all its steps that are left, then the next."""
-        size = self.concepts_per_batch
-        assert size != "auto", "the model chooses a number before the first batch"
-        return [
-            {"concepts": left, "step": step}
-            for start in range(0, len(concepts), size)
-            for step in range(self.steps_per_concept)
-            if (left := [c for c in concepts[start : start + size] if self.done.get(c, 0) <= step])
-        ]
-
-    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """This process's schedule, as long as the longest one: Lightning's processes go from batch to batch together.
-
-        A batch without concepts trains nothing; there is at least one, or the run would end before the fusion.
-        """
-        rank, world = self.place()
-        shares = [share_of(other, world, len(self.concepts), self.images_per_step) for other in range(world)]
-        schedules = [self.schedule(share.concepts) for share in shares]
-        own, longest = schedules[rank], max(1, *(len(batches) for batches in schedules))
-        empty = [{"concepts": [], "step": 0}] * (longest - len(own))
-        return DataLoader(Batches([*own, *empty]), batch_size=None)
+    def train_dataloader(self) -> Any:
+        """The module's schedule: it knows how many concepts fit side by side and which steps are done."""
+        assert self.trainer is not None
+        return self.trainer.lightning_module.train_dataloader()

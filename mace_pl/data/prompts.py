@@ -15,9 +15,9 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
 from mace_pl.data.batches import Batches
-from mace_pl.data.sources import CaptionSource
+from mace_pl.data.caption_files import CaptionSource
 from mace_pl.errors import UserError
-from mace_pl.paths import resolve
+from mace_pl.files.paths import resolve
 
 AUTO = "auto"
 #: known columns, of which the first that is there is meant; and words in the names of others that may mean the same

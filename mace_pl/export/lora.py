@@ -14,14 +14,14 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from mace_pl.artifacts import write_tensors
-from mace_pl.edit import Edit, Factors
 from mace_pl.errors import UserError
-from mace_pl.export.described import family, kohya_facts
+from mace_pl.export.metadata import family, kohya_facts
 from mace_pl.export.single_file import UNET_PREFIX, has_original_names, unet_names
-from mace_pl.lora import to_peft
-from mace_pl.paths import hub_id
-from mace_pl.screen import screen
+from mace_pl.files.artifacts import write_tensors
+from mace_pl.files.paths import hub_id
+from mace_pl.files.screen import screen
+from mace_pl.methods.edit import Edit, Factors
+from mace_pl.methods.lora import to_peft
 
 KIND = "edit_lora"
 LORAS = ("lora", "lora_diffusers", "lora_peft")  # kohya's names, which every program reads; then those of two libraries
@@ -68,6 +68,7 @@ def check_rank(edit: Edit, rank: int) -> None:
         UserError: naming the layer that allows least.
     """
     sides = {name: min(A.shape[1], B.shape[0]) for name, (A, B) in edit.factors.items()}
+    sides = sides or {"the text": len(edit.R)}  # nothing was trained
     name = min(sides, key=sides.__getitem__)
     if not 1 <= rank <= sides[name]:
         raise UserError(f"rank={rank} must be between 1 and {sides[name]}, the smaller side of {name}; or pass auto.")

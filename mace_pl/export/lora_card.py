@@ -8,9 +8,9 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
-from mace_pl import __version__
-from mace_pl.export.card import TAGS, UNKNOWN, base_line, licence, listed, scores_table, settings_table, table
-from mace_pl.paths import hub_id
+from mace_pl.export.model_card import TAGS, UNKNOWN, base_line, licence, listed, scores_table, settings_table, table
+from mace_pl.files.paths import hub_id
+from mace_pl.version import __version__
 
 BY_DIFFUSERS = """pipeline.load_lora_weights("path/to/this/folder", weight_name="{name}.safetensors")"""
 BY_PEFT = """pipeline.unet = PeftModel.from_pretrained(pipeline.unet, "path/to/this/folder")"""

@@ -23,7 +23,7 @@ from diffusers.loaders.single_file_utils import (
 from torch import Tensor
 
 from mace_pl.errors import UserError
-from mace_pl.export.base import stored_dtype
+from mace_pl.export.base_model import stored_dtype
 
 Tensors = dict[str, Tensor]
 Names = dict[str, list[str]]  # name in the original layout to the names in diffusers that it holds, in their order

@@ -13,18 +13,18 @@ from rich.table import Table
 from torch import Tensor
 from torchmetrics import Metric
 
-from mace_pl.applying import load_edited
-from mace_pl.artifacts import claim_output, write_json
-from mace_pl.attack import check_attackable, encode_attacked, optimise_tokens
 from mace_pl.errors import UserError
-from mace_pl.lora import stream
-from mace_pl.markdown import markdown_table
-from mace_pl.options import check_trainer
-from mace_pl.paths import model_name, place_name
-from mace_pl.pipelines import load_pipeline, model_fingerprint, picture_latents
-from mace_pl.sampling import draw
-from mace_pl.scores import ClipClassifier
-from mace_pl.screen import screen
+from mace_pl.evaluation.clip import ClipClassifier
+from mace_pl.evaluation.token_attack import check_attackable, encode_attacked, optimise_tokens
+from mace_pl.export.apply import load_edited
+from mace_pl.files.artifacts import claim_output, write_json
+from mace_pl.files.markdown import markdown_table
+from mace_pl.files.paths import model_name, place_name
+from mace_pl.files.screen import screen
+from mace_pl.methods.lora import stream
+from mace_pl.models.pipeline import load_pipeline, model_fingerprint, picture_latents
+from mace_pl.models.sampling import draw
+from mace_pl.training.options import check_trainer
 
 COLUMNS = ("target", "asked for by", "pictures", "original", "edited")
 

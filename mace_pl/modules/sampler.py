@@ -8,13 +8,13 @@ from typing import Any
 
 from lightning import LightningModule
 
-from mace_pl.applying import apply_files
 from mace_pl.errors import UserError
-from mace_pl.manifest import begin, drop_aside, picture_name, set_aside, write_manifest, write_picture
-from mace_pl.options import check_trainer
-from mace_pl.paths import model_name, place_name
-from mace_pl.pipelines import load_pipeline, model_fingerprint, set_scheduler
-from mace_pl.sampling import draw
+from mace_pl.export.apply import apply_files
+from mace_pl.files.paths import model_name, place_name
+from mace_pl.images.manifest import begin, drop_aside, picture_name, set_aside, write_manifest, write_picture
+from mace_pl.models.pipeline import load_pipeline, model_fingerprint, set_scheduler
+from mace_pl.models.sampling import draw
+from mace_pl.training.options import check_trainer
 
 
 class Sampler(LightningModule):

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from mace_pl.data.caption_store import CaptionStore
+from mace_pl.data.caption_counts import CaptionStore
 from mace_pl.data.captions import CaptionBatches, Captions
-from mace_pl.data.make_captions import make_captions
+from mace_pl.pretraining.make_captions import make_captions
 
 
 def coco(path: Path, captions: list[str]) -> str:
@@ -164,6 +164,6 @@ def test_made_captions_are_seeded_and_even() -> None:
 
 
 def test_shipped_captions_are_readable() -> None:
-    data = Captions(sources=["mace_pl/data/emoji/captions.json"])
+    data = Captions(sources=["mace_pl/pretraining/emoji/captions.json"])
     data.setup("predict")
     assert data.store.total == 3000

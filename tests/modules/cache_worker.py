@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 
 from mace_pl.data.captions import Captions
-from mace_pl.modules.statistics import PromptStatistics
-from mace_pl.trainer import MaceTrainer
+from mace_pl.modules.caption_statistics import PromptStatistics
+from mace_pl.training.trainer import MaceTrainer
 
 if __name__ == "__main__":
     pretrained, source, output = sys.argv[1:]

@@ -1,0 +1,1 @@
+"""Lightning callbacks: files and schedule."""

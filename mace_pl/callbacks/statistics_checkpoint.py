@@ -1,0 +1,94 @@
+"""Keep the sums of a long run in partial files, so that a run that was cut off goes on from them."""
+
+from __future__ import annotations
+
+import glob
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback, Trainer
+from torch import Tensor
+
+from mace_pl.errors import UserError
+from mace_pl.files.artifacts import read_tensors, write_tensors
+
+KIND = "partial statistics"
+MATTERS = {  # what must not differ between two halves of a run, and how it is called
+    "captions_sha256": "captions",
+    "encoder": "text encoder",
+    "tokens": "data.tokens",
+    "precision": "trainer.precision",
+    "processes": "number of processes",
+}
+
+
+class PartialSums(Callback):
+    """Write this process's sums every so many captions, start from them, and remove them at the end.
+
+    The sums are the states themselves, written between two batches: a run that goes on adds the same numbers in the
+    same order as one that was never cut off.
+
+    Args:
+        output: the file of the finished statistics; partial files lie beside it.
+        every: distinct captions of this process between two partial files.
+    """
+
+    def __init__(self, output: Path, every: int) -> None:
+        self.output = output
+        self.every = every
+        self.done = 0
+        self.identity: dict[str, Any] = {}
+        self.path = output
+
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        """Take up the partial file of an earlier run.
+
+        Raises:
+            UserError: it was made from other captions, another encoder, or with other settings.
+        """
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        self.done, pl_module.restored = 0, {}
+        if data is None:
+            return
+        self.identity = {
+            "captions_sha256": data.store.digest.hexdigest(),
+            "encoder": pl_module.fingerprint,
+            "tokens": data.tokens,
+            "precision": str(trainer.precision),
+            "processes": trainer.world_size,
+        }
+        self.path = self.output.with_name(f"{self.output.name}.{trainer.global_rank}-of-{trainer.world_size}.partial")
+        for found in sorted(self.output.parent.glob(f"{glob.escape(self.output.name)}.*-of-*.partial")):
+            tensors, metadata = self._read(found)
+            if found == self.path:
+                pl_module.restored, self.done = tensors, int(metadata["done"])
+        data.done = self.done
+
+    def _read(self, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        tensors, metadata = read_tensors(path, KIND, "model.output")
+        differ = [name for key, name in MATTERS.items() if metadata.get(key) != self.identity[key]]
+        if differ:
+            raise UserError(
+                f"model.output: the partial file {path} belongs to a run that was cut off and had other "
+                f"{' and other '.join(differ)}. Give that run's command to finish it, delete the file to drop it, or "
+                f"choose another --model.output."
+            )
+        return tensors, metadata
+
+    def on_predict_batch_end(
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Write the sums where another ``every`` captions are done."""
+        before, self.done = self.done, self.done + int(outputs)
+        if self.identity and self.done // self.every > before // self.every:
+            metric = pl_module.metric
+            states = {"gram": metric.gram, "tokens": metric.tokens, "captions": metric.captions}
+            write_tensors(self.path, states, KIND, self.identity | {"done": self.done})
+
+    def on_predict_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Remove this process's partial file, and what a kill left of one, once the result is written."""
+        trainer.strategy.barrier("statistics are written")
+        if self.identity:
+            self.path.unlink(missing_ok=True)
+            for left in self.path.parent.glob(f".{glob.escape(self.path.name)}.*.partial"):
+                left.unlink(missing_ok=True)

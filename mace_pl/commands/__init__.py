@@ -1,0 +1,1 @@
+"""Commands that need no Trainer, a file each."""

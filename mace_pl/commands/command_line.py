@@ -1,0 +1,198 @@
+"""Lightning's command line with configurations of the project, one line for each bad setting, and interrupts that show.
+
+Whatever a user gets wrong is a :class:`UserError`, on the command line as in Python, and never SystemExit.
+"""
+
+from __future__ import annotations
+
+import inspect
+import pydoc
+import re
+import signal
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from jsonargparse import ActionConfigFile, ArgumentError, Namespace  # type: ignore[attr-defined]
+from lightning import Callback, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from mace_pl.commands.parsing import LightningParser, check_config
+from mace_pl.errors import UserError, nearest, one_line
+from mace_pl.files.paths import resolve
+from mace_pl.training.options import check_trainer
+
+#: options that people look for and that are called otherwise here
+INSTEAD = {
+    "ckpt_path": "No checkpoint of Lightning is read: a run resumes by itself when its command is given again.",
+    "weights_only": "No checkpoint of Lightning is read: a run resumes by itself when its command is given again.",
+}
+
+
+class ProjectConfig(ActionConfigFile):
+    """``--config`` that finds the files of the project and of the installed package too."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        """Read one configuration; a file that is no YAML in UTF-8 is named."""
+        check_config(resolve(values))
+        super().__call__(parser, namespace, str(resolve(values)), option_string)  # type: ignore[no-untyped-call]
+
+
+class EndsWhenTold(Callback):
+    """End ``predict`` on SIGTERM: Lightning's own loop notes the signal and goes on."""
+
+    def on_predict_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        """Stop after the batch in which the signal came."""
+        if trainer.received_sigterm:
+            raise SIGTERMException
+
+
+class CommandLine(LightningCLI):
+    """One command of Lightning's; its name is the only key of ``subcommands``.
+
+    The Trainer's options are checked before anything runs. A progress bar of ours is shown where the user has none.
+    """
+
+    command_parser: LightningArgumentParser
+
+    def __init__(self, model: Any, data: Any, trainer: type[Trainer], args: ArgsType) -> None:
+        raising = {"exit_on_error": False, "allow_abbrev": False}
+        super().__init__(
+            model,
+            data,
+            trainer_class=trainer,
+            auto_configure_optimizers=False,
+            seed_everything_default=2024,
+            save_config_callback=None,
+            parser_kwargs=raising | {name: dict(raising) for name in self.subcommands()},
+            args=args,
+        )
+
+    def instantiate_classes(self) -> None:
+        """Make model, data and Trainer.
+
+        Raises:
+            UserError: of a class that the user has named; jsonargparse wraps it into an error of its own.
+        """
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            found = next((e for e in causes(error) if isinstance(e, UserError)), None)
+            if found is None or found is error:
+                raise
+            raise found from error
+
+    @property
+    def settings(self) -> Namespace:
+        """The configuration of the command, as it was parsed."""
+        found: Namespace = self.config[str(self.subcommand)]
+        return found
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """A parser with ``--config``."""
+        parser = LightningParser(**kwargs)
+        parser.add_argument("-c", "--config", action=ProjectConfig, help="YAML file of settings; later ones win")
+        return parser
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Keep the command's parser: it knows all options."""
+        self.command_parser = parser
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Read all settings.
+
+        Raises:
+            UserError: naming the one that does not exist, with the nearest that does, or that has a wrong value.
+        """
+        try:
+            super().parse_arguments(parser, args)
+        except ArgumentError as error:
+            raise UserError(explained(error, self.command_parser.get_defaults().keys())) from error
+        seed = self.config[self.config["subcommand"]]["seed_everything"]
+        if not 0 <= int(seed) < 2**32:
+            raise UserError(f"seed_everything={seed} must be from 0 to 2^32 - 1.")
+
+    def progress_bar(self) -> ProgressBar | None:
+        """The bar that is shown where the user has chosen none; Lightning's own when None."""
+        return None
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The Trainer.
+
+        Raises:
+            UserError: options that Lightning does not take, or not on this machine.
+        """
+        given = self.config_init[str(self.subcommand)]["trainer"]
+        callbacks = given["callbacks"] or []
+        callbacks = list(callbacks) if isinstance(callbacks, list) else [callbacks]
+        hidden = given["enable_progress_bar"] is False or given["barebones"]
+        own = None if hidden or any(isinstance(c, ProgressBar) for c in callbacks) else self.progress_bar()
+        callbacks += [EndsWhenTold()] if own is None else [EndsWhenTold(), own]
+        try:
+            return super().instantiate_trainer(callbacks=callbacks, **kwargs)
+        except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
+            defaults = self.command_parser.get_defaults()["trainer"]
+            changed = [f"trainer.{name}={value}" for name, value in given.items() if value != defaults.get(name)]
+            options = f" with {', '.join(changed)}" if changed else ""
+            raise UserError(f"the Trainer cannot be made{options}: {one_line(error)}") from error
+
+    def after_instantiate_classes(self) -> None:
+        """Refuse options that would cut the run short or change what it does."""
+        check_trainer(self.trainer, self.subcommand)  # type: ignore[arg-type]
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An error, and those that it came from."""
+    seen: set[int] = set()
+    left = [error]
+    while left:
+        found = left.pop(0)
+        if id(found) not in seen:
+            seen.add(id(found))
+            left += [e for e in (found.__cause__, found.__context__) if e is not None]
+            yield found
+
+
+def explained(error: ArgumentError, known: Iterable[str]) -> str:
+    """An error of the parser in one line, with the nearest key that exists where one does not."""
+    message, names = one_line(error), list(known)
+    owner = re.search(r"class_path '([\w.]+)'", str(error))
+    if owner is not None:  # the keys are those of a class that the user has named
+        names += list(inspect.signature(pydoc.locate(owner[1]) or dict).parameters)  # type: ignore[arg-type]
+    unknown = [
+        *re.findall(r"[Oo]ption '([\w.]+)'", message),
+        *re.findall(r"--([\w.]+)", message.partition("unrecognized arguments:")[2]),
+    ]
+    if not unknown:
+        return message
+    place = f" in {owner[1]}" if owner is not None else ""
+    more = INSTEAD.get(unknown[0], "") or nearest(unknown[0], names)
+    return f"{unknown[0]} does not exist{place}. {more.strip()}".strip()
+
+
+@contextmanager
+def interrupts() -> Iterator[None]:
+    """Turn the ways in which Lightning ends an interrupted run into KeyboardInterrupt.
+
+    It exits with 1 on Ctrl+C and with 0 on SIGTERM, and may leave Ctrl+C switched off.
+
+    Raises:
+        KeyboardInterrupt: the run was interrupted or told to end.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SIGTERMException as error:
+        raise KeyboardInterrupt("SIGTERM") from error
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        if main:
+            signal.signal(signal.SIGINT, before)

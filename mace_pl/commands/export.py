@@ -1,0 +1,142 @@
+"""Write a finished run again in another format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from mace_pl.errors import UserError
+from mace_pl.export.base_model import base_file, base_folder
+from mace_pl.export.formats import PLACES, Finished, check_formats
+from mace_pl.export.lora import DEFAULT_MAX_ERROR, LORAS, check_rank
+from mace_pl.export.metadata import safe_name
+from mace_pl.export.run_base import base_kinds, load_run_base
+from mace_pl.files.artifacts import claim_output, read_tensors, written_aside
+from mace_pl.files.paths import model_name, resolve
+from mace_pl.methods.edit import Edit, original_weights, set_weights
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def export_run(
+    run: str,
+    format: str,
+    rank: int | str | None = None,
+    max_error: float | None = None,
+    output: str | None = None,
+    dtype: str | None = None,
+    overwrite: bool = False,
+    pretrained: str | None = None,
+    layout: str | None = None,
+) -> Path:
+    """Write a finished run in another format, from its edit.safetensors and its base model.
+
+    Args:
+        run: output folder of ``fit`` or ``fuse``.
+        format: ``pipeline`` (diffusers folder), ``refined`` (key and value weights), ``edit`` (smallest exact form),
+            ``lora`` (one ordinary LoRA of the whole edit in kohya's names, which every program reads),
+            ``lora_diffusers`` or ``lora_peft`` (the same in the names of these libraries), ``single_file`` (one
+            checkpoint in the original layout) or ``unet`` (the edited UNet under diffusers' names).
+        rank: of a LoRA, or ``auto`` (default): the smallest that keeps ``max_error``.
+        max_error: largest relative Frobenius error of a layer with ``rank`` auto; default 0.05.
+        output: file or folder to write; default a place in the run's folder.
+        dtype: ``float32``, ``float16`` or ``bfloat16``; default that of the base model's files. In ``pipeline`` it is
+            the UNet's, the other parts are copied as they are.
+        overwrite: replace ``output`` where it exists.
+        pretrained: where the run's base model is now; where the run found it when None.
+        layout: where the layout of a base in one file is now; where the run found it when None.
+
+    Returns:
+        What was written.
+
+    Raises:
+        UserError: no run there, an unknown format or dtype, a rank or error that cannot be, an output that exists,
+            another base model, or one that the format cannot hold.
+    """
+    check_formats([format], "format")
+    wanted, error = _rank(format, rank, max_error)
+    if dtype is not None and (dtype not in DTYPES or format == "edit"):
+        raise UserError(f"dtype={dtype} must be one of {', '.join(DTYPES)}, and none for edit (always float32).")
+    folder = resolve(run)
+    edit, meta, config = read_run(run, folder)
+    if wanted is not None:
+        check_rank(edit, wanted)
+    path = Path(output) if output else folder / PLACES[format]
+    _claim(path, format, overwrite, folder)
+    model = {"pretrained": meta["pretrained"], **config.get("model", {})}
+    pipeline, model = load_run_base(model, meta, pretrained, layout)
+    meta |= {"pretrained": model_name(model["pretrained"]), "base": base_kinds(model)}
+    base = base_folder(pipeline)
+    place = base or base_file(pipeline)
+    if place is not None and place.resolve().is_relative_to(path.resolve()):
+        raise UserError(f"output={path} holds the base model. Choose another --output.")
+    original = _original(pipeline, edit, meta)
+    metrics = folder / "report" / "metrics.json"
+    finished = Finished(pipeline, edit, original, meta, config, safe_name(folder), metrics)
+    set_weights(pipeline.unet, finished.weights)
+    with written_aside(path) as aside:
+        finished.write(format, aside, DTYPES.get(dtype or ""), wanted, error)
+    return path
+
+
+def _rank(format: str, rank: int | str | None, max_error: float | None) -> tuple[int | None, float]:
+    """The rank, None for auto, and the largest error."""
+    if format not in LORAS and (rank is not None or max_error is not None):
+        raise UserError(f"rank and max_error are settings of {', '.join(LORAS)}, not of {format}. Leave them out.")
+    if isinstance(rank, str) and rank != "auto":
+        raise UserError(f"rank={rank} must be a whole number of at least 1, or auto.")
+    if isinstance(rank, int) and rank < 1:
+        raise UserError(f"rank={rank} must be at least 1, or auto.")
+    if isinstance(rank, int) and max_error is not None:
+        raise UserError(f"max_error={max_error} chooses the rank, but rank={rank} is given. Pass --rank auto.")
+    if max_error is not None and not 0 < max_error < 1:
+        raise UserError(f"max_error={max_error} must be between 0 and 1, as in 0.05 for 5 %.")
+    return (rank if isinstance(rank, int) else None), (DEFAULT_MAX_ERROR if max_error is None else max_error)
+
+
+def read_run(run: str, folder: Path) -> tuple[Edit, dict[str, Any], dict[str, Any]]:
+    """The edit, its provenance and the configuration of the run, where it has one.
+
+    Raises:
+        UserError: no finished run is in the folder.
+    """
+    file = folder / "edit.safetensors"
+    if not file.is_file():
+        raise UserError(f"run={run} is no output folder of fit or fuse (it has no edit.safetensors).")
+    _, meta = read_tensors(file, "edit", "run")
+    meta = {name: value for name, value in meta.items() if name not in ("kind", "format_version")}
+    settings = folder / "config.yaml"
+    config = yaml.safe_load(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
+    return Edit.load(file), meta, config
+
+
+def _claim(path: Path, format: str, overwrite: bool, folder: Path) -> None:
+    """Refuse an output that exists, that would replace the run itself, or that is named for another kind of thing."""
+    if folder.resolve().is_relative_to(path.resolve()):
+        raise UserError(f"output={path} would replace the run. Choose another --output.")
+    file = PLACES[format].endswith(".safetensors")
+    if file and (path.suffix != ".safetensors" or path.is_dir()):
+        raise UserError(f"output={path} must be a file name that ends in .safetensors for format {format}.")
+    if not file and path.suffix == ".safetensors":
+        raise UserError(f"output={path} must be a folder for format {format}.")
+    claim_output(path, overwrite, "output")
+
+
+def _original(pipeline: Any, edit: Edit, meta: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The base's keys and values.
+
+    Raises:
+        UserError: the model is not the one that the run edited.
+    """
+    original = original_weights(pipeline.unet)
+    sides = {layer: (B.shape[0], A.shape[1]) for layer, (A, B) in edit.factors.items()}
+    width = {weight.shape[1] for weight in original.values()}
+    if width != {len(edit.R)} or sides not in ({}, {layer: tuple(weight.shape) for layer, weight in original.items()}):
+        raise UserError(
+            f"run: the layers of {meta['pretrained']} are not those that were edited. Give the run's base model with "
+            f"--pretrained."
+        )
+    return original

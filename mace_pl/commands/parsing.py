@@ -1,0 +1,62 @@
+"""The command line's parsers: configurations are UTF-8 in any locale, and any console can show what is printed."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+from lightning.pytorch.cli import LightningArgumentParser
+
+from mace_pl.files.tables import read_text, read_yaml
+
+
+class _Utf8Configs(jsonargparse.ArgumentParser):
+    def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Parse a configuration file in UTF-8, where jsonargparse would take the locale's encoding."""
+        place = Path(os.fspath(path))
+        if not place.is_file():  # an address
+            return super().parse_path(path, *args, **kwargs)
+        content = read_text(place, "config")
+        with contextlib.chdir(place.parent):  # as jsonargparse does: what the file names is beside it
+            return self.parse_string(content, place.name, *args, **kwargs)
+
+
+class LightningParser(_Utf8Configs, LightningArgumentParser):
+    """Of subcommands that Lightning runs."""
+
+
+class CommandParser(_Utf8Configs):
+    """Of commands that are plain functions."""
+
+
+def check_config(path: Path) -> None:
+    """Read a configuration, unless it is no file: one may be given as text, which can be too long for a path.
+
+    Raises:
+        UserError: naming a file that is no YAML in UTF-8.
+    """
+    with contextlib.suppress(OSError):
+        if not path.is_file():
+            return
+        read_yaml(path, "config")
+
+
+def check_configs(args: list[str]) -> None:
+    """:func:`check_config` for the files that ``--config`` names."""
+    for word, following in zip(args, [*args[1:], ""], strict=True):
+        if word.startswith("--config="):
+            check_config(Path(word.split("=", 1)[1]))
+        elif word in ("--config", "-c") and following:
+            check_config(Path(following))
+
+
+def show_anything() -> None:
+    """Let a console that is not UTF-8 show what it has no characters for as escapes, where it would end the run."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower().replace("-", "") != "utf8":
+            stream.reconfigure(errors="backslashreplace")

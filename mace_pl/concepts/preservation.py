@@ -1,0 +1,105 @@
+"""What an edit has to leave alone: weights of both closed forms, files of statistics, names that stay."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from mace_pl.concepts.concept import read_names
+from mace_pl.errors import UserError
+from mace_pl.files.identity import hash_files
+from mace_pl.files.paths import resolve
+from mace_pl.methods.closed_form import Preservation, gram
+from mace_pl.methods.gram_statistics import weighted_statistics
+from mace_pl.models.text_encoding import encode_prompts, names_beside
+
+TEMPLATES = (
+    "a photo of a {}",
+    "a drawing of a {}",
+    "a picture of a {}",
+    "an image of a {}",
+    "a {}",
+    "{}",
+)
+
+
+@dataclass
+class StageWeights:
+    """Weights of the preservation terms of one closed form.
+
+    Args:
+        identity: λ_I, keeps the matrix itself.
+        prior: λ_p in stage 1, μ_p in stage 3; weight of the statistics in ``model.prior``.
+        domain: λ_d in stage 1, μ_d in stage 3; weight of ``model.domain`` and ``model.domain_names``.
+    """
+
+    identity: float = 0.0
+    prior: float = 0.0
+    domain: float = 0.0
+
+
+def preservation(
+    prior: str | Mapping[str, float] | None,
+    domain: str | Mapping[str, float] | None,
+    stages: Sequence[StageWeights],
+    fingerprint: str,
+    width: int,
+) -> list[Preservation]:
+    """The terms of each stage, from its weights and the files of statistics.
+
+    Raises:
+        UserError: a file that does not fit the text encoder of ``fingerprint`` and ``width``.
+    """
+    P = weighted_statistics(prior, fingerprint, width, "model.prior")
+    D = weighted_statistics(domain, fingerprint, width, "model.domain")
+    return [Preservation(w.identity, P, w.prior, D, w.domain) for w in stages]
+
+
+def names_to_keep(given: Sequence[str] | str | None, stages: Sequence[StageWeights]) -> list[str]:
+    """The names of ``model.domain_names``.
+
+    Raises:
+        UserError: no stage gives them a weight.
+    """
+    names = read_names(given, "model.domain_names")
+    if names and all(weights.domain == 0 for weights in stages):
+        raise UserError(
+            "model.domain_names has no effect: model.refine.domain and model.fuse.domain are 0. Raise one of them."
+        )
+    return names
+
+
+def named_statistics(pipeline: Any, names: Sequence[str], targets: Collection[str]) -> Tensor | None:
+    """Σ e eᵀ over all tokens of every name in each of ``TEMPLATES``, [D, D] in float64; None without names.
+
+    Args:
+        pipeline: tokenizers and text encoders.
+        names: what stays.
+        targets: what is erased: left out where ``names`` hold it, in whatever spelling of the same tokens.
+    """
+    kept = names_beside(pipeline, names, targets)
+    if len(kept) < len(names):
+        left = ", ".join(name for name in names if name not in kept)
+        rank_zero_info(f"model.domain_names: left out, for they are erased or named twice: {left}")
+    prompts = [template.replace("{}", name) for name in kept for template in TEMPLATES]
+    tokens = (encode_prompts(pipeline, prompts[start : start + 64]).cpu() for start in range(0, len(prompts), 64))
+    grams = [gram(part, part) for part in tokens]
+    return torch.stack(grams).sum(dim=0) if grams else None
+
+
+def with_domain(keep: Preservation, added: Tensor | None) -> Preservation:
+    """``keep`` with sums added to those of its domain files."""
+    if added is None:
+        return keep
+    return replace(keep, domain=added if keep.domain is None else keep.domain + added)
+
+
+def statistics_of(*settings: str | Mapping[str, float] | None) -> list[Any]:
+    """What files of statistics hold, for the identity of a run: a hash and the weights of each setting."""
+    given = [{one: 1.0} if isinstance(one, str) else dict(one or {}) for one in settings]
+    return [[hash_files(resolve(file) for file in files), list(files.values())] for files in given]

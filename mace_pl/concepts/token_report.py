@@ -1,0 +1,83 @@
+"""What is known before training: tokens, names that share them, and what the base model draws of a target."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from mace_pl.concepts.concept import Concept
+from mace_pl.concepts.tokens import token_span
+from mace_pl.models.text_encoding import text_parts, with_all_vectors
+
+KNOWN = 0.5  # accuracy of the base model's own pictures below which an edit can hardly be judged
+COLUMNS = ("target", "its tokens", "anchor", "its tokens", "base model", "shares tokens with")
+
+
+def preflight(
+    pipeline: Any,
+    concepts: Sequence[Concept],
+    templates: Sequence[Sequence[str]],
+    kept: Sequence[str],
+    seen: Mapping[str, float],
+) -> list[dict[str, Any]]:
+    """One row per concept.
+
+    Args:
+        pipeline: the base model.
+        concepts: what is erased.
+        templates: of each concept.
+        kept: names that stay.
+        seen: how often a classifier saw each target in the base model's pictures; empty without a classifier.
+
+    Returns:
+        Of each concept its tokens and its anchor's, their positions [start, stop) in every template, the tokens that
+        it shares with kept names and with other targets, and the accuracy (None where it is not known).
+    """
+    tokenizer = text_parts(pipeline)[0][0]
+    names = list(dict.fromkeys([*kept, *(c.target for c in concepts)]))
+    rows = []
+    for concept, own in zip(concepts, templates, strict=True):
+        tokens = _tokens(tokenizer, concept.target)
+        shared = {name: sorted(set(tokens) & set(_tokens(tokenizer, name))) for name in names if name != concept.target}
+        spans = [
+            {"template": t, **{k: list(token_span(tokenizer, t, getattr(concept, k))) for k in ("target", "anchor")}}
+            for t in own
+        ]
+        rows.append(
+            {
+                "target": concept.target,
+                "anchor": concept.anchor,
+                "target_tokens": tokens,
+                "anchor_tokens": _tokens(tokenizer, concept.anchor),
+                "spans": spans,
+                "shares_tokens_with": {name: found for name, found in shared.items() if found},
+                "accuracy": seen.get(concept.target),
+            }
+        )
+    return rows
+
+
+def show_preflight(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """The rows as a table, and a line for each target that the base model hardly draws."""
+    table = Table(title="Before training")
+    for column in COLUMNS:
+        table.add_column(column)
+    for row in rows:
+        accuracy = "–" if row["accuracy"] is None else f"{row['accuracy']:.0%} seen"
+        shared = ", ".join(f"{name} ({' '.join(tokens)})" for name, tokens in row["shares_tokens_with"].items())
+        tokens, anchor = (" ".join(row[f"{k}_tokens"]) for k in ("target", "anchor"))
+        table.add_row(row["target"], tokens, row["anchor"], anchor, accuracy, shared or "–")
+    console.print(table)
+    for row in rows:
+        if row["accuracy"] is not None and row["accuracy"] < KNOWN:
+            often = f"seen in {row['accuracy']:.0%} of its pictures"
+            console.print(f"The base model hardly draws {row['target']!r} ({often}): look at them.", highlight=False)
+
+
+def _tokens(tokenizer: Any, words: str) -> list[str]:
+    """The words' own tokens, without start and end, as the tokenizer spells them."""
+    tokens: list[str] = tokenizer.convert_ids_to_tokens(tokenizer(with_all_vectors(tokenizer, words)).input_ids[1:-1])
+    return tokens

@@ -1,0 +1,88 @@
+"""The report of scores as one page that needs no other file: works on a telephone, in print and without a network."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader
+
+from mace_pl.evaluation.ablation import cells, curve, head
+from mace_pl.evaluation.report_images import ORIGINAL, Shown
+
+WORST = 6  # preserved concepts that are shown as the worst cases
+ACCURACIES = {
+    "acc_e": "Acc_e ↓",
+    "acc_s": "Acc_s ↑",
+    "acc_g": "Acc_g ↓",
+    "acc_n": "nearest preserved ↑",
+    "h": "H ↑",
+    "h_c": "H_c ↑",
+}
+CLIP_SCORES = {"erased": "erased ↓", "kept": "preserved ↑", "h_a": "H_a ↑"}
+
+
+def report(content: Mapping[str, Any], gallery: Shown) -> str:
+    """The whole page.
+
+    Args:
+        content: ``settings``, ``scores`` and perhaps ``ablation`` as they are in the JSON file.
+        gallery: the images.
+    """
+    scores, rows = content["scores"], content.get("ablation")
+    runs = {name: found for name, found in scores.items() if name != ORIGINAL}
+
+    def images(run: str, word: str) -> list[dict[str, Any]]:
+        found = gallery.pairs((ORIGINAL, run), word)
+        return [
+            {"original": as_data(a), "edited": as_data(b), "seed": gallery.first_seed + seed}
+            for (_, seed), a, b in found
+        ]
+
+    environment = Environment(loader=PackageLoader("mace_pl.evaluation", "."), autoescape=True)
+    return environment.get_template("report.html.jinja").render(
+        title=f"Erasure scores: {', '.join(runs) or ORIGINAL}",
+        runs=runs,
+        original=scores[ORIGINAL],
+        words=[] if runs else original_rows(scores[ORIGINAL]),
+        ablation={"head": head(), "rows": cells(rows), "curve": as_data(curve(rows), "svg+xml")} if rows else None,
+        settings={
+            k: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for k, v in content["settings"].items()
+        },
+        gaps=gaps(runs),
+        images=images,
+        worst=lambda found: [r for r in found["concepts"] if r["role"] == "kept" and r["change"] < 0][:WORST],
+        seen=seen,
+        ACCURACIES=ACCURACIES,
+        CLIP_SCORES=CLIP_SCORES,
+    )
+
+
+def gaps(runs: Mapping[str, Any]) -> list[str]:
+    """What could not be scored, and why."""
+    said = [f"{name}: {gap}" for name, found in runs.items() for gap in found["missing"]]
+    return said + [
+        f"{name}: {key} {gap}" for name, run in runs.items() for key, gap in run["quality"]["missing"].items()
+    ]
+
+
+def as_data(image: Path | bytes, kind: str = "png") -> str:
+    """An image as an address that holds it."""
+    content = image if isinstance(image, bytes) else image.read_bytes()
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def seen(row: Mapping[str, Any]) -> str:
+    """What a concept's images are taken for, the three most frequent; those with nothing to judge."""
+    found = [f"{name} {share:.0%}" for name, share in list(row["seen_as"].items())[:3]]
+    found += [f"nothing to judge {row['blank']:.0%}"] if row["blank"] else []
+    return ", ".join(found) or "nothing else"
+
+
+def original_rows(found: Mapping[str, Any]) -> list[list[str]]:
+    """A row per word of the original alone, the least accurate on top."""
+    words = sorted(found["top1"]["by_word"].items(), key=lambda item: (item[1], item[0]))
+    return [[word, f"{value:.2f}", f"{found['probability']['by_word'][word]:.3f}"] for word, value in words]

@@ -1,0 +1,136 @@
+"""What ``test`` leaves behind: figures as JSON, a table in Markdown and on the screen, a report, a logger's scalars."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from mace_pl.evaluation.erasure_scores import LEVEL, SAMPLES
+from mace_pl.evaluation.html_report import report
+from mace_pl.evaluation.report_images import ORIGINAL, Shown
+from mace_pl.files.artifacts import write_json, written_aside
+from mace_pl.files.markdown import markdown_table
+from mace_pl.files.paths import model_name, place_name
+from mace_pl.files.screen import screen
+from mace_pl.images.files import read_images
+
+COLUMNS = ("run", "Acc_e", "Acc_s", "Acc_g", "H")
+WORST = 5  # kept concepts on the screen
+
+
+def settings_of(module: Any, data: Any) -> dict[str, Any]:
+    """Everything that is needed to repeat the scores."""
+    return {
+        "pretrained": model_name(module.pretrained),
+        "fingerprints": module.fingerprints,
+        "runs": {
+            name: {"folder": place_name(run), "targets": module.targets[name]} for name, run in module.runs.items()
+        },
+        "classifier": place_name(module.classifier),
+        "judge": None if module.judge is None else type(module.judge).__name__,
+        "features": type(module.features).__name__,
+        "reference": None if module.reference is None else place_name(module.reference),
+        "kid_subset": module.kid_subset,
+        "names": module.words.names,
+        "synonyms": module.words.synonyms,
+        "templates": data.templates,
+        "seeds": data.seeds,
+        "first_seed": data.first_seed,
+        "scheduler": module.scheduler or type(module.pipeline.scheduler).__name__,
+        "steps": module.steps,
+        "guidance": module.guidance,
+        "intervals": f"percentile bootstrap over seeds, {SAMPLES} samples, {LEVEL:.0%}",
+    }
+
+
+def write_scores(module: Any) -> None:
+    """Write and show everything; called on one process."""
+    data = module.trainer.datamodule
+    settings, scores = settings_of(module, data), module.scores
+    content = {"settings": settings, "scores": scores} | ({"ablation": module.ablation} if module.ablation else {})
+    write_json(module.output, content)
+    rows = table_rows(scores)
+    markdown, page = module.output.with_suffix(".md"), module.output.with_suffix(".html")
+    markdown.write_text(markdown_table(COLUMNS, rows) + "\n", encoding="utf-8")
+    with written_aside(page) as aside:
+        aside.write_text(report(content, module.gallery), encoding="utf-8")
+    for logger in module.loggers:
+        log_scores(logger, scores, module.gallery)
+    shutil.rmtree(module.gallery.folder, ignore_errors=True)  # a folder of its own; the page holds its pictures
+    console = screen()
+    show(console, rows, scores)
+    console.print(f"Written to {module.output}, {markdown} and {page}", highlight=False)
+
+
+def table_rows(scores: Mapping[str, Any]) -> list[list[str]]:
+    """Top-1 accuracies before → after, one row per run; the original alone where there is none."""
+    runs = [name for name in scores if name != ORIGINAL]
+    if not runs:
+        return [[ORIGINAL, "–", f"{scores[ORIGINAL]['top1']['acc_s']:.3f}", "–", "–"]]
+    rows = []
+    for name in runs:
+        before, after = (scores[name][when]["top1"] for when in ("before", "after"))
+        cells = [f"{before[k]:.3f} → {after[k]:.3f}" if k in after else "–" for k in ("acc_e", "acc_s", "acc_g")]
+        rows.append([name, *cells, f"{after['h']:.3f}" if "h" in after else "–"])
+    found = [scores[name]["after"]["top1"] for name in runs]
+    if len(found) > 1 and all("h" in values for values in found):
+        rows.append([f"mean of {len(found)}", "", "", "", f"{sum(v['h'] for v in found) / len(found):.3f}"])
+    return rows
+
+
+def show(console: Console, rows: Sequence[Sequence[str]], scores: Mapping[str, Any]) -> None:
+    """The main table, and the kept concepts that suffered most."""
+    table = Table(title="Top-1 accuracy, before → after")
+    for column in COLUMNS:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    worst = Table("run", "kept concept", "before → after", "change, 95 %", title="Kept concepts, most damaged first")
+    for name, found in scores.items():
+        for row in [r for r in found.get("concepts", []) if r["role"] == "kept"][:WORST]:
+            spread = "–" if row["interval"] is None else "{:+.2f} … {:+.2f}".format(*row["interval"])
+            worst.add_row(name, row["word"], f"{row['before']:.2f} → {row['after']:.2f}", spread)
+        for gap in found.get("missing", []):
+            console.print(f"{name}: {gap}", highlight=False)
+    if worst.row_count:
+        console.print(worst)
+
+
+def log_scores(logger: Any, scores: Mapping[str, Any], gallery: Shown) -> None:
+    """Scalars of each run to a logger, and pictures where it takes any, as TensorBoard does."""
+    for name, found in scores.items():
+        if name == ORIGINAL:
+            continue
+        figures = {f"{name}/{kind}/{k}": v for kind, values in found["after"].items() for k, v in scalars(values)}
+        figures |= {f"{name}/{key}": value for key, value in scalars(found["quality"])}
+        logger.log_metrics(figures, step=0)
+        if not hasattr(logger.experiment, "add_image"):
+            continue
+        for row in found["concepts"]:
+            pairs = gallery.pairs((ORIGINAL, name), row["word"])
+            if pairs:
+                logger.experiment.add_image(f"{name}/{row['word']}", np.asarray(sheet(pairs)), 0, dataformats="HWC")
+
+
+def scalars(values: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """The plain numbers among some results."""
+    return [(key, value) for key, value in values.items() if isinstance(value, float)]
+
+
+def sheet(pairs: Sequence[tuple[Any, Path, Path]]) -> Image.Image:
+    """Original above edited, a column per picture."""
+    columns = [read_images(paths, "model.output") for _, *paths in pairs]
+    width, height = columns[0][0].size
+    whole = Image.new("RGB", (width * len(columns), 2 * height))
+    for i, column in enumerate(columns):
+        for k, picture in enumerate(column):
+            whole.paste(picture, (i * width, k * height))
+    return whole

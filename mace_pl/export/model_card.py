@@ -1,0 +1,175 @@
+"""The model card of an edited pipeline: ``README.md`` with the front matter that the Hugging Face Hub reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import ModelCard, ModelCardData
+
+from mace_pl.files.markdown import plain
+from mace_pl.files.paths import hub_id
+from mace_pl.version import __version__
+
+UNKNOWN = "unknown: see the base model"
+TAGS = ["text-to-image", "stable-diffusion", "concept-erasure", "mace", "mace-pl"]
+SETTINGS = (
+    "model.rank",
+    "model.lr",
+    "model.refine",
+    "model.fuse",
+    "model.importance_sampling",
+    "model.squared_loss",
+    "data.images_per_concept",
+    "data.image_scheduler",
+    "data.image_steps",
+    "data.mask",
+    "data.steps_per_concept",
+    "seed_everything",
+)
+TEMPLATE = """---
+{front}
+---
+
+# {base} without {targets}
+
+Concepts were erased from a text-to-image model by MACE (Lu et al., CVPR 2024) with mace-pl {version}. Only the keys and
+values of the UNet's cross-attention differ from the base model; every other part is the base's.
+
+- Base model: {base_line}
+- Licence: {licence}
+
+## Erased concepts
+
+{concepts}
+
+## Settings
+
+{settings}
+
+## Scores
+
+{scores}
+
+## How to load
+
+```python
+from diffusers import DiffusionPipeline
+
+pipeline = DiffusionPipeline.from_pretrained("path/to/this/folder")
+picture = pipeline("a photo of a dog").images[0]
+picture.save("dog.png")
+```
+
+## Limits
+
+What is erased is what the prompts of the edit showed. Concepts that are related to the erased ones may suffer too, and
+whoever has the weights can train a concept back.
+"""
+
+
+def model_card(
+    base: Path | None,
+    pretrained: str,
+    concepts: Sequence[Mapping[str, Any]],
+    config: Mapping[str, Any],
+    metrics: Path | None,
+    weights: Mapping[str, float] | None = None,
+) -> str:
+    """The card's text.
+
+    Args:
+        base: folder of the base pipeline, None where it is no folder; its card brings the licence.
+        pretrained: hub id or bare name of the base.
+        concepts: ``target``, ``anchor`` and ``kind`` of each.
+        config: the run's configuration; no settings are shown when empty.
+        metrics: ``metrics.json`` of the run's report, which need not exist; None without a report.
+        weights: degree by target, of a run that was fused again.
+    """
+    hub = hub_id(pretrained)
+    known = licence(base)
+    front = ModelCardData(
+        library_name="diffusers",
+        pipeline_tag="text-to-image",
+        base_model=hub,
+        base_model_relation="finetune",
+        license=known.get("license", "unknown"),  # one of the hub's licences
+        license_name=known.get("license_name"),
+        license_link=known.get("license_link"),
+        tags=TAGS,
+    )
+    rows = [[c["target"], c["anchor"], c["kind"], f"{(weights or {}).get(c['target'], 1):g}"] for c in concepts]
+    return TEMPLATE.format(
+        front=front.to_yaml(),
+        base=pretrained,
+        base_line=base_line(pretrained),
+        targets=listed([c["target"] for c in concepts]),
+        version=__version__,
+        licence=known.get("license_name") or known.get("license") or UNKNOWN,
+        concepts=table(["target", "anchor", "kind", "degree"], rows),
+        settings=settings_table(config),
+        scores=scores_table(metrics),
+    )
+
+
+def base_line(pretrained: str) -> str:
+    """The base model as a line of the card."""
+    hub = hub_id(pretrained)
+    return f"[{hub}](https://huggingface.co/{hub})" if hub else f"{pretrained} (a local model)"
+
+
+def licence(base: Path | None) -> dict[str, str]:
+    """``license``, ``license_name`` and ``license_link`` of the base's card, as far as it has them."""
+    card = base / "README.md" if base else None
+    if card is None or not card.is_file():
+        return {}
+    try:
+        data = ModelCard.load(card, ignore_metadata_errors=True).data.to_dict()
+    except (ValueError, yaml.YAMLError):  # front matter that cannot be read
+        return {}
+    return {key: data[key] for key in ("license", "license_name", "license_link") if isinstance(data.get(key), str)}
+
+
+def settings_table(config: Mapping[str, Any]) -> str:
+    """The settings that decide what was erased."""
+    rows = []
+    for setting in SETTINGS:
+        value: Any = config
+        for key in setting.split("."):
+            value = value.get(key) if isinstance(value, Mapping) else None
+        if isinstance(value, Mapping):
+            value = ", ".join(f"{k} {v}" for k, v in value.items())
+        if value is not None:
+            rows.append([f"`{setting}`", str(value)])
+    return table(["setting", "value"], rows) if rows else "Not recorded."
+
+
+def scores_table(metrics: Path | None) -> str:
+    """Accuracy before and after, by name, and the means."""
+    found = json.loads(metrics.read_text(encoding="utf-8")) if metrics and metrics.is_file() else {}
+    before, after = (found.get("accuracy", {}).get(when, {}) for when in ("before", "after"))
+    if not after:
+        return "Not measured."
+    rows = [[name, f"{before[name]:.0%}", f"{after[name]:.0%}"] for name in after if name in before]
+    means = found.get("mean_accuracy", {})
+    for group in ("targets", "kept"):
+        pair = [means.get(when, {}).get(group) for when in ("before", "after")]
+        if None not in pair:
+            rows.append([f"mean of {group}", *[f"{value:.0%}" for value in pair]])
+    intro = f"How often a CLIP classifier saw each name in its pictures ({found.get('seeds')} per name).\n\n"
+    return intro + table(["name", "before", "after"], rows)
+
+
+def listed(targets: Sequence[str], most: int = 5) -> str:
+    """The first names, and how many more there are."""
+    shown = ", ".join(plain(target) for target in targets[:most])
+    return shown if len(targets) <= most else f"{shown} and {len(targets) - most} more"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(plain(cell) for cell in line)} |" for line in lines)

@@ -1,0 +1,226 @@
+"""Read and write every file that the project owns: safetensors with checked metadata, written aside and renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mace_pl.errors import UserError
+from mace_pl.files.owned import refuse_foreign, write_record
+
+FORMAT_VERSION = "1"
+LONGEST = 80  # bytes of a name in a file name, which may have 255 with what is put around it
+#: names that Windows keeps for devices, whatever ending they have
+RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt") for i in range(10))}
+HASH = "modelspec.hash_sha256"
+NO_HASH = "0x" + 64 * "0"
+
+
+@contextlib.contextmanager
+def written_aside(path: Path, setting: str = "output", known: re.Pattern[str] | None = None) -> Iterator[Path]:
+    """Yield a temporary sibling of ``path`` (file or folder) that replaces it on success and vanishes on failure.
+
+    Args:
+        path: what is written. A folder gets a record of its files, and is replaced only where it holds no other.
+        setting: the option that named it, for error messages.
+        known: paths in a folder that is replaced which are the project's without a record.
+
+    Raises:
+        UserError: when the place cannot be written (full or read-only disk), naming the path and the way out, or when
+            a file that the project did not write would be lost.
+    """
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield aside
+        if aside.is_dir():
+            write_record(aside)
+        open_to_umask(aside)
+        _put(aside, path, setting, known)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}. Free some space, or choose another output."
+        ) from error
+    except SafetensorError as error:  # safetensors reports a failed write as its own error
+        raise UserError(f"cannot write {path}: {error}. Free some space, or choose another place.") from error
+    finally:
+        if aside.is_dir():
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                aside.unlink(missing_ok=True)
+
+
+def _put(aside: Path, path: Path, setting: str, known: re.Pattern[str] | None) -> None:
+    """Give what is complete its name; a folder that bears it goes when the new one is in its place."""
+    if not path.is_dir() or path.is_symlink():
+        os.replace(aside, path)
+        return
+    if not aside.is_dir():
+        raise UserError(f"{setting}: {path} is a folder, where a file would be written. Choose another place.")
+    refuse_foreign(path, setting, known)
+    old = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
+    path.rename(old)
+    try:
+        aside.rename(path)
+    except OSError:
+        old.rename(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def open_to_umask(path: Path) -> None:
+    """Give files that only their owner may read, as safetensors writes them, the permissions of any other new file."""
+    umask = os.umask(0)
+    os.umask(umask)
+    for file in (path, *path.rglob("*")):
+        if file.is_file() and not file.is_symlink() and not file.stat().st_mode & 0o077:
+            file.chmod(0o666 & ~umask)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as indented JSON, aside and renamed."""
+    with written_aside(path) as aside:
+        aside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def provenance(kind: str, metadata: Mapping[str, Any]) -> dict[str, str]:
+    """What :func:`write_tensors` adds to the header of a safetensors file."""
+    return {"mace_pl": json.dumps({"kind": kind, "format_version": FORMAT_VERSION, **metadata})}
+
+
+def save_hashed(tensors: Mapping[str, Tensor], path: Path, header: Mapping[str, str]) -> None:
+    """Save tensors with the SHA-256 of all that follows the header, as Stability's specification of metadata has it."""
+    save_file(dict(tensors), str(path), metadata={**header, HASH: NO_HASH})
+    with path.open("r+b") as file:
+        place = 8 + file.read(int.from_bytes(file.read(8), "little")).index(f'"{HASH}":"{NO_HASH}"'.encode())
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        file.seek(place + len(f'"{HASH}":"0x'))
+        file.write(digest.encode())
+
+
+def write_tensors(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    kind: str,
+    metadata: Mapping[str, Any],
+    said: Mapping[str, str] | None = None,
+) -> None:
+    """Write named tensors with their provenance, aside and renamed.
+
+    Args:
+        path: the ``.safetensors`` file.
+        tensors: name to tensor; made contiguous and moved to the CPU here.
+        kind: what the file is (``statistics``, ``edit``, ...); checked by :func:`read_tensors`.
+        metadata: JSON-serialisable provenance; kept under the key ``mace_pl`` of the safetensors header.
+        said: more entries of the header, for other programs; the hash of the content joins them.
+    """
+    header = {"format": "pt", **(said or {}), **provenance(kind, metadata)}
+    own = {name: t.detach().contiguous().cpu() for name, t in tensors.items()}
+    with written_aside(path) as aside:
+        if said is None:
+            save_file(own, str(aside), metadata=header)
+        else:
+            save_hashed(own, aside, header)
+
+
+def read_tensors(
+    path: Path, kind: str, setting: str, shapes: Mapping[str, tuple[int, ...]] | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a file written by :func:`write_tensors` and check it.
+
+    Args:
+        path: the file.
+        kind: the kind that is expected.
+        setting: the option that named the file, for error messages.
+        shapes: the expected shape of each tensor that must be there; ``-1`` allows any length.
+
+    Returns:
+        The tensors by name, and the provenance.
+
+    Raises:
+        UserError: missing, truncated, a pickle, another kind or format version, wrong shapes, or not finite.
+    """
+    if not path.is_file():
+        raise UserError(f"{setting}: {path} is no file. Give the path of a {kind} file written by this project.")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"{setting}: {path} is no readable safetensors file ({error}). Pickles (.pt, .ckpt) are never loaded and "
+            f"truncated files cannot be repaired: make the file again."
+        ) from error
+    metadata = json.loads(header.get("mace_pl", "{}"))
+    if metadata.get("kind") != kind:
+        raise UserError(f"{setting}: {path} holds {metadata.get('kind')!r}, expected {kind!r}.")
+    if metadata.get("format_version") != FORMAT_VERSION:
+        raise UserError(
+            f"{setting}: {path} has format version {metadata.get('format_version')!r}, this release reads "
+            f"{FORMAT_VERSION!r}. Make it again, or use the release that wrote it."
+        )
+    for name, shape in (shapes or {}).items():
+        found = tuple(tensors[name].shape) if name in tensors else None
+        fits = found is not None and len(found) == len(shape)
+        if not fits or any(s not in (-1, f) for s, f in zip(shape, found or (), strict=True)):
+            raise UserError(f"{setting}: {path} has {name} of shape {found}, expected {shape}.")
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not math.isfinite(float(tensor.double().abs().sum())):
+            raise UserError(f"{setting}: {path} has values in {name} that are not finite. Make the file again.")
+    return tensors, metadata
+
+
+def claim_output(path: Path, overwrite: bool, setting: str = "output_dir") -> None:
+    """Refuse an output that exists and is not empty, unless ``overwrite`` and the project wrote all that it holds.
+
+    Raises:
+        UserError: it exists, it holds files of others, or it cannot be created.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())) and not overwrite:
+        flag = setting.replace(setting.rpartition(".")[2], "overwrite")  # beside the setting
+        raise UserError(f"{setting}: {path} exists. Choose another --{setting}, or pass --{flag} true.")
+    if path.is_dir():
+        refuse_foreign(path, setting)
+    elif path.exists() and setting == "output_dir":
+        raise UserError(f"{setting}: {path} is a file, which is not replaced by a folder. Choose another --{setting}.")
+    writable = path
+    while not writable.exists():
+        writable = writable.parent
+    if not writable.is_dir() and writable != path:
+        raise UserError(f"{setting}: {path} cannot be written, {writable} is a file. Choose another folder.")
+    if not os.access(writable, os.W_OK):
+        raise UserError(f"{setting}: {path} cannot be written (no permission on {writable}). Choose another folder.")
+
+
+def readable(text: str, longest: int = LONGEST) -> str:
+    """Letters, digits, dots and dashes of ``text``, anything else as underscores; at most ``longest`` bytes."""
+    plain = "".join(c if c.isalnum() or c in "-." else "_" for c in text.strip())
+    return plain.encode()[:longest].decode("utf-8", "ignore")
+
+
+def slug(name: str) -> str:
+    """A file name for a concept, which no other has and which lies in its folder whatever the name holds.
+
+    Blanks become underscores. Where more is lost, or a system would not take the rest as it is (hidden, too long, a
+    device, dots at its ends), the first digits of the name's SHA-256 follow.
+    """
+    plain = readable(name)
+    safe = plain and plain == plain.strip("._") and plain.split(".")[0].lower() not in RESERVED
+    if safe and plain.replace("_", " ") == name:
+        return plain
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return f"{plain.replace('.', '_').strip('_-') or 'name'}-{digest}"

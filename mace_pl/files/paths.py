@@ -1,0 +1,61 @@
+"""Where relative paths of configs point, and how files that are passed on name a model or a place."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+PACKAGE = Path(__file__).resolve().parents[1]
+HUB_ID = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
+
+
+def resolve(path: str | Path) -> Path:
+    """The first of working folder, project root and ``mace_pl/bundled`` that holds ``path``; itself where none does."""
+    given = Path(path).expanduser()
+    for base in (Path(), PACKAGE.parent, PACKAGE / "bundled"):
+        if (base / given).exists():
+            return base / given
+    return given
+
+
+def with_bundled(args: list[str]) -> list[str]:
+    """``--config`` files are looked up in the project and in the installed package too."""
+    found = list(args)
+    for i, word in enumerate(args):
+        if word.startswith("--config="):
+            found[i] = f"--config={resolve(word.split('=', 1)[1])}"
+        elif word == "--config" and i + 1 < len(args):
+            found[i + 1] = str(resolve(args[i + 1]))
+    return found
+
+
+def hub_id(name: str) -> str | None:
+    """The name where it has the form of a hub id of two parts, else None."""
+    return name if re.fullmatch(HUB_ID, name) else None
+
+
+def model_name(pretrained: str) -> str:
+    """How a written file names a model: by its hub id, or by the last part of its path.
+
+    A folder that remembers the hub id it came from is named by that. Never a path of this machine.
+    """
+    place = resolve(pretrained)
+    if not place.exists():
+        return hub_id(pretrained) or Path(pretrained).name
+    index = place / "model_index.json"
+    known: Any = json.loads(index.read_text(encoding="utf-8")).get("_name_or_path") if index.is_file() else None
+    if isinstance(known, str) and hub_id(known) and not resolve(known).exists():
+        return known
+    return place.resolve().name
+
+
+def place_name(path: str | Path) -> str:
+    """How a written file names a file or folder: as it was typed, without the folders of this machine above it."""
+    place = Path(path).expanduser()
+    if not place.is_absolute():
+        return str(path)
+    if place.is_relative_to(Path.cwd()):
+        return place.relative_to(Path.cwd()).as_posix()
+    return "/".join(place.parts[-2:]) if place.suffix else place.name

@@ -1,0 +1,1 @@
+"""Images and masks of the targets: generated, segmented, checked."""

@@ -1,0 +1,120 @@
+"""A folder of drawn pictures and the manifest that says how each was made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from mace_pl.errors import UserError
+from mace_pl.files.artifacts import slug, write_json, written_aside
+from mace_pl.images.files import list_images
+
+FILE = "manifest.json"
+REPLACED = ".replaced"  # in the folder: the images of a run that is being replaced
+LONGEST = 60  # characters of a prompt in a file name
+
+
+def picture_name(index: int, row: Mapping[str, Any]) -> str:
+    """The file of a row: its number, the prompt's first words and the seed."""
+    return f"{index:06d}_{slug(row['prompt'])[:LONGEST]}_{row['seed']}.png"
+
+
+def write_picture(path: Path, picture: Image.Image, facts: Mapping[str, Any]) -> None:
+    """Write a PNG with its facts as text chunks, aside and renamed: a file that is there is whole."""
+    info = PngInfo()
+    for key, value in facts.items():
+        info.add_itxt(key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+    with written_aside(path) as aside:
+        picture.save(aside, format="PNG", pnginfo=info)
+
+
+def begin(folder: Path, content: Mapping[str, Any]) -> set[int]:
+    """Check the manifest of an earlier run in the folder, and say which of its rows are drawn.
+
+    Args:
+        folder: of the pictures.
+        content: ``model``, ``settings`` and ``rows`` of this run.
+
+    Returns:
+        The indices of the rows whose pictures are there; none in a new folder.
+
+    Raises:
+        UserError: the folder holds other files, or pictures of another model, of other settings or other prompts.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        if folder.exists() and (not folder.is_dir() or any(p.name != REPLACED for p in folder.iterdir())):
+            raise UserError(f"model.output: {folder} exists and has no {FILE}. Choose another --model.output.")
+        return set()
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"model.output: {path} cannot be read ({error}). Choose another --model.output.") from error
+    names = {"model": "another model", "settings": "other settings", "rows": "other prompts"}
+    differ = [name for key, name in names.items() if _identity(found, key) != _identity(content, key)]
+    if differ:
+        raise UserError(
+            f"model.output: {folder} holds pictures of {' and '.join(differ)}. Give that run's command to go on with "
+            f"it, pass --model.overwrite true, or choose another --model.output."
+        )
+    return {i for i, row in enumerate(content["rows"]) if (folder / row["file"]).is_file()}
+
+
+def _identity(content: Mapping[str, Any], key: str) -> Any:
+    """What must be equal in two halves of a run: of the model its weights, wherever they lie."""
+    value = content.get(key)
+    return value.get("fingerprint") if key == "model" and isinstance(value, dict) else value
+
+
+def set_aside(folder: Path) -> None:
+    """Move what a manifest in the folder names, and it, into ``.replaced``; other files stay.
+
+    Images that are there already are those of a finished run: what an interrupted replacement left beside them goes.
+    """
+    path, aside = folder / FILE, folder / REPLACED
+    if not path.is_file():
+        return
+    names = [Path(row["file"]).name for row in json.loads(path.read_text(encoding="utf-8"))["rows"]]
+    keep = not aside.is_dir()
+    aside.mkdir(exist_ok=True)
+    for file in [folder / name for name in names] + [path]:  # the manifest last: until then all of it is known
+        if file.is_file() and keep:
+            file.replace(aside / file.name)
+        else:
+            file.unlink(missing_ok=True)
+
+
+def drop_aside(folder: Path) -> None:
+    """Remove what :func:`set_aside` moved, once its replacement is complete."""
+    aside = folder / REPLACED
+    for file in aside.iterdir() if aside.is_dir() else ():
+        file.unlink()
+    if aside.is_dir():
+        aside.rmdir()
+
+
+def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write ``manifest.json``."""
+    write_json(folder / FILE, content)
+
+
+def read_folder(folder: Path, setting: str) -> list[Path]:
+    """The images of a folder, those of its manifest where it has one, else all of them.
+
+    Raises:
+        UserError: no such folder, no image in it, one that is missing or of a format that is not read.
+    """
+    manifest = folder / FILE
+    if not manifest.is_file():
+        return list_images(folder, setting)
+    rows = json.loads(manifest.read_text(encoding="utf-8"))["rows"]
+    files = [folder / row["file"] for row in rows]
+    missing = [file for file in files if not file.is_file()]
+    if missing:
+        raise UserError(f"{setting}: {folder} lacks {len(missing)} images of its manifest: {missing[0].name}")
+    return files

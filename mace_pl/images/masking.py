@@ -1,0 +1,190 @@
+"""Masks of the targets' pictures, drawn or the user's own: made by networks or by attention, and looked at."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from mace_pl.concepts.templates import PICTURE_TEMPLATE
+from mace_pl.concepts.tokens import attended_positions
+from mace_pl.errors import UserError
+from mace_pl.files.artifacts import written_aside
+from mace_pl.images.files import read_images
+from mace_pl.images.generate import AttentionMaps, mask_from_map, read_masks, save_masks
+from mace_pl.images.mask_checks import complaint, contact_sheet
+from mace_pl.images.segmentation import Seen, Segment, find, words_for
+from mace_pl.methods.lora import stream
+from mace_pl.models.cross_attention import observed
+from mace_pl.models.pipeline import picture_latents, picture_size
+from mace_pl.models.sampling import noised
+from mace_pl.models.text_encoding import encode_both, text_parts
+from mace_pl.models.unet_inputs import unet_conditions
+
+ATTENTION = "attention_masks"  # the folder of masks that are a fallback only
+LEVELS = tuple((i + 0.5) / 20 for i in range(10))  # of noise, as shares of the schedule: above half little is seen
+
+
+@dataclass(frozen=True)
+class Pictured:
+    """Pictures of a target that masks are made for.
+
+    Attributes:
+        target: the concept's name.
+        kind: of the concept.
+        files: its pictures.
+        folder: where ``masks/``, ``attention_masks/`` and ``contact_sheet.png`` go.
+    """
+
+    target: str
+    kind: str
+    files: Sequence[Path]
+    folder: Path
+
+    def read(self) -> list[Image.Image]:
+        """The pictures in RGB."""
+        return read_images(self.files, f"images of {self.target!r}")
+
+    def record(self, **settings: Any) -> str:
+        """All that masks made with these settings depend on, as text; kept beside them as ``settings.json``."""
+        digest = hashlib.sha256()
+        for file in self.files:
+            digest.update(file.name.encode() + b"\0" + file.read_bytes())
+        return json.dumps({"images": digest.hexdigest(), **settings})
+
+    def has(self, name: str, record: str) -> bool:
+        """Whether the masks in the folder ``name`` were made by this record."""
+        made = self.folder / name / "settings.json"
+        return made.is_file() and made.read_text(encoding="utf-8") == record
+
+    def write(self, name: str, masks: Sequence[Tensor], record: str) -> None:
+        """Fill the folder ``name`` with masks [H, W] named like the pictures, aside and renamed."""
+        with written_aside(self.folder / name, "data.pictures") as aside:
+            save_masks(aside, masks, [file.stem for file in self.files])
+            (aside / "settings.json").write_text(record, encoding="utf-8")
+
+    def masks(self, name: str) -> list[Tensor]:
+        """The masks [H, W] in the folder ``name``."""
+        return read_masks(self.folder / name, [file.stem for file in self.files])
+
+
+def segment_pictures(groups: Sequence[Pictured], method: str, settings: Segment, device: torch.device) -> None:
+    """Fill ``masks/`` of every target that has none made with these settings.
+
+    Args:
+        groups: the pictures of each target.
+        method: ``clipseg`` or ``grounded_sam``.
+        settings: of the method.
+        device: where its networks run.
+
+    Raises:
+        UserError: naming the pictures in which nothing was found, where there is no fallback.
+    """
+    left: list[tuple[Pictured, str, str]] = []
+    places: list[tuple[int, list[int]]] = []
+    seen: list[Seen] = []
+    for group in groups:
+        words = words_for(group.target, group.kind, settings.words)
+        record = group.record(**{**asdict(settings), "method": method, "words": words})
+        if group.has("masks", record):
+            continue
+        pictures = group.read()
+        for size in dict.fromkeys(picture.size for picture in pictures):  # the networks take equal sizes at once
+            equal = [i for i, picture in enumerate(pictures) if picture.size == size]
+            places.append((len(left), equal))
+            seen.append(Seen(words, [pictures[i] for i in equal]))
+        left.append((group, words, record))
+    found: list[dict[int, Tensor]] = [{} for _ in left]
+    for (place, equal), masks in zip(places, find(method, seen, settings, device) if left else [], strict=True):
+        found[place] |= dict(zip(equal, masks, strict=True))
+    for (group, words, record), own in zip(left, found, strict=True):
+        in_order = [own[i] for i in range(len(own))]
+        group.write("masks", fill_empty(in_order, group, words, method, settings.fallback), record)
+
+
+def fill_empty(masks: Sequence[Tensor], group: Pictured, words: str, method: str, fallback: str | None) -> list[Tensor]:
+    """Masks [H, W] in which the empty ones are those of the fallback.
+
+    Raises:
+        UserError: an empty mask, and no fallback.
+    """
+    empty = [i for i, mask in enumerate(masks) if not bool(mask.any())]
+    if not empty:
+        return list(masks)
+    names = ", ".join(str(group.files[i]) for i in empty)
+    if fallback is None:
+        raise UserError(
+            f"data.mask={method} found no {words!r} in {names}. Lower the thresholds of data.segment, look for other "
+            f"words by data.segment.words, or allow data.segment.fallback."
+        )
+    warnings.warn(f"data.mask={method} found no {words!r} in {names}: {fallback} instead.", stacklevel=2)
+    by_attention = fallback == "attention"
+    other = group.masks(ATTENTION) if by_attention else [torch.ones_like(mask) for mask in masks]
+    return [other[i] if i in empty else mask for i, mask in enumerate(masks)]
+
+
+def attend_pictures(
+    pipeline: Any, groups: Sequence[Pictured], name: str, seed: int, guidance: float, model: Mapping[str, str]
+) -> None:
+    """Fill the folder ``name`` of every target that has none made this way, by :func:`noised_masks`.
+
+    Args:
+        pipeline: the original model.
+        groups: given pictures of each target.
+        name: ``masks`` or ``attention_masks``.
+        seed: of the noise.
+        guidance: scale that a distilled UNet is told.
+        model: fingerprints of the model, kept beside the masks.
+    """
+    for group in groups:
+        record = group.record(method="attention", kind=group.kind, seed=seed, guidance=guidance, levels=LEVELS, **model)
+        if not group.has(name, record):
+            group.write(name, noised_masks(pipeline, group, seed, guidance), record)
+
+
+@torch.no_grad()
+def noised_masks(pipeline: Any, group: Pictured, seed: int, guidance: float) -> list[Tensor]:
+    """Masks [H, W] of given pictures, each of its picture's size, from the model's own cross-attention.
+
+    A drawn picture's attention is averaged over the steps that draw it. A given one has no such steps, so it is looked
+    at under ten levels of noise (on the bundled model's pictures as close to the silhouettes as while they are drawn).
+    """
+    template = PICTURE_TEMPLATE[group.kind]
+    text, pooled = encode_both(pipeline, [template.replace("{}", group.target)])
+    positions = attended_positions(text_parts(pipeline)[0][0], template, group.target)
+    extra = unet_conditions(pipeline, pooled, 1, guidance)
+    height, width = picture_size(pipeline)
+    steps = pipeline.scheduler.config.num_train_timesteps
+    found = []
+    for i, picture in enumerate(group.read()):
+        fitting = picture.resize((width, height), Image.Resampling.LANCZOS)
+        latents, maps = picture_latents(pipeline, [fitting]), AttentionMaps([positions], (height, width))
+        generator = stream(seed, group.target, "noise", i)
+        with observed(pipeline.unet, maps.observe):
+            for level in LEVELS:
+                t = torch.tensor(int(level * steps), device=latents.device)
+                noise = torch.randn(latents.shape, generator=generator).to(latents)
+                pipeline.unet(noised(pipeline, latents, noise, t), t, encoder_hidden_states=text, **extra)
+        mask = mask_from_map(maps.maps()[0])
+        found.append(F.interpolate(mask[None, None], size=picture.size[::-1], mode="nearest")[0, 0])
+    return found
+
+
+def look_at_masks(group: Pictured) -> None:
+    """Write the contact sheet of a target's pictures, and warn of each mask that is odd."""
+    masks, sheet = group.masks("masks"), group.folder / "contact_sheet.png"
+    contact_sheet(sheet, group.read(), masks)
+    for file, mask in zip(group.files, masks, strict=True):
+        found = complaint(mask)
+        if found is not None:
+            name = group.folder / "masks" / f"{file.stem}.png"
+            warnings.warn(f"The mask {name} {found}. Look at {sheet}.", stacklevel=2)

@@ -1,0 +1,119 @@
+"""The LoRAs of several concepts side by side on the cross-attention keys and values.
+
+Legend: N samples, T tokens, D text width, O output width, R rank, C concepts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mace_pl.errors import UserError
+from mace_pl.models.cross_attention import key_value_names
+
+
+def stream(seed: int, *names: object) -> torch.Generator:
+    """A random stream of its own for (seed, names): the same on every device, in any order, at any batch size."""
+    digest = hashlib.sha256(repr((seed, *names)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+class SideBySideLoRA(nn.Module):
+    """A frozen projection with one LoRA per concept; each sample of the batch passes through its own.
+
+    y_n = W x_n + B_{c(n)} A_{c(n)} x_n, with c(n) = ``active[n]``; without ``active`` the projection alone. A is drawn
+    from the concept's own stream (uniform, Kaiming as PEFT's), B is zero; the scale is one.
+
+    Args:
+        base: the projection, O × D, without bias.
+        concepts: how many concepts.
+        rank: R.
+    """
+
+    def __init__(self, base: nn.Linear, concepts: int, rank: int) -> None:
+        super().__init__()
+        self.base = base
+        self.A = nn.ParameterList([nn.Parameter(torch.zeros(rank, base.in_features)) for _ in range(concepts)])
+        self.B = nn.ParameterList([nn.Parameter(torch.zeros(base.out_features, rank)) for _ in range(concepts)])
+        self.active: list[int] | None = None
+
+    def forward(self, x_NTD: Tensor) -> Tensor:
+        """[N, T, D] to [N, T, O]."""
+        out: Tensor = self.base(x_NTD)
+        if self.active is None:
+            return out
+        A_NRD = torch.stack([self.A[c] for c in self.active]).to(x_NTD.dtype)
+        B_NOR = torch.stack([self.B[c] for c in self.active]).to(x_NTD.dtype)
+        return out + (x_NTD @ A_NRD.transpose(1, 2)) @ B_NOR.transpose(1, 2)
+
+
+class ConceptLoRAs(nn.Module):
+    """All side-by-side LoRAs of a UNet, put in place of its ``attn2`` keys and values.
+
+    Args:
+        unet: the UNet, changed in place until :meth:`remove`.
+        targets: the concepts' names.
+        rank: R.
+        seed: the run's seed; each concept draws from its own stream.
+    """
+
+    def __init__(self, unet: Any, targets: list[str], rank: int, seed: int) -> None:
+        super().__init__()
+        if rank < 1:
+            raise UserError(f"model.rank={rank} must be at least 1 (the paper uses 1).")
+        self.targets = targets
+        self.names = key_value_names(unet)
+        layers = []
+        for name in self.names:
+            layer = SideBySideLoRA(unet.get_submodule(name), len(targets), rank)
+            for i, target in enumerate(targets):
+                bound = layer.base.in_features**-0.5
+                draw = torch.rand(rank, layer.base.in_features, generator=stream(seed, target, "lora", name))
+                layer.A[i].data = ((2 * draw - 1) * bound).to(layer.base.weight.device)
+                layer.B[i].data = layer.B[i].data.to(layer.base.weight.device)
+            unet.set_submodule(name, layer)
+            layers.append(layer)
+        self.layers = nn.ModuleList(layers)
+
+    def activate(self, concepts: list[int] | None) -> None:
+        """Let sample n pass through the LoRA of ``concepts[n]``; None switches them off."""
+        for layer in self.layers:
+            layer.active = concepts  # type: ignore[assignment]
+
+    def parameters_of(self, concept: int) -> list[nn.Parameter]:
+        """The parameters of one concept: clipped on their own, stepped on their own."""
+        return [p for layer in self.layers for p in (layer.A[concept], layer.B[concept])]  # type: ignore[index,misc]
+
+    def parameters_list(self) -> list[nn.Parameter]:
+        """The parameters of all concepts, without the frozen projections."""
+        return [p for c in range(len(self.targets)) for p in self.parameters_of(c)]
+
+    def factors(self, concept: int) -> dict[str, tuple[Tensor, Tensor]]:
+        """(A [R, D], B [O, R]) by layer name."""
+        pairs = zip(self.names, self.layers, strict=True)
+        return {n: (x.A[concept].detach(), x.B[concept].detach()) for n, x in pairs}  # type: ignore[index]
+
+    def remove(self, unet: Any) -> None:
+        """Put the plain projections back."""
+        for name, layer in zip(self.names, self.layers, strict=True):
+            unet.set_submodule(name, layer.base)
+
+
+def to_peft(factors: Mapping[str, tuple[Tensor, Tensor]], prefix: str = "unet.") -> dict[str, Tensor]:
+    """PEFT's names as diffusers' ``load_lora_weights`` reads them: ``unet.<layer>.lora_A.weight`` and ``lora_B``."""
+    tensors = {}
+    for name, (A, B) in factors.items():
+        tensors[f"{prefix}{name}.lora_A.weight"] = A
+        tensors[f"{prefix}{name}.lora_B.weight"] = B
+    return tensors
+
+
+def from_peft(tensors: Mapping[str, Tensor], prefix: str = "unet.") -> dict[str, tuple[Tensor, Tensor]]:
+    """The inverse of :func:`to_peft`."""
+    end = ".lora_A.weight"
+    names = [key[len(prefix) : -len(end)] for key in tensors if key.endswith(end)]
+    return {n: (tensors[f"{prefix}{n}{end}"], tensors[f"{prefix}{n}.lora_B.weight"]) for n in names}

@@ -1,0 +1,210 @@
+"""What a base model must be: a latent diffusion model from text alone, whole, in weights and settings that agree.
+
+Everything is refused while it is loaded, before a picture is drawn.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from diffusers import AsymmetricAutoencoderKL, AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+from lightning.pytorch.utilities import rank_zero_warn
+
+from mace_pl.errors import UserError
+from mace_pl.models.cross_attention import cross_attentions
+from mace_pl.models.text_encoding import text_parts
+
+VAES = (AutoencoderKL, AsymmetricAutoencoderKL, AutoencoderTiny)
+PREDICTIONS = ("epsilon", "v_prediction", "sample")
+FAMILY = "Give a Stable Diffusion 1.x, 2.x or XL model, or one distilled from these."
+ADAPTER = re.compile(r"\.(base_layer|lora_[AB]|lora_magnitude_vector|hada_\w+|lokr_\w+)\b")
+#: under which names an original checkpoint holds a part, by whether it is SDXL
+ORIGINAL = {
+    False: {"vae": "first_stage_model.", "text_encoder": "cond_stage_model."},
+    True: {
+        "vae": "first_stage_model.",
+        "text_encoder": "conditioner.embedders.0.",
+        "text_encoder_2": "conditioner.embedders.1.",
+    },
+}
+UNET = "model.diffusion_model."
+
+
+def check_base(pipeline: Any, pretrained: str) -> None:
+    """Refuse a pipeline that cannot be edited, or that draws from something else than text.
+
+    Args:
+        pipeline: the whole pipeline.
+        pretrained: what the user called it, for messages.
+
+    Raises:
+        UserError: a part is missing or of another class, or the parts do not go together; naming them.
+    """
+    name = f"model.pretrained={pretrained}"
+    lacking = [p for p in ("vae", "text_encoder", "tokenizer", "scheduler") if getattr(pipeline, p, None) is None]
+    if lacking:
+        raise UserError(f"{name} has no {', no '.join(lacking)}. {FAMILY}")
+    unet, vae, scheduler = pipeline.unet, pipeline.vae, pipeline.scheduler
+    if not isinstance(unet, UNet2DConditionModel):
+        raise UserError(f"{name}: its unet is a {type(unet).__name__}, not a UNet2DConditionModel. {FAMILY}")
+    if not isinstance(vae, VAES):
+        allowed = ", ".join(cls.__name__ for cls in VAES)
+        raise UserError(f"{name}: its vae is a {type(vae).__name__}; {allowed} can be used. Put one of them there.")
+    if not hasattr(scheduler, "alphas_cumprod"):
+        raise UserError(
+            f"{name}: its scheduler is a {type(scheduler).__name__}, which has no alphas_cumprod: the model was "
+            f"trained on another noise than Stable Diffusion's, which MACE is made for. {FAMILY}"
+        )
+    prediction = scheduler.config.get("prediction_type", "epsilon")
+    if prediction not in PREDICTIONS or scheduler.config.get("use_flow_sigmas"):
+        raise UserError(
+            f"{name}: its scheduler {type(scheduler).__name__} is set to flow matching or an unknown prediction "
+            f"(prediction_type={prediction}; {', '.join(PREDICTIONS)} can be used). {FAMILY}"
+        )
+    check_conditions(pipeline, name)
+
+
+def check_conditions(pipeline: Any, name: str) -> None:
+    """Refuse a UNet that wants more than latents, text and picture size, or other ones than its neighbours give.
+
+    Raises:
+        UserError: naming what it wants.
+    """
+    unet, latents = pipeline.unet, pipeline.vae.config.latent_channels
+    if unet.config.in_channels != latents:
+        raise UserError(
+            f"{name}: its UNet takes {unet.config.in_channels} channels, its VAE gives {latents}: a model for "
+            f"inpainting, depth, instructions or upscaling. Give the text-to-image model that it was made from."
+        )
+    cross_attentions(unet)
+    check_wanted(unet.config, name)
+    encoders = text_parts(pipeline)[1]
+    given = sum(encoder.config.hidden_size for encoder in encoders)
+    wanted = unet.config.cross_attention_dim
+    if isinstance(wanted, int) and wanted != given:
+        raise UserError(
+            f"{name}: its UNet takes text of width {wanted}, its text encoders give {given}: they are of different "
+            f"models. Put those of one model together."
+        )
+    if unet.config.get("addition_embed_type") == "text_time":
+        pooled = encoders[-1].config.projection_dim
+        wanted = unet.config.projection_class_embeddings_input_dim
+        if len(encoders) != 2 or wanted != 6 * unet.config.addition_time_embed_dim + pooled:
+            raise UserError(
+                f"{name}: its UNet is conditioned on other than SDXL's picture sizes, as the SDXL refiner's is: "
+                f"give the base model."
+            )
+
+
+def check_wanted(settings: Mapping[str, Any], name: str) -> None:
+    """Refuse the configuration of a UNet that wants pictures or classes; before its weights are read, too.
+
+    Raises:
+        UserError: naming what it wants.
+    """
+    for key in ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type"):
+        value = settings.get(key)
+        if value is not None and (key, value) != ("addition_embed_type", "text_time"):
+            raise UserError(f"{name}: its UNet has {key}={value}, which training cannot feed. {FAMILY}")
+
+
+def check_keys(part: str, missing: Sequence[str], unused: Sequence[str], name: str) -> None:
+    """Refuse files that do not hold the weights of their part.
+
+    Args:
+        part: such as ``unet``.
+        missing: weights of the part that its files lack.
+        unused: weights in its files that the part does not have.
+        name: the model, for messages.
+
+    Raises:
+        UserError: naming the part and the first such weight.
+    """
+    adapted = [key for key in [*unused, *missing] if ADAPTER.search(key)]
+    if adapted:
+        raise UserError(
+            f"{name}: the files of its {part} were saved with an adapter attached and do not hold its plain weights "
+            f"(as {adapted[0]}). Load it where it was made, fuse or unload the adapter, and save it again."
+        )
+    if missing or (unused and part == "unet"):
+        what = f"lack {missing[0]}" if missing else f"hold {unused[0]}, which the part does not have"
+        raise UserError(
+            f"{name}: the files of its {part} are not its weights: they {what} (missing: {len(missing)}, "
+            f"unused: {len(unused)}). Get the files and config.json of the {part} again from one source."
+        )
+
+
+def is_xl(shapes: Mapping[str, Sequence[int]]) -> bool:
+    """Whether an original checkpoint is of SDXL, by its names."""
+    return any(name.startswith(("conditioner.embedders.", f"{UNET}label_emb.")) for name in shapes)
+
+
+def check_original(shapes: Mapping[str, Sequence[int]], name: str) -> None:
+    """Refuse an original checkpoint that lacks a part or whose UNet takes more than latents.
+
+    Args:
+        shapes: of the file's tensors by name.
+        name: the model, for messages.
+
+    Raises:
+        UserError: naming the parts or the channels.
+    """
+    if not any(key.startswith(UNET) for key in shapes):
+        raise UserError(f"{name} holds no UNet in the original layout. Give a whole .safetensors checkpoint.")
+    parts = ORIGINAL[is_xl(shapes)]
+    lacking = [part for part, prefix in parts.items() if not any(key.startswith(prefix) for key in shapes)]
+    if lacking:
+        raise UserError(
+            f"{name} holds no {', no '.join(lacking)} (names that begin with {', '.join(parts[p] for p in lacking)}). "
+            f"Give a checkpoint with all parts, or a diffusers folder that joins them."
+        )
+    adapted = [key for key in shapes if key.startswith(UNET) and ADAPTER.search(key)]
+    check_keys("unet", [], adapted, name)
+    into = shapes.get(f"{UNET}input_blocks.0.0.weight")
+    if into is not None and into[1] != 4:
+        raise UserError(
+            f"{name}: its UNet takes {into[1]} channels, where latents have 4: a model for inpainting, depth or "
+            f"instructions. Give the text-to-image model that it was made from."
+        )
+
+
+def marked_prediction(names: Sequence[str], header: Mapping[str, str]) -> tuple[str | None, bool, str]:
+    """The prediction type that a checkpoint is marked with, whether it is of zero terminal SNR, and by which mark."""
+    zero = "ztsnr" in names
+    if "v_pred" in names:
+        return "v_prediction", zero, "key v_pred"
+    said = header.get("modelspec.prediction_type", "").lower()
+    if said.startswith("eps"):
+        return "epsilon", zero, f"modelspec.prediction_type={said}"
+    if said in ("v", "v_prediction", "v-prediction", "vpred"):
+        return "v_prediction", zero, f"modelspec.prediction_type={said}"
+    return None, zero, "key ztsnr"
+
+
+def check_prediction(pipeline: Any, names: Sequence[str], header: Mapping[str, str], layout: str | None) -> None:
+    """Refuse a scheduler that contradicts the marks of a single checkpoint.
+
+    A text that says epsilon is written by default into files of every kind: a layout that was given wins over it.
+
+    Raises:
+        UserError: naming ``model.layout``, both prediction types and the mark.
+    """
+    marked, zero, mark = marked_prediction(names, header)
+    config = pipeline.scheduler.config
+    own = config.get("prediction_type", "epsilon")
+    where = f"model.layout={layout}" if layout else "the layout that diffusers takes where model.layout is not given"
+    wanted = [f'"prediction_type": "{marked}"'] if marked is not None and marked != own else []
+    if wanted and marked == "epsilon" and layout is not None:
+        rank_zero_warn(f"model.pretrained is marked as epsilon ({mark}); {where} has {own}, which is used.")
+        wanted = []
+    if zero and "rescale_betas_zero_snr" in config and not config["rescale_betas_zero_snr"]:
+        wanted.append('"rescale_betas_zero_snr": true')
+    if wanted:
+        raise UserError(
+            f"model.pretrained is marked as {marked or own}{', zero terminal SNR' if zero else ''} ({mark}), but the "
+            f"scheduler of {where} has prediction_type={own} and rescale_betas_zero_snr="
+            f"{config.get('rescale_betas_zero_snr', False)}. Give a model.layout whose scheduler/scheduler_config.json "
+            f"has {', '.join(wanted)}."
+        )

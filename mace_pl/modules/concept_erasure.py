@@ -1,0 +1,300 @@
+"""Erasing concepts as a LightningModule: prepare, refine, train a LoRA per concept, fuse; each stage is one call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from mace_pl.concepts.preservation import (
+    StageWeights,
+    named_statistics,
+    names_to_keep,
+    preservation,
+    statistics_of,
+    with_domain,
+)
+from mace_pl.data.batches import Batches
+from mace_pl.errors import UserError
+from mace_pl.files.identity import hash_files, identity
+from mace_pl.images.prepare import check_prompts, prepare_pictures
+from mace_pl.methods.base import ClosedForm
+from mace_pl.methods.edit import Edit, Factors
+from mace_pl.methods.lora import ConceptLoRAs
+from mace_pl.methods.mace import Mace
+from mace_pl.models.backbone import backbone_of
+from mace_pl.models.pipeline import load_pipeline, unet_fingerprint
+from mace_pl.models.text_encoding import encoder_fingerprint
+from mace_pl.stages.fuse import Trained, fuse_concepts
+from mace_pl.stages.refine import Refined, refine_concepts
+from mace_pl.stages.train import (
+    ConceptState,
+    Examples,
+    Objective,
+    attention_loss,
+    encode_examples,
+    restore_state,
+    schedule,
+    state_of,
+)
+from mace_pl.training.frozen_layers import frozen_layers
+from mace_pl.training.memory import LARGEST, LiveBytes, free_bytes, side_by_side
+from mace_pl.training.options import check_trainer, check_whole
+from mace_pl.training.sharding import Share, add_up, group_of, share_of
+from mace_pl.training.trainer import gathered
+
+
+class ConceptErasure(LightningModule):
+    """Erase concepts from a Stable Diffusion type pipeline, by MACE (CVPR 2024) or a closed form alone.
+
+    Args:
+        pretrained: the original model, never changed: folder or hub id of a Stable Diffusion pipeline, or a single
+            ``.safetensors`` checkpoint in the original layout.
+        revision: branch, tag or commit of a hub id.
+        variant: which files of a folder or hub id are read, as in ``fp16``.
+        layout: diffusers folder or hub id with the configurations, tokenizer and scheduler of a single checkpoint; what
+            diffusers takes for its family when None.
+        method: the closed form: ``Mace`` (all three stages, when None), ``MaceRefinement`` or ``UCE``, which train
+            nothing and need no images.
+        prior: file of prior statistics (``erase.py cache``), or files with their weights, or none.
+        domain: file of domain statistics, or files with their weights, or none.
+        domain_names: names to preserve, a list or a text file with one on each line: their prompts are added to
+            ``domain`` when the run starts. Targets among them are left out.
+        rank: rank of each concept's LoRA (paper: 1).
+        refine: λ_I, λ_p, λ_d of stage 1.
+        fuse: λ_I, μ_p, μ_d of stage 3.
+        lr: learning rate of stage 2 (published: 1e-5 for objects, 1e-4 otherwise, on SD 1.4).
+        weight_decay: AdamW's.
+        gradient_clip: largest gradient norm, per concept.
+        importance_sampling: draw timesteps from the concept-focal density; off means uniform.
+        squared_loss: square the attention norm (the paper's equation) or not (the published experiments).
+        attend_padding: the loss looks at the end token and the padding too.
+        gradient_checkpointing: run each block of the UNet again in the backward pass; less memory, more time.
+        compile: compile the UNet's blocks with ``torch.compile`` (wants a C++ compiler on CPU, Triton on GPU).
+        seed: seeds images, LoRAs, noise and timesteps; the command links it to ``seed_everything``.
+    """
+
+    def __init__(
+        self,
+        pretrained: str,
+        method: ClosedForm | None = None,
+        prior: str | dict[str, float] | None = None,
+        domain: str | dict[str, float] | None = None,
+        rank: int = 1,
+        refine: StageWeights = StageWeights(identity=1e3),  # noqa: B008 - read only; jsonargparse shows its fields
+        fuse: StageWeights = StageWeights(identity=1e3),  # noqa: B008
+        lr: float = 1e-5,
+        weight_decay: float = 0.01,
+        gradient_clip: float = 1.0,
+        importance_sampling: bool = True,
+        squared_loss: bool = False,
+        attend_padding: bool = True,
+        gradient_checkpointing: bool = False,
+        compile: bool = False,
+        seed: int = 2024,
+        revision: str | None = None,
+        variant: str | None = None,
+        layout: str | None = None,
+        domain_names: list[str] | str | None = None,
+    ) -> None:
+        super().__init__()
+        if rank < 1:
+            raise UserError(f"model.rank={rank} must be at least 1 (the paper uses 1).")
+        self.automatic_optimization = False
+        self.pretrained, self.rank, self.seed = pretrained, rank, seed
+        self.method = method or Mace()
+        self.lr, self.weight_decay, self.gradient_clip = lr, weight_decay, gradient_clip
+        self.attend_padding, self.compile_blocks = attend_padding, compile
+        self.objective = Objective(seed, importance_sampling, squared_loss, checkpointing=gradient_checkpointing)
+        self.pipeline = load_pipeline(pretrained, revision, variant, layout)
+        self.backbone = backbone_of(self.pipeline)
+        self.unet = self.backbone.network  # registered, so that the Trainer sees it
+        self.fingerprint = encoder_fingerprint(self.pipeline)
+        self.unet_hash = unet_fingerprint(self.unet)
+        width = int(self.backbone.encode([""])[0].shape[-1])
+        self.domain_names = names_to_keep(domain_names, (refine, fuse))
+        self.preserved = {"refine": vars(refine), "names": self.domain_names, "files": statistics_of(prior, domain)}
+        self.keep_refine, self.keep_fuse = preservation(prior, domain, (refine, fuse), self.fingerprint, width)
+        self.refined: Refined | None = None  # this and the next: what the stages make, each set by its hook
+        self.loras: ConceptLoRAs | None = None
+        self.examples: Examples | None = None
+        self.trained: Trained | None = None
+        self.edit: Edit | None = None
+        self.share = Share((), (), ())
+        self.group: Any = None  # of the ranks that share a concept's images
+        self.side_by_side = 1
+        self.done: dict[int, int] = {}  # steps that an interrupted run has finished, by concept
+        self.losses: dict[str, list[float]] = {}
+        self.stepped: list[int] = []  # the concepts of this step
+        self.stage = ExitStack()  # what is switched on while stage 2 runs
+
+    @property
+    def data(self) -> Any:
+        """The concepts, their prompts and images."""
+        return self.trainer.datamodule  # type: ignore[attr-defined]
+
+    # --- prepare and refine --------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Images and masks of the targets, then stage 1 for all of them in one solve."""
+        if stage != "fit":
+            return
+        check_trainer(self.trainer, "fit")
+        data, backbone = self.data, self.backbone
+        self.objective = replace(self.objective, guidance=data.image_guidance, images_per_step=data.images_per_step)
+        self.pipeline.to(self.trainer.strategy.root_device)  # once; on every rank alike, so that their sums are equal
+        check_prompts(self.pipeline, data.concepts, data.templates)
+        if self.method.trains:
+            model = {"unet": self.unet_hash, "text_encoder": self.fingerprint}
+            prepare_pictures(self.pipeline, self.trainer, self.seed, model)
+        names = named_statistics(self.pipeline, self.domain_names, [c.target for c in data.concepts])
+        self.keep_refine, self.keep_fuse = with_domain(self.keep_refine, names), with_domain(self.keep_fuse, names)
+        settings = (self.method, self.keep_refine, self.attend_padding)
+        self.refined = refine_concepts(backbone, data.concepts, data.templates, *settings)
+        backbone.set_key_values(self.refined.weights())
+        if self.method.trains:
+            self.loras = ConceptLoRAs(self.unet, [c.target for c in data.concepts], self.rank, self.seed)
+            place = (self.global_rank, self.trainer.world_size, len(data.concepts))
+            self.share = share_of(*place, self.objective.images_per_step)
+
+    # --- train ---------------------------------------------------------------------------------------------------
+
+    def on_fit_start(self) -> None:
+        """Encode this rank's images once, and choose how many concepts are trained side by side."""
+        data, images = self.data, self.objective.images_per_step
+        if self.loras is None or self.refined is None:
+            return
+        self.group = group_of(self.global_rank, self.trainer.world_size, len(data.concepts), images)
+        texts = self.refined.texts
+        self.examples = encode_examples(self.backbone, data, data.concepts, self.share.concepts, texts, self.objective)
+        if not self.compile_blocks:  # a compiler decides on its own what it saves for the backward pass
+            self.stage.enter_context(frozen_layers(self.unet))
+        wanted = data.concepts_per_batch
+        self.side_by_side = self.fitting_concepts() if wanted == "auto" else wanted
+        if self.compile_blocks:
+            self.stage.enter_context(self.backbone.compiled())
+
+    def fitting_concepts(self) -> int:
+        """How many concepts are trained side by side: a step of one is run and measured, its gradient is dropped."""
+        left = [c for c in self.share.concepts if self.done.get(c, 0) < self.data.steps_per_concept]
+        chosen = LARGEST  # of a rank that has nothing left to train
+        if left:
+            with LiveBytes() as live, self.trainer.precision_plugin.train_step_context():
+                self.loss(left[:1], 0).sum().backward()
+            self.zero_grad(set_to_none=True)
+            free = free_bytes(self.device)
+            if self.device.type == "cpu":
+                free //= self.trainer.num_devices  # the ranks of a node share its memory
+            chosen = side_by_side(free, live.peak, len(left))
+            taken, left_over = (f"{size / 2**20:,.1f} MB" for size in (live.peak, free))
+            rank_zero_info(f"Concepts side by side: {chosen} (one takes {taken}, free: {left_over})")
+        return int(min(gathered(self.trainer, chosen)))  # the schedules of all ranks have one length
+
+    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """This rank's schedule, as long as the longest one: Lightning's ranks go from batch to batch together.
+
+        A batch without concepts trains nothing; there is at least one, or the run would end before the fusion.
+        """
+        data, world = self.data, self.trainer.world_size
+        count = len(data.concepts) if self.method.trains else 0
+        shares = [share_of(rank, world, count, data.images_per_step) for rank in range(world)] if count else []
+        schedules = [schedule(s.concepts, data.steps_per_concept, self.side_by_side, self.done) for s in shares]
+        own = schedules[self.global_rank] if count else []
+        longest = max([1, *(len(batches) for batches in schedules)])
+        empty = [{"concepts": [], "step": 0}] * (longest - len(own))
+        return DataLoader(Batches([*own, *empty]), batch_size=None)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer | None:
+        """AdamW over all LoRAs; those without a gradient in a step stay as they are."""
+        parameters = [] if self.loras is None else self.loras.parameters_list()
+        return torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay) if parameters else None
+
+    def loss(self, concepts: Sequence[int], step: int) -> Tensor:
+        """[C]: see :func:`mace_pl.stages.train.attention_loss`."""
+        assert self.loras is not None and self.examples is not None
+        parts = (self.backbone, self.loras, self.examples, self.objective)
+        return attention_loss(*parts, concepts, step, self.share.images)
+
+    def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
+        """One step of each concept in the batch, with losses, clipping and optimizer state of its own."""
+        self.stepped = concepts = list(batch["concepts"])
+        if not concepts or self.loras is None:
+            return
+        losses = self.loss(concepts, batch["step"])
+        optimizer: Any = self.optimizers()
+        optimizer.zero_grad(set_to_none=True)
+        # the loss scale of 16-mixed alone: gradients cross ranks only where these share a concept's images
+        self.trainer.precision_plugin.pre_backward(losses.sum(), self).backward()
+        self.loras.activate(None)
+        if self.group is not None:
+            losses = add_up([p for c in concepts for p in self.loras.parameters_of(c)], losses, self.group)
+        optimizer.step()
+        for concept, loss in zip(concepts, losses.tolist(), strict=True):
+            self.losses.setdefault(self.data.concepts[concept].target, []).append(loss)
+        self.log("loss", losses.detach().mean(), prog_bar=True, rank_zero_only=True, batch_size=len(concepts))
+        self.log("step", float(batch["step"] + 1), prog_bar=True, rank_zero_only=True, batch_size=1)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Clip each concept's gradient on its own, once a loss scale has been taken out of it."""
+        assert self.loras is not None
+        for c in self.stepped:
+            torch.nn.utils.clip_grad_norm_(self.loras.parameters_of(c), self.gradient_clip)
+
+    def current(self) -> list[str]:
+        """The targets of this step, for the progress bar."""
+        return [self.data.concepts[c].target for c in self.stepped]
+
+    def identity_of(self, concept: int) -> dict[str, str]:
+        """Hashes of all inputs on which the training of a concept depends, by what they are."""
+        data, target = self.data, self.data.concepts[concept].target
+        objective = {k: v for k, v in vars(self.objective).items() if k != "checkpointing"}
+        optimizer = {"lr": self.lr, "weight_decay": self.weight_decay, "clip": self.gradient_clip, "rank": self.rank}
+        prompts = [[c.target, c.anchor, *t] for c, t in zip(data.concepts, data.templates, strict=True)]
+        return {
+            "target": target,
+            "settings": identity({**objective, **optimizer, "precision": str(self.trainer.precision)}),
+            "model": identity({"unet": self.unet_hash, "text_encoder": self.fingerprint}),
+            "prompts of the run": identity({"prompts": prompts, "attend_padding": self.attend_padding}),
+            "method or what it preserves": identity({"method": repr(self.method), **self.preserved}),
+            "images or masks": hash_files(data.files(data.concepts[concept])),
+        }
+
+    def state_of(self, concept: int) -> ConceptState:
+        """A concept in training, to be saved."""
+        assert self.loras is not None
+        target = self.data.concepts[concept].target
+        return state_of(self.loras, self.trainer.optimizers[0], concept, self.losses[target])
+
+    def resume(self, concept: int, state: ConceptState) -> None:
+        """Resume a concept from what was saved; another rank's is only left out of the schedules."""
+        self.done[concept] = state.steps
+        if self.loras is not None and concept in self.share.concepts:
+            restore_state(self.loras, self.trainer.optimizers[0], concept, state)
+            self.losses[self.data.concepts[concept].target] = list(state.losses)
+
+    # --- fuse ----------------------------------------------------------------------------------------------------
+
+    def on_train_end(self) -> None:
+        """Gather the LoRAs of all ranks and solve stage 3; the network then holds the edited weights."""
+        assert self.refined is not None
+        self.stage.close()
+        factors: dict[str, Factors] = {}
+        losses: dict[str, list[float]] = {}
+        if self.loras is not None:
+            own = {self.data.concepts[c].target: self.loras.factors(c) for c in self.share.concepts}
+            check_whole(self.trainer, list(own), self.losses)
+            self.loras.remove(self.unet)
+            for others, values in gathered(self.trainer, (own, self.losses)):
+                factors |= others
+                losses |= values
+        self.trained = Trained(factors, losses)
+        self.edit = fuse_concepts(self.refined, self.trained, self.keep_fuse)
+        original = {name: weight.cpu() for name, weight in self.refined.original.items()}
+        self.backbone.set_key_values(self.edit.weights(original))

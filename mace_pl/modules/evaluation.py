@@ -1,0 +1,296 @@
+"""Score edited models beside their original under ``test``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from PIL import Image
+from torch import Tensor
+
+from mace_pl.errors import UserError
+from mace_pl.evaluation.ablation import read_ablation
+from mace_pl.evaluation.clip import ClipEncoder, clip_score
+from mace_pl.evaluation.fid import ClipFeatures, compare, perceptual_distance
+from mace_pl.evaluation.report_images import ORIGINAL, Shown, first_cells
+from mace_pl.evaluation.run_scores import Words, neighbours, original_results, run_results
+from mace_pl.evaluation.write_scores import write_scores
+from mace_pl.files.artifacts import claim_output, read_tensors
+from mace_pl.files.paths import resolve
+from mace_pl.images.files import read_image, read_images
+from mace_pl.images.manifest import read_folder
+from mace_pl.methods.metrics import PictureScores
+from mace_pl.models.pipeline import load_pipeline, model_fingerprint, scheduled
+from mace_pl.models.sampling import draw
+from mace_pl.models.text_encoding import spelled_as
+from mace_pl.training.options import check_trainer
+
+
+class ErasureScores(LightningModule):
+    """Acc_e, Acc_s, Acc_g, H_o, CLIP score, FID and KID of edits, each beside the original with the same seeds.
+
+    The original's pictures are drawn once for all runs; a run is drawn for the names and for its targets' synonyms.
+
+    Args:
+        pretrained: the original pipeline: folder, hub id or single checkpoint.
+        revision: branch, tag or commit of a hub id.
+        variant: which of its files are read, as in ``fp16``.
+        layout: folder with the configurations of a single checkpoint's parts.
+        runs: output folders of ``fit``, each with its targets and its ``refined.safetensors``, or folders of whole
+            pipelines, by whatever method they were edited. None scores the original alone.
+        classifier: folder of the CLIPModel that judges.
+        output: the JSON file with all figures; a table in Markdown and a report in HTML are written beside it.
+        steps: denoising steps.
+        guidance: classifier-free guidance scale.
+        overwrite: replace ``output`` where it exists.
+        targets: what the pipelines among ``runs`` erase; runs of ``fit`` bring their own.
+        judge: what says which name a picture shows, in place of the classifier, such as a face-identity model: a
+            :class:`mace_pl.evaluation.clip.Judge`.
+        features: what FID, KID and the distance see of a picture; the classifier's picture side when None.
+        reference: folder of pictures for FID and KID; those of the original model when None.
+        kid_subset: pictures in each of KID's subsets.
+        nearest: how many kept names beside each target are scored on their own.
+        shown: pictures of each word in the report.
+        ablation: JSON files whose rows become a section of the report: lists of ``label``, ``acc_e``, ``acc_s`` and
+            ``h``, or score files of ``test``, a row per run.
+        scheduler: a scheduler of diffusers that draws with all models; each model's own when None.
+    """
+
+    def __init__(
+        self,
+        pretrained: str,
+        runs: list[str] | None = None,
+        classifier: str = "checkpoints/emoji/clip",
+        output: str = "checkpoints/scores.json",
+        steps: int = 30,
+        guidance: float = 5.0,
+        overwrite: bool = False,
+        targets: list[str] | None = None,
+        judge: torch.nn.Module | None = None,
+        features: torch.nn.Module | None = None,
+        reference: str | None = None,
+        kid_subset: int = 50,
+        nearest: int = 3,
+        shown: int = 4,
+        ablation: list[str] | None = None,
+        revision: str | None = None,
+        variant: str | None = None,
+        layout: str | None = None,
+        scheduler: str | None = None,
+    ) -> None:
+        super().__init__()
+        claim_output(Path(output), overwrite, "model.output")
+        if kid_subset < 2:
+            raise UserError(f"model.kid_subset={kid_subset} must be at least 2.")
+        self.ablation = read_ablation(ablation or [])
+        self.pretrained, self.classifier, self.output = pretrained, classifier, Path(output)
+        self.runs = {Path(run).name: run for run in runs or []}
+        if len(self.runs) < len(runs or []) or ORIGINAL in self.runs:
+            raise UserError(f"model.runs={runs} need folder names that differ, and none called {ORIGINAL!r}.")
+        self.steps, self.guidance, self.scheduler = steps, guidance, scheduler
+        self.kid_subset, self.nearest, self.shown = kid_subset, nearest, shown
+        self.pipeline = load_pipeline(pretrained, revision, variant, layout)
+        with scheduled(self.pipeline, scheduler, "model.scheduler"):  # refused here, before anything is drawn
+            self.unet = self.pipeline.unet
+        self.fingerprints = {ORIGINAL: model_fingerprint(self.pipeline)}
+        self.targets: dict[str, list[str]] = {}
+        self.weights: dict[str, dict[str, Tensor]] = {ORIGINAL: {}}
+        self.pipelines: dict[str, Any] = {}
+        for name, run in self.runs.items():
+            self.read(name, resolve(run), targets)
+        self.clip = ClipEncoder(classifier)
+        self.features = ClipFeatures(classifier) if features is None else features
+        self.judge: Any = judge
+        self.reference = reference
+        self.references = [] if reference is None else self.read_reference(reference)
+        self.scores: dict[str, Any] = {}
+
+    def read(self, name: str, folder: Path, targets: list[str] | None) -> None:
+        """Take a run's weights and targets, or a whole pipeline.
+
+        Raises:
+            UserError: neither of both, one made from another model, or a pipeline without targets.
+        """
+        run = self.runs[name]
+        hub = not folder.exists() and run.count("/") == 1 and not resolve(Path(run).parent).is_dir()
+        if hub or (folder / "model_index.json").is_file():
+            if not targets:
+                raise UserError(f"model.targets is empty, and the pipeline {run} does not say what it erases.")
+            self.pipelines[name] = load_pipeline(run)
+            self.fingerprints[name] = model_fingerprint(self.pipelines[name])
+            self.weights[name], self.targets[name] = {}, targets
+            return
+        file = folder / "refined.safetensors"
+        if not file.is_file():
+            raise UserError(f"model.runs: {folder} has no refined.safetensors. Give output folders of fit.")
+        weights, meta = read_tensors(file, "refined", "model.runs")
+        own = self.unet.state_dict()
+        wrong = [key for key, value in weights.items() if key not in own or own[key].shape != value.shape]
+        if wrong:
+            raise UserError(f"model.runs: {file} was made from another model: {wrong[0]} does not fit its UNet.")
+        self.weights[ORIGINAL] |= {key: own[key].clone() for key in weights}
+        self.weights[name] = weights
+        self.targets[name] = [concept["target"] for concept in meta["concepts"]]
+
+    def read_reference(self, reference: str) -> list[Path]:
+        """The files of the reference folder, each of which decodes."""
+        files = read_folder(resolve(reference), "model.reference")
+        for file in files:
+            read_image(file, "model.reference")
+        return files
+
+    def setup(self, stage: str) -> None:
+        """The texts of the classes in each template, and a table per model."""
+        check_trainer(self.trainer, "test")
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.targets = {run: spelled_as(self.pipeline, own, data.names) for run, own in self.targets.items()}
+        erased = {t for targets in self.targets.values() for t in targets}
+        synonyms = {t: words for t, words in data.synonyms.items() if t in erased or not self.runs}
+        self.words = Words(data.names, synonyms)
+        self.own = [data.names.index(self.words.meaning[word]) for word in self.words.all]
+        if self.judge is not None:
+            self.own_judge(data.names)
+        texts = [self.clip.text([t.replace("{}", name) for name in data.names]) for t in data.templates]
+        self.register_buffer("texts", torch.stack(texts), persistent=False)
+        shape = (len(self.words.all), len(data.templates), data.seeds)
+        width = int(self.features.num_features)  # type: ignore[arg-type]
+        self.tables = torch.nn.ModuleList(PictureScores(*shape, width) for _ in self.weights)
+        folder = self.output.with_name(f".{self.output.name}.pictures.partial")
+        self.gallery = Shown(folder, first_cells(len(data.templates), data.seeds, self.shown), data.first_seed)
+        self.near = {name: self.next_to(targets) for name, targets in self.targets.items()}
+
+    def own_judge(self, names: list[str]) -> None:
+        """Find the data's names among those of the judge.
+
+        Raises:
+            UserError: it does not know one.
+        """
+        unknown = [name for name in names if name not in self.judge.names]
+        if unknown:
+            raise UserError(f"data.names: the judge does not know {', '.join(unknown)}. It knows {self.judge.names}.")
+        self.columns = [self.judge.names.index(name) for name in names]
+        self.places = torch.full((len(self.judge.names),), -1)
+        self.places[self.columns] = torch.arange(len(names))
+
+    def judged(self, pictures: list[Image.Image], image: Tensor, template: int) -> tuple[Tensor, Tensor, Tensor]:
+        """What is seen: [N] the class or −1, [N, C] probabilities, [N] bool where there is nothing to judge."""
+        if self.judge is None:
+            texts: Any = self.texts
+            probabilities = self.clip.probabilities(image, texts[template])
+            return probabilities.argmax(-1), probabilities, torch.zeros(len(pictures), dtype=torch.bool)
+        chances = self.judge(pictures)
+        blank = chances.sum(-1) == 0
+        seen = self.places.to(chances.device)[chances.argmax(-1)].masked_fill(blank, -1)
+        return seen, chances[:, self.columns], blank
+
+    def next_to(self, targets: list[str]) -> dict[str, dict[str, list[str]]]:
+        """The kept names next to each target, by the texts of the classifier."""
+        kept = [name for name in self.words.names if name not in targets]
+        if not kept:
+            return {}
+        first, second = self.clip.text(targets), self.clip.text(kept)
+        return neighbours(targets, kept, first, second, self.clip.tokenizer, self.nearest)
+
+    def drawn(self, name: str) -> set[str]:
+        """The words that are drawn by a model."""
+        if name == ORIGINAL:
+            return set(self.words.all)
+        synonyms = self.words.synonyms
+        return {*self.words.names, *(word for t in self.targets[name] for word in synonyms.get(t, []))}
+
+    def test_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
+        """Draw the batch's rows with every model that needs them, and measure each picture."""
+        originals: list[Tensor] = []
+        known = [i for i, word in enumerate(batch["word"]) if word in self.words.all]  # no synonyms of what stays
+        columns = {key: [batch[key][i] for i in known] for key in ("prompt", "seed", "word")}
+        batch = {**columns, "template": batch["template"]}
+        for table, name in zip(self.tables, self.weights, strict=True):
+            words = self.drawn(name)
+            rows = [i for i, word in enumerate(batch["word"]) if word in words]
+            if not rows:
+                continue
+            pictures = self.draw(name, [batch["prompt"][i] for i in rows], [batch["seed"][i] for i in rows])
+            layers = self.measure(table, name, batch, rows, pictures, originals)
+            originals = originals or layers  # the original comes first, and draws all rows
+
+    def draw(self, name: str, prompts: list[str], seeds: list[int]) -> list[Image.Image]:
+        """Pictures by one of the models."""
+        pipeline = self.pipelines.get(name, self.pipeline)
+        pipeline.to(self.device)
+        if pipeline is self.pipeline:
+            self.unet.load_state_dict(self.weights[ORIGINAL] | self.weights[name], strict=False)
+        first: int = self.trainer.datamodule.first_seed  # type: ignore[attr-defined]
+        with scheduled(pipeline, self.scheduler, "model.scheduler"):
+            return draw(pipeline, prompts, [first + seed for seed in seeds], self.steps, self.guidance, len(prompts))
+
+    def measure(
+        self,
+        table: Any,
+        name: str,
+        batch: Mapping[str, Any],
+        rows: list[int],
+        pictures: list[Image.Image],
+        originals: list[Tensor],
+    ) -> list[Tensor]:
+        """Enter a model's pictures of some rows of the batch into its table; returns their features by layer."""
+        template = batch["template"]
+        places = [self.words.all.index(batch["word"][i]) for i in rows]
+        cells = [(place, template, batch["seed"][i]) for place, i in zip(places, rows, strict=True)]
+        image = self.clip.image(pictures)
+        seen, probabilities, blank = self.judged(pictures, image, template)
+        own = torch.tensor([self.own[place] for place in places], device=self.device)
+        prompts = self.clip.text([batch["prompt"][i] for i in rows])
+        features, layers = self.features(pictures)
+        there = [layer[rows] for layer in originals] or layers
+        table.update(
+            torch.tensor(cells, device=self.device),
+            seen,
+            blank,
+            probabilities.gather(1, own.unsqueeze(1))[:, 0],
+            clip_score(image, prompts),
+            perceptual_distance(there, layers),
+            features,
+        )
+        for (place, *cell), picture in zip(cells, pictures, strict=True):
+            self.gallery.keep(name, self.words.all[place], (cell[0], cell[1]), picture)
+        return list(layers)
+
+    def on_test_epoch_end(self) -> None:
+        """Put the processes' tables together, print and write the figures."""
+        results = [table.compute() for table in self.tables]  # type: ignore[operator]
+        if not self.trainer.is_global_zero:
+            return
+        tables = dict(zip(self.weights, results, strict=True))
+        self.scores = {ORIGINAL: original_results(tables[ORIGINAL], self.words)}
+        for name, targets in self.targets.items():
+            near = sorted({word for found in self.near[name].values() for sort in found.values() for word in sort})
+            found = run_results(tables[ORIGINAL], tables[name], self.words, targets, near)
+            self.scores[name] = found | {"nearest": self.near[name]}
+        self.add_quality(tables)
+        write_scores(self)
+
+    def add_quality(self, tables: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """FID, KID and the mean distance of each run over its kept names, against the reference or the original."""
+        names = self.words.names
+        reference = None
+        if self.references:
+            batches = [self.references[i : i + 50] for i in range(0, len(self.references), 50)]
+            parts = [self.features(read_images(batch, "model.reference"))[0].cpu() for batch in batches]
+            reference = torch.cat(parts)
+            own = drawn_features(tables[ORIGINAL], list(range(len(names))))
+            self.scores[ORIGINAL]["quality"] = compare(reference, own, self.kid_subset)
+        for name, targets in self.targets.items():
+            kept = [i for i, word in enumerate(names) if word not in targets]
+            before, after = (drawn_features(tables[model], kept) for model in (ORIGINAL, name))
+            quality = compare(before if reference is None else reference, after, self.kid_subset)
+            distances = tables[name]["distance"][kept][tables[name]["drawn"][kept] > 0]
+            quality["distance"] = float(distances.mean()) if len(distances) else None
+            self.scores[name]["quality"] = quality
+
+
+def drawn_features(tables: Mapping[str, Tensor], places: list[int]) -> Tensor:
+    """[N, D] of the pictures of some words that were drawn."""
+    return tables["features"][places][tables["drawn"][places] > 0]

@@ -1,0 +1,1 @@
+"""Training the small bundled model, and fine-tuning."""

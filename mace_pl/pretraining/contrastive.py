@@ -1,0 +1,267 @@
+"""Train a small CLIP: the text encoder that the UNet is conditioned on, and the scorer of its pictures."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer
+
+from mace_pl.errors import UserError
+from mace_pl.export.readable import make_readable
+from mace_pl.files.artifacts import written_aside
+from mace_pl.files.paths import resolve
+from mace_pl.pretraining.augment import augment, sometimes, uniform
+from mace_pl.pretraining.tokenizer import save_tokenizer, train_tokenizer
+from mace_pl.pretraining.training import TrainingModule, save_text
+from mace_pl.training.progress import drawing
+
+MAX_LOG_SCALE = 4.6  # CLIP clips the temperature at 100
+LATENT_NOISE = 0.4  # most noise on the latents that are decoded, relative to the latents' own deviation
+
+
+class ContrastiveTraining(TrainingModule):
+    """Train a CLIPModel on augmented pictures; writes ``clip/``, ``text_encoder/`` and ``tokenizer/``.
+
+    The loss is CLIP's, where equal captions are right for each other's pictures, plus ``concept_weight`` times the
+    cross-entropy of naming what a picture shows among the concepts of the batch, where the data tell it.
+
+    Args:
+        output_dir: folder of the pipeline.
+        overwrite: replace the parts where they exist.
+        pretrained: folder of a CLIPModel with its tokenizer to train further; a new one when left out.
+        freeze_text: train the picture tower alone; ``text_encoder`` and ``tokenizer`` are then not written.
+        vocab_size: most entries of a new tokenizer.
+        resolution: side of the pictures of a new model.
+        patch_size: side of its patches.
+        width: width of its towers and of the shared space.
+        layers: layers of each tower.
+        heads: attention heads of each tower.
+        text_length: tokens that captions are cut to while training; the encoder itself takes 77.
+        concept_weight: weight of naming the concept.
+        augmented: share of the batches that are augmented; without it the scores of drawn pictures are brittle.
+        autoencoder: folder of an AutoencoderKL that half of the pictures go through before they are augmented, since
+            the pictures that will be scored come out of one.
+        learning_rate: highest learning rate of AdamW.
+        weight_decay: of AdamW.
+        warmup_steps: steps of linear warm-up.
+        seed: of weights and augmentation.
+    """
+
+    def __init__(
+        self,
+        output_dir: str = "checkpoints/emoji",
+        overwrite: bool = False,
+        pretrained: str | None = None,
+        freeze_text: bool = False,
+        vocab_size: int = 1024,
+        resolution: int = 64,
+        patch_size: int = 16,
+        width: int = 128,
+        layers: int = 4,
+        heads: int = 4,
+        text_length: int = 32,
+        concept_weight: float = 0.5,
+        augmented: float = 0.9,
+        autoencoder: str | None = None,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 0.05,
+        warmup_steps: int = 50,
+        seed: int = 2024,
+    ) -> None:
+        super().__init__(output_dir, overwrite, learning_rate, weight_decay, warmup_steps, seed)
+        if freeze_text and pretrained is None:
+            raise UserError("freeze_text=True needs trained text weights. Set pretrained to a folder of a CLIPModel.")
+        if resolution % patch_size:
+            raise UserError(f"patch_size={patch_size} must divide resolution={resolution}.")
+        if not 0 <= augmented <= 1:
+            raise UserError(f"augmented={augmented} must lie between 0 and 1.")
+        self.pretrained = pretrained
+        self.freeze_text = freeze_text
+        self.vocab_size = vocab_size
+        self.resolution, self.patch_size = resolution, patch_size
+        self.width, self.layers, self.heads = width, layers, heads
+        self.text_length = text_length
+        self.concept_weight = concept_weight
+        self.augmented = augmented
+        self.autoencoder = autoencoder
+        self.decoded: Tensor | None = None
+        self.clip: Any = None
+        self.tokenizer: Any = None
+        self.known: dict[str, Tensor] = {}
+
+    def parts(self) -> Sequence[str]:
+        """``clip`` alone where the text side stays as it is."""
+        return ["clip"] if self.freeze_text else ["clip", "text_encoder", "tokenizer"]
+
+    def setup(self, stage: str) -> None:
+        """Read model and tokenizer, or make them: the tokenizer of the data's captions.
+
+        Raises:
+            UserError: ``pretrained`` holds no CLIPModel, or ``autoencoder`` no AutoencoderKL.
+        """
+        super().setup(stage)
+        if self.autoencoder is not None and not (resolve(self.autoencoder) / "config.json").is_file():
+            raise UserError(f"autoencoder={self.autoencoder} has no config.json. Give the folder of an AutoencoderKL.")
+        if self.clip is not None:
+            return
+        if self.pretrained is None:
+            self.tokenizer = train_tokenizer(self.pool().captions, self.vocab_size)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self.seed)
+                self.clip = self.new_clip()
+        else:
+            folder = resolve(self.pretrained)
+            if not (folder / "config.json").is_file():
+                raise UserError(f"pretrained={self.pretrained} has no config.json. Give the folder of a CLIPModel.")
+            self.tokenizer = CLIPTokenizer.from_pretrained(folder)
+            self.clip = CLIPModel.from_pretrained(folder, dtype=torch.float32)
+        for part in (self.clip.text_model, self.clip.text_projection):
+            part.requires_grad_(not self.freeze_text)
+        self.clip.train()
+
+    def new_clip(self) -> CLIPModel:
+        """A CLIPModel whose towers differ in nothing but what they read."""
+        tower = {
+            "hidden_size": self.width,
+            "intermediate_size": 4 * self.width,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "projection_dim": self.width,
+        }
+        text = {
+            "vocab_size": len(self.tokenizer),
+            "bos_token_id": self.tokenizer.bos_token_id,
+            "eos_token_id": self.tokenizer.eos_token_id,
+            "pad_token_id": self.tokenizer.pad_token_id,
+        }
+        vision = {"image_size": self.resolution, "patch_size": self.patch_size}
+        return CLIPModel(CLIPConfig(text_config=tower | text, vision_config=tower | vision, projection_dim=self.width))
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with warm-up and cosine."""
+        return self.optimize(p for p in self.clip.parameters() if p.requires_grad)
+
+    def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
+        """Contrast N pictures [N, 3, H, W] with their captions and with the names of what they show."""
+        generator = self.generator()
+        pictures = batch["pixel_values"]
+        if self.decoded is not None:
+            decoded = self.decoded[batch["index"].cpu()].to(pictures) / 127.5 - 1
+            pictures = sometimes(decoded, pictures, 0.5, generator)
+        if float(torch.rand(1, generator=generator)) < self.augmented:
+            pictures = augment(pictures, generator)
+        seen = self.clip.vision_model(pixel_values=pictures).pooler_output
+        images = F.normalize(self.clip.visual_projection(seen), dim=-1)
+        scale = self.clip.logit_scale.clamp(max=MAX_LOG_SCALE).exp()
+        captions, places = distinct(batch["caption"])
+        contrast = contrastive_loss(scale * images @ self.encode_texts(captions).T, places.to(self.device))
+        self.log("train/contrast", contrast, prog_bar=True)
+        if not batch["concept"] or self.concept_weight == 0:
+            return contrast
+        names, places = distinct(batch["concept"])
+        logits = scale * images @ self.encode_texts([f"a photo of the {name}" for name in names]).T
+        places = places.to(self.device)
+        self.log("train/accuracy", (logits.argmax(dim=-1) == places).float().mean(), prog_bar=True)
+        return contrast + self.concept_weight * F.cross_entropy(logits, places)
+
+    @torch.no_grad()
+    def on_fit_start(self) -> None:
+        """Encode and decode every picture once, with some noise on the latents: a diffusion model's are not perfect."""
+        if self.autoencoder is None:
+            return
+        vae: Any = AutoencoderKL.from_pretrained(resolve(self.autoencoder), torch_dtype=torch.float32)
+        vae = vae.to(self.device).eval()
+        pictures, generator = self.pool().pictures, torch.Generator().manual_seed(self.seed)
+        parts = []
+        with drawing(self.trainer, "through the autoencoder", len(pictures)) as advance:
+            for part in pictures.split(64):
+                latents = vae.encode(part.to(self.device).float() / 127.5 - 1).latent_dist.mode()
+                noise = torch.randn(latents.shape, generator=generator).to(latents) / vae.config.scaling_factor
+                noise = noise * uniform(latents, 0.0, LATENT_NOISE, generator)
+                seen = vae.decode(latents + noise).sample
+                parts.append(((seen.clamp(-1, 1) + 1) * 127.5).round().to("cpu", torch.uint8))
+                advance(len(part))
+        self.decoded = torch.cat(parts)
+
+    def encode_texts(self, texts: list[str]) -> Tensor:
+        """Unit vectors [N, D] of texts; a frozen encoder reads each text once."""
+        if not self.freeze_text:
+            return self.encode(texts)
+        new = [text for text in texts if text not in self.known]
+        if new:
+            self.known.update(zip(new, self.encode(new), strict=True))
+        return torch.stack([self.known[text] for text in texts])
+
+    def encode(self, texts: list[str]) -> Tensor:
+        """Unit vectors [N, D]; padded to the longest text alone, which is exact for a causal encoder."""
+        ids = self.tokenizer(
+            texts, padding="longest", truncation=True, max_length=self.text_length, return_tensors="pt"
+        ).input_ids.to(self.device)
+        return F.normalize(self.clip.text_projection(self.clip.text_model(input_ids=ids).pooler_output), dim=-1)
+
+    def on_fit_end(self) -> None:
+        """Write the parts in float16."""
+        if not self.trainer.is_global_zero:
+            return
+        clip = copy.deepcopy(self.clip).to("cpu", torch.float16)
+        with written_aside(self.folder / "clip") as aside:
+            save_clip(clip, self.tokenizer, aside)
+        if not self.freeze_text:
+            with written_aside(self.folder / "text_encoder") as aside:
+                save_text_encoder(clip, aside)
+            with written_aside(self.folder / "tokenizer") as aside:
+                save_tokenizer(self.tokenizer, aside)
+
+
+def distinct(texts: Sequence[str]) -> tuple[list[str], Tensor]:
+    """The distinct texts, and the place of each text among them [N]."""
+    places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
+    return list(places), torch.tensor([places[text] for text in texts])
+
+
+def contrastive_loss(logits: Tensor, places: Tensor) -> Tensor:
+    """CLIP's loss for N pictures x C distinct captions, of which ``places`` [N] are right; a caption may have many."""
+    right = places[:, None] == torch.arange(logits.shape[1], device=logits.device)
+    to_picture = -(F.log_softmax(logits, dim=0) * right / right.sum(dim=0)).sum() / logits.shape[1]
+    return (F.cross_entropy(logits, places) + to_picture) / 2
+
+
+def save_clip(clip: Any, tokenizer: CLIPTokenizer, folder: Path) -> None:
+    """The CLIPModel with its tokenizer, and how pictures go in: [-1, 1]."""
+    clip.save_pretrained(folder)
+    make_readable(folder)
+    save_tokenizer(tokenizer, folder)
+    side = clip.config.vision_config.image_size
+    processor = {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"shortest_edge": side},
+        "do_center_crop": True,
+        "crop_size": {"height": side, "width": side},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+    }
+    save_text(folder / "preprocessor_config.json", processor)
+
+
+def save_text_encoder(clip: Any, folder: Path) -> None:
+    """CLIP's text tower as a CLIPTextModel whose weights have the names that every transformers version reads.
+
+    Loading strictly notices a version that names the weights in yet another way; without it nothing would be loaded and
+    nothing said.
+    """
+    text: Any = CLIPTextModel(clip.config.text_config)
+    text.load_state_dict(clip.text_model.state_dict(), strict=True)
+    text.half().save_pretrained(folder)
+    make_readable(folder)

@@ -1,0 +1,99 @@
+"""Captioned pictures composed of sprites: a sprite on a background, and a caption that says what is seen."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import torch
+from PIL import Image, ImageOps
+
+from mace_pl.errors import UserError
+from mace_pl.files.paths import resolve
+from mace_pl.images.files import read_rgba
+from mace_pl.pretraining.image_folder import PicturePool, PoolDataModule, to_tensor
+from mace_pl.pretraining.make_captions import make_caption, read_rows
+
+BACKGROUNDS = {  # the colours that captions name, as RGB
+    "white": (255, 255, 255),
+    "blue": (120, 170, 240),
+    "gray": (170, 170, 170),
+    "green": (130, 205, 130),
+    "pink": (250, 180, 205),
+    "red": (225, 95, 90),
+    "yellow": (250, 225, 110),
+}
+THE = 0.5  # share of the captions with "of a" that say "of the" instead
+SCALE = (0.7, 1.0)  # side of the sprite relative to the picture's
+
+
+def background_of(caption: str) -> str:
+    """The colour that the caption names, else white: caption and picture must agree."""
+    words = caption.removesuffix(" background").rsplit(" on a ", 1)
+    return words[1] if caption.endswith(" background") and len(words) == 2 and words[1] in BACKGROUNDS else "white"
+
+
+def compose(sprite: Image.Image, colour: str, resolution: int, rng: random.Random) -> Image.Image:
+    """The sprite on a background of ``colour``: scaled, shifted within the picture and, half of the time, mirrored."""
+    picture = Image.new("RGBA", (resolution, resolution), BACKGROUNDS[colour])
+    side = max(1, round(resolution * rng.uniform(*SCALE)))
+    drawn = sprite.resize((side, side), Image.Resampling.LANCZOS)
+    if rng.random() < 0.5:
+        drawn = ImageOps.mirror(drawn)
+    picture.alpha_composite(drawn, (rng.randint(0, resolution - side), rng.randint(0, resolution - side)))
+    return picture.convert("RGB")
+
+
+class SpritePictures(PoolDataModule):
+    """Pictures of sprites on backgrounds, every concept equally often, rendered once and kept as uint8.
+
+    Args:
+        folder: folder with ``metadata.jsonl`` (file_name, concept, style, kind, synonyms) and the RGBA sprites.
+        pictures: how many pictures to render.
+        resolution: their side; a multiple of 8.
+        batch_size: pictures per batch and process.
+        seed: of captions, backgrounds, places and order.
+    """
+
+    def __init__(
+        self,
+        folder: str = "mace_pl/pretraining/emoji",
+        pictures: int = 12000,
+        resolution: int = 64,
+        batch_size: int = 32,
+        seed: int = 2024,
+    ) -> None:
+        super().__init__(batch_size, seed)
+        if pictures < 1:
+            raise UserError(f"pictures={pictures} must be 1 or more.")
+        if resolution < 8 or resolution % 8:
+            raise UserError(f"resolution={resolution} must be a multiple of 8, such as 64.")
+        self.folder = folder
+        self.pictures = pictures
+        self.resolution = resolution
+
+    def make_pool(self) -> PicturePool:
+        """Render the pictures.
+
+        Raises:
+            UserError: no metadata.jsonl, or a sprite that cannot be read.
+        """
+        folder = resolve(self.folder)
+        by_concept: dict[str, list[dict[str, Any]]] = {}
+        for row in read_rows(folder / "metadata.jsonl"):
+            by_concept.setdefault(row["concept"], []).append(row)
+        concepts = sorted(by_concept)
+        names = {row["file_name"] for rows in by_concept.values() for row in rows}
+        sprites = {name: read_rgba(folder / name, "folder") for name in sorted(names)}
+        rng = random.Random(self.seed)
+        made = torch.empty(self.pictures, 3, self.resolution, self.resolution, dtype=torch.uint8)
+        captions: list[str] = []
+        shown: list[str] = []
+        for i in range(self.pictures):
+            row = rng.choice(by_concept[concepts[i % len(concepts)]])
+            caption = make_caption(row, rng)
+            captions.append(caption.replace(" of a ", " of the ") if rng.random() < THE else caption)
+            shown.append(row["concept"])
+            sprite = sprites[row["file_name"]]
+            made[i] = to_tensor(compose(sprite, background_of(captions[i]), self.resolution, rng))
+        return PicturePool(made, captions, shown)

@@ -1,0 +1,1 @@
+"""The stages of an erasure, one file each: functions that take values and return a value."""

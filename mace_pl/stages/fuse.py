@@ -1,0 +1,34 @@
+"""Stage 3: all LoRAs and the refinement in one edit, by a closed form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from mace_pl.methods.closed_form import Preservation
+from mace_pl.methods.edit import Edit, Factors, fusion
+from mace_pl.stages.refine import Refined
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What stage 2 leaves.
+
+    Attributes:
+        factors: the LoRA of each target: (A [R, D], B [O, R]) by layer name.
+        losses: of each target's steps.
+    """
+
+    factors: Mapping[str, Factors]
+    losses: Mapping[str, Sequence[float]]
+
+
+def fuse_concepts(refined: Refined, trained: Trained, keep: Preservation) -> Edit:
+    """The whole edit: R and a LoRA where something was trained, else T alone.
+
+    Raises:
+        UserError: the system is singular.
+    """
+    if not trained.factors:
+        return Edit(refined.T, {})
+    return fusion(refined.T, refined.sums, trained.factors, keep)

@@ -1,0 +1,1 @@
+"""What training needs beside the maths: memory, frozen layers, ranks, random streams, progress."""

@@ -1,0 +1,63 @@
+"""What the scripts beside this file share: commands of ``erase.py``, side by side on the cores of a machine."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+ERASE = Path(__file__).resolve().parents[1] / "erase.py"
+RUNS = Path("checkpoints/erased")
+SCORES = Path("checkpoints/scores")
+PROCESSES = 2
+
+
+def command(*words: str) -> None:
+    """One command of ``erase.py`` in a process of its own, on one core per process."""
+    threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}  # two processes do more than two threads
+    subprocess.run([sys.executable, str(ERASE), *words], check=True, env=os.environ | threads)
+
+
+def concepts_of(config: str) -> list[dict[str, str]]:
+    """The concepts of a configuration of ``fit``."""
+    concepts: list[dict[str, str]] = yaml.safe_load(Path(config).read_text(encoding="utf-8"))["data"]["concepts"]
+    return concepts
+
+
+def some(config: str, name: str, concepts: list[dict[str, str]]) -> Path:
+    """Erase other concepts by a configuration: its domain's weights grow with the square root of their number.
+
+    Weights that stay are too much for few concepts, weights in proportion to the number too little (measured).
+    """
+    model = yaml.safe_load(Path(config).read_text(encoding="utf-8"))["model"]
+    share = math.sqrt(len(concepts) / len(concepts_of(config)))
+    weights = [f"--model.{stage}.domain={model[stage]['domain'] * share:.3g}" for stage in ("refine", "fuse")]
+    return fit(config, name, concepts, *weights)
+
+
+def fit(config: str, name: str, concepts: list[dict[str, str]] | None = None, *more: str) -> Path:
+    """Erase, unless it was done; the report is left out, the scores below say more."""
+    if not (RUNS / name).exists():
+        given = [] if concepts is None else ["--data.concepts", json.dumps(concepts)]
+        quiet = ["--trainer.enable_progress_bar", "false", "--kept", "[]"]
+        command("fit", "--config", config, "--output_dir", str(RUNS / name), *quiet, *given, *more)
+    return RUNS / name
+
+
+def fuse(run: Path, name: str, *more: str) -> Path:
+    """Fuse a run again in another way, unless it was done."""
+    if not (RUNS / name).exists():
+        command("fuse", "--run", str(run), "--output_dir", str(RUNS / name), "--save_pipeline=false", *more)
+    return RUNS / name
+
+
+def score(config: str, name: str, runs: list[Path], *more: str) -> None:
+    """Score runs in one table, each process a share of the pictures."""
+    files = ["--model.output", str(SCORES / f"{name}.json"), "--model.overwrite", "true"]
+    both = ["--trainer.accelerator", "cpu", "--trainer.devices", str(PROCESSES), "--trainer.strategy", "ddp"]
+    command("test", "--config", config, "--model.runs", json.dumps([str(run) for run in runs]), *files, *both, *more)

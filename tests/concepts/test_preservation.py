@@ -1,0 +1,85 @@
+"""Names that stay, given to fit in place of a file of domain statistics."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file
+from support.runs import config, exit_message, statistics
+from support.tolerances import FLOAT32_EDIT, FLOAT32_SUMS, MOVED, RUN_WEIGHTS, above, close
+
+from mace_pl.cli import erase_main
+from mace_pl.concepts.concept import read_names
+from mace_pl.concepts.preservation import TEMPLATES, named_statistics
+from mace_pl.models.text_encoding import encode_prompts, encoder_fingerprint
+
+SHIP = [{"target": "ship", "anchor": "ground", "kind": "object"}]
+
+
+def plain_sums(pipeline: StableDiffusionPipeline, names: list[str]) -> torch.Tensor:
+    """Σ e eᵀ token by token."""
+    total = torch.zeros(32, 32, dtype=torch.float64)
+    for name in names:
+        for template in TEMPLATES:
+            for token in encode_prompts(pipeline, [template.replace("{}", name)])[0].double():
+                total += torch.outer(token, token)
+    return total
+
+
+@pytest.fixture(scope="module")
+def pipeline(toy_pipeline: Path) -> StableDiffusionPipeline:
+    return StableDiffusionPipeline.from_pretrained(toy_pipeline, safety_checker=None)
+
+
+def test_sums_are_those_of_the_names_that_stay(pipeline: StableDiffusionPipeline) -> None:
+    names = [f"{colour} {thing}" for colour in ("red", "blue", "green") for thing in ("house", "bird", "cat", "dog")]
+    sums = named_statistics(pipeline, [*names, "Ship"], ["ship"])  # 72 prompts: more than one batch
+    close(sums, plain_sums(pipeline, names), FLOAT32_SUMS)
+    assert named_statistics(pipeline, ["ship"], ["ship"]) is None
+    assert named_statistics(pipeline, [], []) is None
+
+
+def test_names_come_from_a_list_or_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "names.txt"
+    file.write_text("cat\n\n dog \ncat\n", encoding="utf-8")
+    assert read_names(str(file), "names") == read_names(["cat", "dog", "cat"], "names") == ["cat", "dog"]
+    assert read_names(None, "names") == []
+
+
+def test_names_that_cannot_be_kept_are_refused(
+    tmp_path: Path, toy_pipeline: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty.txt").write_text("\n")
+    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
+    for name, message in [("empty", "holds no name"), ("binary", "is not UTF-8"), ("none", "cannot be read")]:
+        args = [*config(tmp_path, toy_pipeline, "out", SHIP), "--model.domain_names", str(tmp_path / f"{name}.txt")]
+        text = exit_message(args, capsys)
+        assert "model.domain_names" in text and message in text
+    text = exit_message([*config(tmp_path, toy_pipeline, "out", SHIP), "--model.domain_names", "[cat]"], capsys)
+    assert "model.domain_names has no effect" in text and "model.refine.domain" in text
+    assert not (tmp_path / "out").exists()
+
+
+def test_fit_and_fuse_keep_names_as_a_file_of_their_statistics_does(
+    tmp_path: Path, toy_pipeline: Path, pipeline: StableDiffusionPipeline
+) -> None:
+    file = statistics(tmp_path / "d.safetensors", encoder_fingerprint(pipeline), plain_sums(pipeline, ["cat", "dog"]))
+    kept = ["--model.refine.domain", "0.5", "--model.fuse.domain", "0.25"]
+    erase_main([*config(tmp_path, toy_pipeline, "file", SHIP), *kept, "--model.domain", str(file)])
+    names = ["--model.domain_names", json.dumps(["cat", "ship", "dog"])]
+    erase_main([*config(tmp_path, toy_pipeline, "names", SHIP), *kept, *names])
+    erase_main(["fuse", "--run", str(tmp_path / "names"), "--output_dir", str(tmp_path / "again")])
+    by_file, by_names, again = (load_file(tmp_path / run / "refined.safetensors") for run in ("file", "names", "again"))
+    close(by_names, by_file, RUN_WEIGHTS)
+    close(again, by_names, FLOAT32_EDIT)
+    assert yaml.safe_load((tmp_path / "names/config.yaml").read_text())["model"]["domain_names"] == [
+        "cat",
+        "ship",
+        "dog",
+    ]
+    erase_main(config(tmp_path, toy_pipeline, "nothing", SHIP))
+    nothing = load_file(tmp_path / "nothing/refined.safetensors")
+    above(max((nothing[name] - by_names[name]).abs().max() for name in nothing), MOVED)

@@ -1,0 +1,90 @@
+"""Nothing is removed that the project did not write, whatever a target is called."""
+
+import json
+from pathlib import Path
+
+import pytest
+from support.runs import checksums, config, exit_message
+
+from mace_pl.cli import erase_main
+from mace_pl.files.artifacts import slug, write_json, written_aside
+
+FEW = {"images_per_concept": 1, "image_steps": 1, "steps_per_concept": 1}
+ODD = [".", "..", "...", "../..", "/", "~", "C++", "C--", "c/d", "c\\d", "🚢", "🐱", "मीरा", "मैरी", "con", "NUL.txt"]
+ODD += [
+    "a_b",
+    "a b",
+    "-",
+    "name",
+    "x" * 300,
+    "x" * 301,
+    "é" * 200,
+    "ship.",
+    ".ship",
+    "_",
+    "[sks] ship",
+    "<ship>",
+    "ship",
+]
+
+
+def test_names_have_file_names_of_their_own() -> None:
+    files = [slug(name) for name in ODD]
+    assert len({file.casefold() for file in files}) == len(ODD)
+    for file in files:
+        assert file == Path(file).name and not file.startswith(".") and not file.endswith(".")
+        assert len(file.encode()) <= 100 and file.split(".")[0].lower() not in ("con", "nul")
+    assert (slug("ship"), slug("van gogh"), slug("R2-D2"), slug("Beyoncé")) == ("ship", "van_gogh", "R2-D2", "Beyoncé")
+
+
+def test_a_folder_with_a_file_of_others_is_not_replaced(tmp_path: Path) -> None:
+    for _ in range(2):  # what was written here is replaced
+        with written_aside(tmp_path / "run") as aside:
+            (aside / "deep").mkdir(parents=True)
+            write_json(aside / "deep" / "a.json", {})
+    (tmp_path / "run" / "deep" / "mine.txt").write_text("keep")
+    before = checksums(tmp_path)
+    refused = pytest.raises(ValueError, match=r"output: .*run holds deep/mine.txt, which this project did not write")
+    with refused, written_aside(tmp_path / "run") as aside:
+        aside.mkdir()
+    with pytest.raises(ValueError, match="is a folder, where a file would be written"):
+        write_json(tmp_path / "run", {})
+    assert checksums(tmp_path) == before
+
+
+def test_a_damaged_record_protects_all_files(tmp_path: Path) -> None:
+    with written_aside(tmp_path / "run") as aside:
+        aside.mkdir()
+        (aside / "a.txt").write_text("a")
+    (tmp_path / "run" / ".written.json").write_text("{")
+    refused = pytest.raises(ValueError, match=r"run holds a\.txt, which this project did not write")
+    with refused, written_aside(tmp_path / "run") as aside:
+        aside.mkdir()
+
+
+def test_a_run_replaces_runs_alone(tmp_path: Path, toy_pipeline: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    concepts = [{"target": ".", "anchor": "sky"}]
+    mine = tmp_path / "pictures" / "cat" / "mine.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("keep")
+    args = config(tmp_path, toy_pipeline, "run", concepts, **FEW)
+    erase_main(args)
+    erase_main([*args, "--overwrite", "true"])
+    assert mine.read_text() == "keep"
+    (tmp_path / "run" / "report" / "notes.md").write_text("mine")
+    before = checksums(tmp_path)
+    message = exit_message([*args, "--overwrite", "true", "--data.image_steps", "2"], capsys)
+    assert "output_dir" in message and "report/notes.md" in message
+    assert checksums(tmp_path) == before
+
+
+def test_pictures_of_others_are_not_drawn_over(
+    tmp_path: Path, toy_pipeline: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn = tmp_path / "pictures" / "ship" / "images"
+    drawn.mkdir(parents=True)
+    (drawn / "mine.png").write_bytes(b"mine")
+    (drawn.parent / "settings.json").write_text(json.dumps({"target": "ship"}))
+    message = exit_message(config(tmp_path, toy_pipeline, "run", [{"target": "ship", "anchor": "sky"}], **FEW), capsys)
+    assert "data.pictures" in message and "images/mine.png" in message
+    assert (drawn / "mine.png").read_bytes() == b"mine" and not (tmp_path / "run").exists()

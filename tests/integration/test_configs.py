@@ -1,0 +1,25 @@
+"""Every configuration parses against the real signatures, by the command that its header names."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from mace_pl.cli import erase_main
+from mace_pl.train_cli import train_main
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: str(c.relative_to(ROOT)))
+def test_config_parses_by_its_own_command(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = re.search(r"python (erase|train)\.py (\w+) --config (\S+)", config.read_text(encoding="utf-8"))
+    assert command is not None
+    script, subcommand, named = command.groups()
+    assert ROOT / named == config
+    main = erase_main if script == "erase" else train_main
+    with pytest.raises(SystemExit) as stop:
+        main([subcommand, "--config", str(config), "--print_config"])
+    assert stop.value.code == 0, capsys.readouterr().err
+    assert "model:" in capsys.readouterr().out

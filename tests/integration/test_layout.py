@@ -1,0 +1,91 @@
+"""The layout: the top levels, short files, heads of configs; who may import whom is a contract of `make lint`."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "mace_pl"
+SOURCES = sorted(p for p in PACKAGE.rglob("*.py") if "bundled" not in p.parts)
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+FOLDERS = {"mace_pl", "configs", "tests", "checkpoints", "benchmarks", "scripts", "docs", ".ci"}
+FILES = {
+    ".gitattributes",
+    ".gitignore",
+    "CHANGELOG.md",
+    "LICENSE",
+    "Makefile",
+    "NOTICE",
+    "README.md",
+    "erase.py",
+    "pyproject.toml",
+    "train.py",
+}
+MAX_LINES = 300
+
+
+def imports_of(source: str) -> set[str]:
+    """Every dotted name that a file imports, ``from a import b`` as ``a.b``, wherever in the file it stands."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"relative import in line {node.lineno}; write mace_pl. in full"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_files_stay_short(path: Path) -> None:
+    lines = len(path.read_text(encoding="utf-8").splitlines())
+    assert lines <= MAX_LINES, f"{path.relative_to(ROOT)} has {lines} lines; split it"
+
+
+@pytest.mark.parametrize("name", ["erase.py", "train.py"])
+def test_scripts_only_call_the_package(name: str) -> None:
+    source = (ROOT / name).read_text(encoding="utf-8")
+    assert len(source.splitlines()) <= 10
+    assert {n.split(".")[0] for n in imports_of(source)} == {"mace_pl"}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_config_starts_with_its_command(path: Path) -> None:
+    head: list[str] = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        head.append(line)
+    name = path.relative_to(ROOT).as_posix()
+    command = re.compile(rf"python (erase|train)\.py \w+ .*{re.escape(name)}")
+    assert any(command.search(line) for line in head), f"{name}: no command with {name} in the comment at its top"
+
+
+@pytest.mark.skipif(
+    shutil.which("git") is None or not (ROOT / ".git").exists(), reason="needs the files that git tracks"
+)
+def test_top_level_holds_only_what_belongs_there() -> None:
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    paths = [Path(line) for line in tracked.splitlines()]
+    assert {p.parts[0] for p in paths if len(p.parts) > 1} <= FOLDERS
+    assert {p.name for p in paths if len(p.parts) == 1} <= FILES
+
+
+def test_the_package_opens_on_what_a_newcomer_looks_for() -> None:
+    found = {p.name for p in PACKAGE.iterdir() if p.suffix == ".py"}
+    assert found <= {"__init__.py", "cli.py", "errors.py", "train_cli.py", "version.py"}
+
+
+@pytest.mark.parametrize("folder", sorted(p.name for p in PACKAGE.iterdir() if (p / "__init__.py").is_file()))
+def test_every_room_says_what_is_in_it(folder: str) -> None:
+    assert ast.get_docstring(ast.parse((PACKAGE / folder / "__init__.py").read_text(encoding="utf-8")))
+
+
+def test_configs_hold_no_programs() -> None:
+    assert not list((ROOT / "configs").rglob("*.py"))

@@ -1,0 +1,105 @@
+"""A killed run goes on where it was, and ends as an unbroken one."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from support.runs import CONCEPTS, SCRIPT, config, saved
+from support.tolerances import RUN_WEIGHTS, close
+
+from mace_pl.cli import erase_main
+from mace_pl.errors import UserError
+
+STEPS = 60
+
+
+def command(folder: Path, pipeline: Path, name: str, **data: object) -> list[str]:
+    args = config(folder, pipeline, name, steps_per_concept=STEPS, concepts_per_batch=2, **data)
+    return [*args, "--keep_every_n_steps", "4", "--save_pipeline", "false"]
+
+
+def same_threads() -> dict[str, str]:
+    """Sums split over another number of threads differ in the last bit: the killed run gets this process's."""
+    return os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+
+
+@pytest.mark.parametrize("first", ["ship", "dog"], ids=["in the first group", "in the last group"])
+def test_a_killed_run_ends_as_an_unbroken_one(
+    toy_pipeline: Path, tmp_path: Path, first: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    erase_main(command(tmp_path, toy_pipeline, "whole"))
+    args = command(tmp_path, toy_pipeline, "killed")
+    work = tmp_path / ".killed.training"
+    process = subprocess.Popen([sys.executable, str(SCRIPT), *args], env=same_threads(), start_new_session=True)
+    try:
+        while not (work / f"{first}.safetensors").is_file():
+            assert process.poll() is None, "the run ended before it could be killed"
+            time.sleep(0.002)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert not (tmp_path / "killed").exists()
+    done = saved(work)
+    assert done[first] > 0 and (first == "ship" or done["ship"] == STEPS)
+    assert min(done.values()) < STEPS or "dog" not in done, "nothing was left to do"
+    capsys.readouterr()
+    erase_main(args)
+    assert f"{first} ({done[first]} steps)" in capsys.readouterr().out.replace("\n", " ")
+    whole, resumed = (load_file(tmp_path / name / "refined.safetensors") for name in ("whole", "killed"))
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+    assert not work.exists()
+
+
+def test_what_was_kept_is_not_used_with_other_settings(toy_pipeline: Path, tmp_path: Path) -> None:
+    erase_main(command(tmp_path, toy_pipeline, "whole"))
+    erase_main([*command(tmp_path, toy_pipeline, "changed"), "--model.lr", "0.02"])
+    fresh = load_file(tmp_path / "changed" / "refined.safetensors")
+    args = [sys.executable, str(SCRIPT), *command(tmp_path, toy_pipeline, "again")]
+    process = subprocess.Popen(args, env=same_threads())
+    while not list((tmp_path / ".again.training").glob("[!.]*.safetensors")):
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    erase_main([*command(tmp_path, toy_pipeline, "again"), "--model.lr", "0.02"])
+    changed = load_file(tmp_path / "again" / "refined.safetensors")
+    assert all(torch.equal(fresh[key], changed[key]) for key in fresh)
+
+
+def test_everything_finished_only_fuses(toy_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    erase_main(command(tmp_path, toy_pipeline, "whole"))
+    args = command(tmp_path, toy_pipeline, "late")
+
+    def full(*args: object) -> None:
+        raise UserError("cannot write: no space left")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("mace_pl.callbacks.write_run.save_concept", full)
+        with pytest.raises(SystemExit):
+            erase_main(args)
+    assert saved(tmp_path / ".late.training") == {"ship": STEPS, "painter": STEPS, "dog": STEPS}
+    with monkeypatch.context() as patched:
+        patched.setattr("mace_pl.modules.concept_erasure.attention_loss", full)  # nothing may be trained again
+        erase_main(args)
+    whole, late = (load_file(tmp_path / name / "refined.safetensors") for name in ("whole", "late"))
+    assert all(torch.equal(whole[key], late[key]) for key in whole)
+
+
+@pytest.mark.parametrize("count", [1, 3], ids=["one process has no concept", "one process has more groups"])
+def test_processes_with_unequal_work_take_part(toy_pipeline: Path, tmp_path: Path, count: int) -> None:
+    concepts = CONCEPTS[:count]
+    erase_main(config(tmp_path, toy_pipeline, "one", concepts))
+    more = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    args = config(tmp_path, toy_pipeline, "two", concepts, concepts_per_batch=1)
+    command = [sys.executable, str(SCRIPT), *args, *more]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (load_file(tmp_path / name / "refined.safetensors") for name in ("one", "two"))
+    for name in one:
+        close(one[name], two[name], RUN_WEIGHTS)

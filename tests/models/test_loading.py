@@ -1,0 +1,130 @@
+"""What is exported draws in other programs, whatever dtype they ask for, under all versions that such programs run.
+
+``make compat`` installs the versions of ``tests/compat/*.txt`` beside this environment, without a second torch.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from compat.draw import ASKED
+from safetensors.torch import load_file
+from support.families import family
+from support.finished import finished_run
+from support.tolerances import BFLOAT16_IMAGE, HALF_IMAGE, OTHER_VERSIONS, below, close
+
+from mace_pl.cli import erase_main
+from mace_pl.export.base_model import write_pipeline
+from mace_pl.files.paths import resolve
+from mace_pl.models.pipeline import load_pipeline
+
+ROOT = Path(__file__).resolve().parents[2]
+LISTS = sorted((ROOT / "tests/compat").glob("*.txt"))
+HALF = ["torch.float16"]
+BFLOAT16, WHOLE = ["torch.bfloat16"], ["torch.float32"]
+
+
+def python_of(name: str) -> Path:
+    """The interpreter that has the versions of a list."""
+    python = Path(sys.prefix) / "compat" / name / "bin" / "python"
+    if not python.is_file():
+        pytest.skip(f"{python} is not there; make compat installs it")
+    return python
+
+
+def exported(folder: Path, base: Path, *more: str, variant: str | None = None) -> Path:
+    """The pipeline folder of a finished run on ``base``."""
+    run, written = finished_run(folder / "run", base, variant), folder / "pipeline"
+    erase_main(["export", "--run", str(run), "--format", "pipeline", "--output", str(written), *more])
+    return written
+
+
+@pytest.fixture(scope="session")
+def folders(toy_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Exported folders of every kind of base, and the bundled model."""
+    place = tmp_path_factory.mktemp("loading")
+    found = {"bundled": resolve("checkpoints/emoji").resolve()}
+    bases = {"sd1": toy_pipeline}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(4)
+        for name in ("sd2_v", "sdxl"):
+            bases[name] = place / "bases" / name
+            family(name, toy_pipeline).save_pretrained(bases[name])
+    for name in ("sd1", "sdxl"):
+        half = load_pipeline(str(bases[name])).to(torch.float16)
+        bases[f"{name}_half"] = place / "bases" / f"{name}_half"
+        half.save_pretrained(bases[f"{name}_half"])
+    half = load_pipeline(str(bases["sd1"])).to(torch.float16)
+    bases["variant"] = place / "bases" / "variant"
+    half.save_pretrained(bases["variant"], variant="fp16", max_shard_size="300KB")
+    mixed = load_pipeline(str(bases["sd1"]))
+    mixed.text_encoder.to(torch.float16)
+    bases["half_text_encoder"] = place / "bases" / "half_text_encoder"
+    mixed.save_pretrained(bases["half_text_encoder"])
+    for name, base in bases.items():
+        (place / name).mkdir()
+        found[name] = exported(place / name, base, variant="fp16" if name == "variant" else None)
+    for dtype in ("float16", "bfloat16"):
+        (place / dtype).mkdir()
+        found[dtype] = exported(place / dtype, toy_pipeline, "--dtype", dtype)
+    found["single_file"] = of_a_checkpoint(place, bases["sd1_half"])
+    return found
+
+
+def of_a_checkpoint(place: Path, base: Path) -> Path:
+    """The pipeline folder of a run on a single checkpoint in float16."""
+    run, file = finished_run(place / "single", base), place / "base.safetensors"
+    erase_main(["export", "--run", str(run), "--format", "single_file", "--output", str(file)])
+    pipeline = load_pipeline(str(file), layout=str(base))
+    write_pipeline(place / "of_a_checkpoint", pipeline, {}, None)
+    return place / "of_a_checkpoint"
+
+
+def dtypes_of(asked: str, versions: dict[str, str]) -> list[str]:
+    """Which dtypes the parts of a pipeline have: one."""
+    early = tuple(map(int, versions["diffusers"].split(".")[:2])) < (0, 36)  # does not know ``dtype`` and says so
+    return {"dtype": WHOLE if early else HALF, "torch_dtype": HALF, "bfloat16": BFLOAT16}.get(asked, WHOLE)
+
+
+def drawn(python: Path | str, folders: dict[str, Path], output: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """What ``draw.py`` prints and the pictures, by the names of the folders."""
+    names = {str(folder): name for name, folder in folders.items()}
+    command = [str(python), str(ROOT / "tests/compat/draw.py"), str(output), *names]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    shown = json.loads(done.stdout.strip().splitlines()[-1])
+    for folder, name in names.items():
+        for asked in ASKED:
+            found = shown["dtypes"][folder][asked]
+            assert found == dtypes_of(asked, shown["versions"]), f"{name} with {asked}: {found}"
+    return shown, {names[folder]: picture for folder, picture in load_file(output).items()}
+
+
+@pytest.fixture(scope="module")
+def own_pictures(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    return drawn(sys.executable, folders, tmp_path_factory.mktemp("own") / "pictures.safetensors")[1]
+
+
+def test_every_folder_draws_in_every_dtype_under_the_newest_versions(own_pictures: dict[str, torch.Tensor]) -> None:
+    for picture in own_pictures.values():
+        assert picture.isfinite().all() and picture.std() > 0.01  # no flat grey
+    kinds = {"float16": HALF_IMAGE, "sd1_half": HALF_IMAGE, "half_text_encoder": HALF_IMAGE, "bfloat16": BFLOAT16_IMAGE}
+    for name, tolerance in kinds.items():
+        below(float((own_pictures[name] - own_pictures["sd1"]).abs().max()), tolerance)
+
+
+@pytest.mark.parametrize("versions", [path.stem for path in LISTS])
+def test_every_folder_draws_the_same_under_other_versions(
+    folders: dict[str, Path], own_pictures: dict[str, torch.Tensor], tmp_path: Path, versions: str
+) -> None:
+    shown, pictures = drawn(python_of(versions), folders, tmp_path / "pictures.safetensors")
+    listed = dict(
+        line.split("==") for line in (ROOT / f"tests/compat/{versions}.txt").read_text().split() if "==" in line
+    )
+    assert shown["versions"] == {name: listed[name] for name in shown["versions"]}
+    for name, picture in pictures.items():  # float32 arithmetic on the same weights, in another order at most
+        close(picture, own_pictures[name], OTHER_VERSIONS)

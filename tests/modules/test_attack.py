@@ -1,0 +1,134 @@
+"""Ways to ask for an erased target: hidden prompts by hand, the optimised tokens against what they stand for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+from support.finished import finished_run
+from support.runs import exit_message, naming
+from support.seeds import seeded
+from support.tolerances import EXPLAINED, FLOAT32_PASS, above, close
+
+from mace_pl.cli import erase_main
+from mace_pl.data.attack_prompts import AttackPrompts
+from mace_pl.data.hidden_prompts import cased, hidden_prompts, misspelled, punctuated
+from mace_pl.evaluation.token_attack import diffusion_loss, encode_attacked, optimise_tokens
+from mace_pl.models.text_encoding import encode_prompts
+
+
+def test_hidden_prompts_by_hand() -> None:
+    assert misspelled("ship") == ["shp", "sihp", "shhip"]
+    assert misspelled("police officer") == ["police offcer", "police ofifcer", "police offficer"]
+    assert punctuated("ship") == ["s.h.i.p", "s-h-i-p", "sh_ip", "*ship*"]
+    assert cased("ship") == ["SHIP", "Ship", "sHiP"]
+    found = hidden_prompts("ship", "art of a {}", ["boat"], ["a thing with a hull"])
+    assert found["plain"] == ["art of a ship"] and found["synonym"] == ["art of a boat"]
+    assert found["description"] == ["a thing with a hull"]
+    assert all("ship" in prompt for prompt in found["sentence"])
+    assert "synonym" not in hidden_prompts("ship", "{}")
+
+
+def test_batches_hold_every_row_once() -> None:
+    data = AttackPrompts(["ship", "dog"], ["ship"], {"ship": ["boat"]}, seeds=3, attacks=2, batch_size=4)
+    batches = data.batches()
+    rows = [(b["kind"], p, s) for b in batches for p, s in zip(b["prompt"], b["seed"], strict=True)]
+    prompts = sum(len(found) for found in data.prompts["ship"].values())
+    assert len(rows) == len(set(rows)) == 3 * prompts + 2
+    assert max(len(b["prompt"]) for b in batches) <= 4
+    assert [b["seed"] for b in batches if b["kind"] == "gradient"] == [[0], [1]]
+
+
+@pytest.fixture(scope="module")
+def pipeline(toy_pipeline: Path) -> StableDiffusionPipeline:
+    loaded = StableDiffusionPipeline.from_pretrained(toy_pipeline, safety_checker=None)
+    for part in (loaded.unet, loaded.vae, loaded.text_encoder):
+        part.requires_grad_(False).eval()
+    return loaded
+
+
+def test_free_tokens_that_are_words_are_these_words(pipeline: StableDiffusionPipeline) -> None:
+    ids = pipeline.tokenizer("art of", add_special_tokens=False).input_ids
+    free = pipeline.text_encoder.get_input_embeddings().weight[ids]
+    with torch.no_grad():
+        found = encode_attacked(pipeline, "a photo of a ship", free)
+    close(found, encode_prompts(pipeline, ["art of a photo of a ship"]), FLOAT32_PASS)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_the_loss_is_that_of_the_scheduler(
+    pipeline: StableDiffusionPipeline, prediction: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, prediction_type=prediction)
+    monkeypatch.setattr(pipeline, "scheduler", scheduler)
+    generator = torch.Generator().manual_seed(seeded(0))
+    latents, noise = (torch.randn(2, 4, 8, 8, generator=generator) for _ in range(2))
+    timesteps = torch.tensor([10, 900])
+    with torch.no_grad():
+        text = encode_prompts(pipeline, ["a ship"])
+        noisy = pipeline.scheduler.add_noise(latents, noise, timesteps)
+        predicted = pipeline.unet(noisy, timesteps, encoder_hidden_states=text.repeat(2, 1, 1)).sample
+        velocity = pipeline.scheduler.get_velocity(latents, noise, timesteps)
+        wanted = noise if prediction == "epsilon" else velocity
+        found = diffusion_loss(pipeline, latents, text, noise, timesteps)
+    close(found, torch.nn.functional.mse_loss(predicted, wanted), FLOAT32_PASS)
+
+
+def test_optimised_tokens_explain_the_picture_better(pipeline: StableDiffusionPipeline) -> None:
+    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(seeded(1))).expand(4, -1, -1, -1)
+    weights = {name: value.clone() for name, value in pipeline.unet.state_dict().items()}
+
+    def loss(free: torch.Tensor) -> float:
+        generator = torch.Generator().manual_seed(seeded(9))  # noises that the attack did not see
+        noise = torch.randn(64, 4, 8, 8, generator=generator)
+        timesteps = torch.randint(1000, (64,), generator=generator)
+        with torch.no_grad():
+            text = encode_attacked(pipeline, "a photo of a ship", free)
+            return float(diffusion_loss(pipeline, latents[:1].expand(64, -1, -1, -1), text, noise, timesteps))
+
+    def attack(steps: int) -> torch.Tensor:
+        stream = torch.Generator().manual_seed(seeded(3))
+        return optimise_tokens(pipeline, "a photo of a ship", latents, 2, steps, 0.1, stream)[0]
+
+    first, attacked = attack(1), attack(25)
+    above(1 - loss(attacked) / loss(first), EXPLAINED)
+    assert first.shape == (2, 32)
+    for name, value in pipeline.unet.state_dict().items():
+        assert torch.equal(value, weights[name]), name
+
+
+def command(base: Path, edited: Path, clip: Path, output: Path) -> list[str]:
+    model = ["--model.pretrained", str(base), "--model.edited", str(edited), "--model.classifier", str(clip)]
+    model += ["--model.output", str(output), "--model.steps", "2", "--model.attack_steps", "2"]
+    data = ["--data.names", "[ship, dog, cat]", "--data.targets", "[ship]", "--data.seeds", "1", "--data.attacks", "1"]
+    return ["attack", *model, *data, "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
+
+
+def test_an_edit_is_attacked(toy_pipeline: Path, toy_clip: Path, tmp_path: Path) -> None:
+    run = finished_run(tmp_path / "run", toy_pipeline)
+    erase_main(command(toy_pipeline, run, toy_clip, tmp_path / "attack.json"))
+    written = json.loads((tmp_path / "attack.json").read_text())
+    success = written["success"]["ship"]
+    assert list(success) == ["plain", "misspelled", "punctuated", "case", "sentence", "gradient"]
+    assert success["misspelled"]["pictures"] == 3 and success["gradient"]["pictures"] == 1
+    assert success["gradient"]["before"] == success["plain"]["edited"]  # the same prompt and seed
+    assert all(0 <= found["original"] <= 1 for kind, found in success.items() if kind != "gradient")
+    prints = written["settings"]["fingerprints"]
+    assert prints["original"] != prints["edited"]
+    assert len((tmp_path / "attack.md").read_text().splitlines()) == 2 + len(success)
+    assert (written["settings"]["edited"], written["settings"]["classifier"]) == ("run", toy_clip.name)
+    assert not naming(tmp_path, tmp_path.parent, "config.yaml", "edit.safetensors")  # as the test made them
+
+
+def test_a_target_that_is_no_class_is_refused(
+    toy_pipeline: Path, toy_clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = finished_run(tmp_path / "run", toy_pipeline)
+    args = command(toy_pipeline, run, toy_clip, tmp_path / "attack.json")
+    args[args.index("[ship]")] = "[moon]"
+    assert "data.targets: ['moon'] are not in data.names=" in exit_message(args, capsys)
+    args[args.index("[moon]")] = "[]"
+    assert "data.targets is empty. Name at least one" in exit_message(args, capsys)

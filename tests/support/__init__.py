@@ -1,0 +1,1 @@
+"""What tests share: toy models, small runs, tolerances."""

@@ -1,0 +1,158 @@
+"""What the tests of whole runs share: a configuration, pictures, statistics, checksums, messages."""
+
+import hashlib
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from lightning import Callback
+from lightning.pytorch.callbacks import TQDMProgressBar
+from PIL import Image
+from safetensors import safe_open
+
+from mace_pl.cli import erase_main
+from mace_pl.concepts.preservation import StageWeights
+from mace_pl.data.concepts import ConceptData
+from mace_pl.files.artifacts import write_tensors
+from mace_pl.modules.concept_erasure import ConceptErasure
+from mace_pl.training.trainer import MaceTrainer
+
+CONCEPTS = [
+    {"target": "ship", "anchor": "ground", "kind": "object"},
+    {"target": "painter", "anchor": "art", "kind": "style"},
+    {"target": "dog", "anchor": "sky", "kind": "object"},
+]
+
+
+SCRIPT = Path(__file__).resolve().parents[2] / "erase.py"
+
+
+def nodes(args: list[str], count: int) -> list[subprocess.Popen[str]]:
+    """The same command on nodes of a process each, as a cluster starts them; all of them are this machine."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    more = ["--trainer.devices", "1", "--trainer.num_nodes", str(count), "--trainer.strategy", "ddp"]
+    command = [sys.executable, str(SCRIPT), *args, *more, "--save_pipeline", "false"]
+    started = []
+    for rank in range(count):
+        own = os.environ | address | {"OMP_NUM_THREADS": "1", "NODE_RANK": str(rank)}
+        started.append(subprocess.Popen(command, env=own, stderr=subprocess.PIPE, text=True, start_new_session=True))
+    return started
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    return {str(f): hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(folder.rglob("*")) if f.is_file()}
+
+
+def content_hash(file: Path) -> str:
+    """What the specification of metadata calls the hash of a safetensors file: SHA-256 of all behind the header."""
+    content = file.read_bytes()
+    return "0x" + hashlib.sha256(content[8 + int.from_bytes(content[:8], "little") :]).hexdigest()
+
+
+def naming(folder: Path, place: Path, *typed: str) -> list[str]:
+    """The files in a folder that name a place of this machine; ``typed`` are those in which the user's words stay."""
+    files = [file for file in folder.rglob("*") if file.is_file() and file.name not in typed]
+    assert files
+    return [str(file) for file in files if str(place).encode() in file.read_bytes()]
+
+
+def config(folder: Path, pipeline: Path, name: str, concepts: object = None, **data: object) -> list[str]:
+    path = folder / f"{name}.yaml"
+    content = {
+        "model": {"pretrained": str(pipeline), "lr": 0.01, "refine": {"identity": 1.0}, "fuse": {"identity": 1.0}},
+        "data": {
+            "concepts": CONCEPTS if concepts is None else concepts,
+            "pictures": str(folder / "pictures"),
+            "images_per_concept": 2,
+            "image_steps": 2,
+            "steps_per_concept": 3,
+            **data,
+        },
+        "trainer": {"accelerator": "cpu", "enable_progress_bar": False},
+        "output_dir": str(folder / name),
+    }
+    path.write_text(yaml.safe_dump(content))
+    return ["fit", "--config", str(path)]
+
+
+def train(
+    pipeline: Path,
+    pictures: Path,
+    concepts: list[dict[str, str]] = CONCEPTS,
+    data: dict[str, object] | None = None,
+    trainer: dict[str, object] | None = None,
+    **model: object,
+) -> ConceptErasure:
+    """All stages without files but the pictures; the module keeps losses, LoRAs and the edited UNet."""
+    weights = {"refine": StageWeights(identity=1.0), "fuse": StageWeights(identity=1.0)}
+    module = ConceptErasure(str(pipeline), lr=0.01, **weights, **model)
+    settings = {"images_per_concept": 2, "image_steps": 2, "steps_per_concept": 3} | (data or {})
+    quiet = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
+    quiet |= {"enable_model_summary": False, "max_epochs": 1}
+    MaceTrainer(**quiet | (trainer or {})).fit(
+        module, datamodule=ConceptData(concepts, pictures=str(pictures), **settings)
+    )
+    return module
+
+
+def exit_message(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as stop:
+        erase_main(args)
+    assert stop.value.code not in (0, None)
+    return str(stop.value.code) + capsys.readouterr().err
+
+
+def user_pictures(folder: Path, sizes: list[int], masks: list[tuple[int, int]]) -> dict[str, str]:
+    for kind in ("images", "masks"):
+        (folder / kind).mkdir(parents=True)
+    for i, size in enumerate(sizes):
+        Image.new("RGB", (size, size), "red").save(folder / "images" / f"{i}.png")
+    for i, (size, value) in enumerate(masks):
+        Image.new("L", (size, size), value).save(folder / "masks" / f"{i}.png")
+    return {"target": "ship", "anchor": "sky", "images": str(folder / "images"), "masks": str(folder / "masks")}
+
+
+def statistics(path: Path, encoder: str, sums: torch.Tensor) -> Path:
+    write_tensors(path, {"gram": sums}, "statistics", {"encoder": encoder, "tokens": 77})
+    return path
+
+
+class Stop(Callback):
+    """Ends a training early, as a user's callback may, or as Ctrl+C does."""
+
+    def __init__(self, after: int, interrupt: bool = False) -> None:
+        self.after, self.interrupt = after, interrupt
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:  # type: ignore[no-untyped-def]
+        if batch_idx + 1 == self.after:
+            if self.interrupt:
+                raise KeyboardInterrupt
+            trainer.should_stop = True
+
+
+class Bar(TQDMProgressBar):
+    """A user's own progress bar, which counts the steps that it was shown."""
+
+    steps = 0
+
+    def on_train_batch_end(self, *args, **kwargs) -> None:  # type: ignore[no-untyped-def]
+        Bar.steps += 1
+        super().on_train_batch_end(*args, **kwargs)
+
+
+def saved(work: Path) -> dict[str, int]:
+    """Steps by target."""
+    steps = {}
+    for file in work.glob("[!.]*.safetensors"):
+        with safe_open(str(file), framework="pt") as opened:
+            groups = json.loads(opened.metadata()["mace_pl"])["concepts"].values()
+        steps |= {left["target"]: left["steps"] for left in groups}
+    return steps
