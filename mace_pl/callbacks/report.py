@@ -17,6 +17,7 @@ from mace_pl.concepts.templates import PICTURE_TEMPLATE
 from mace_pl.evaluation.clip import ClipClassifier
 from mace_pl.files.artifacts import write_json
 from mace_pl.files.markdown import markdown_table
+from mace_pl.images.labelled_grid import labelled_grid
 from mace_pl.models.pipeline import scheduled
 from mace_pl.models.sampling import draw
 from mace_pl.training.progress import drawing
@@ -120,14 +121,11 @@ class Report:
         (folder / "summary.md").write_text(summary, encoding="utf-8")
 
     def write_pictures(self, path: Path) -> None:
-        """Original row above edited row, one column per name."""
-        top, bottom = (self.pictures[when][:MAX_COLUMNS] for when in ("before", "after"))
-        width, height = top[0].size
-        sheet = Image.new("RGB", (width * len(top), 2 * height))
-        for i, pair in enumerate(zip(top, bottom, strict=True)):
-            for row, picture in enumerate(pair):
-                sheet.paste(picture, (i * width, row * height))
-        sheet.save(path)
+        """Original row above edited row, one column per name, with the prompts above."""
+        erased = [c.target for c in self.concepts]
+        edited = f"erased {erased[0] if len(erased) == 1 else f'{len(erased)} concepts'}"
+        rows = {name: self.pictures[when][:MAX_COLUMNS] for name, when in (("original", "before"), (edited, "after"))}
+        labelled_grid(rows, self.prompts[:MAX_COLUMNS]).save(path)
 
     def show(self, losses: Mapping[str, Sequence[float]], console: Console) -> None:
         """The closing table."""

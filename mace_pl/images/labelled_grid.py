@@ -1,0 +1,52 @@
+"""Rows of images with words above the columns and beside the rows."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+
+from PIL import Image, ImageDraw, ImageFont
+
+CELL = 160  # pixels of an image's longer side
+COLUMNS = 5  # images beside each other; more of them go into further bands
+MARGIN = 8
+FONT_SIZE = 17
+
+
+def labelled_grid(rows: Mapping[str, Sequence[Image.Image]], prompts: Sequence[str]) -> Image.Image:
+    """One image of all: in bands of a few columns, each prompt above its column and each row's name beside it.
+
+    Args:
+        rows: images under the name of their row; every row has one for each prompt, all of one size.
+        prompts: what the columns show.
+    """
+    font = ImageFont.load_default(size=FONT_SIZE)
+    first = next(iter(rows.values()))[0]
+    scale = CELL / max(first.size)
+    width, height = (max(1, round(side * scale)) for side in first.size)
+    letter = font.getlength("n")
+    names = [textwrap.fill(name, 14) for name in rows]
+    heads = [textwrap.fill(prompt, max(1, int(width / letter))) for prompt in prompts]
+    pen = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    left = max(_size(pen, name, font)[0] for name in names) + 2 * MARGIN
+    top = max(_size(pen, head, font)[1] for head in heads) + 2 * MARGIN
+    band = top + len(names) * (height + MARGIN)
+    columns = min(COLUMNS, len(prompts))
+    bands = -(-len(prompts) // columns)
+    sheet = Image.new("RGB", (left + columns * (width + MARGIN), bands * band), "white")
+    pen = ImageDraw.Draw(sheet)
+    for i, head in enumerate(heads):
+        y, x = i // columns * band, left + i % columns * (width + MARGIN)
+        pen.multiline_text((x + width / 2, y + top - MARGIN), head, "black", font, anchor="md", align="center")
+        for row, images in enumerate(rows.values()):
+            shown = images[i].resize((width, height), Image.Resampling.LANCZOS)
+            sheet.paste(shown, (x, y + top + row * (height + MARGIN)))
+    for row, name in enumerate(names * bands):
+        middle = row // len(names) * band + top + row % len(names) * (height + MARGIN) + height / 2
+        pen.multiline_text((left - MARGIN, middle), name, "black", font, anchor="rm", align="right")
+    return sheet
+
+
+def _size(pen: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> tuple[int, int]:
+    box = pen.multiline_textbbox((0, 0), text, font)
+    return round(box[2] - box[0]), round(box[3])
