@@ -33,7 +33,9 @@ def foreign_file(folder: Path, known: re.Pattern[str] | None = None) -> Path | N
         known: paths in it that are the project's without a record.
     """
     files = list(files_of(folder))
-    written = {path for record in files if record.name == RECORD for path in _recorded(record)}
+    around = [parent / RECORD for parent in folder.parents]  # a run's record names the files of its folders too
+    records = [record for record in (*files, *around) if record.name == RECORD and record.is_file()]
+    written = {path for record in records for path in _recorded(record)}
     for path in files:
         leftover = any(LEFTOVER.fullmatch(part) for part in path.relative_to(folder).parts)
         by_name = known is not None and known.fullmatch(path.relative_to(folder).as_posix())

@@ -52,6 +52,21 @@ def test_a_folder_with_a_file_of_others_is_not_replaced(tmp_path: Path) -> None:
     assert checksums(tmp_path) == before
 
 
+def test_a_folder_inside_a_run_is_replaced_unless_it_holds_a_file_of_others(tmp_path: Path) -> None:
+    with written_aside(tmp_path / "run") as aside:
+        (aside / "lora").mkdir(parents=True)
+        (aside / "lora" / "README.md").write_text("a card")
+    for text in ("another", "a third"):
+        with written_aside(tmp_path / "run" / "lora") as aside:
+            aside.mkdir()
+            (aside / "README.md").write_text(text)
+        assert (tmp_path / "run" / "lora" / "README.md").read_text() == text
+    (tmp_path / "run" / "lora" / "mine.txt").write_text("keep")
+    refused = pytest.raises(ValueError, match=r"lora holds mine\.txt, which this project did not write")
+    with refused, written_aside(tmp_path / "run" / "lora") as aside:
+        aside.mkdir()
+
+
 def test_a_damaged_record_protects_all_files(tmp_path: Path) -> None:
     with written_aside(tmp_path / "run") as aside:
         aside.mkdir()
