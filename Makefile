@@ -2,6 +2,7 @@
 # make test    set up .venv and run every check; SHUFFLE=1 (or another number) runs the tests in another order
 # make stress  run the tests ten times, half of them shuffled and on a busy machine; RUNS=4 runs them four times
 # make compat  older versions of diffusers and transformers, under which tests load what is exported (part of make test)
+# make docs    build the documentation into build/docs
 # make train   train the bundled model again (more than an hour)
 #
 # Another interpreter or torch build:
@@ -18,13 +19,13 @@ READY := $(VENV)/.ready
 LISTS := $(wildcard tests/compat/*.txt)
 OLDER := $(LISTS:tests/compat/%.txt=$(VENV)/compat/%/.ready)
 
-.PHONY: demo test stress lint compat train clean
+.PHONY: demo test stress lint compat docs train clean
 
 demo: $(READY)
 	$(BIN)/python erase.py fit --config configs/emoji/erase_ship.yaml
 
 # two processes with a thread each: half the time of one with two
-test: lint compat
+test: lint docs compat
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile \
 		$(if $(SHUFFLE),--random-order --random-order-seed=$(SHUFFLE))
 
@@ -47,6 +48,10 @@ $(VENV)/compat/%/.ready: tests/compat/%.txt $(READY)
 	$(BIN)/python -m pip --python $(@D)/bin/python install --no-warn-conflicts --requirement $<
 	touch $@
 
+# a link that leads nowhere is an error; no network is needed
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
 train: $(READY)
 	$(BIN)/python train.py fit --config configs/train/emoji_vae.yaml
 	$(BIN)/python train.py fit --config configs/train/emoji_clip.yaml
@@ -57,7 +62,7 @@ train: $(READY)
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install $(TORCH)
-	$(BIN)/python -m pip install --editable ".[dev]"
+	$(BIN)/python -m pip install --editable ".[dev,docs]"
 	touch $(READY)
 
 clean:

@@ -2,7 +2,7 @@
 
 Run it as ``python scripts/tables.py``; ``--tables "[ten, characters, styles, forty]"`` makes some of them only.
 Runs that exist are kept; delete a folder to make it again. Takes less than 40 minutes on two CPU cores, which work side
-by side. Scores and pages are written to checkpoints/scores; ``--readme README.md`` puts the tables into that file.
+by side. Scores and pages are written to checkpoints/scores; ``--page docs/results.md`` puts the tables into that file.
 """
 
 from __future__ import annotations
@@ -121,12 +121,12 @@ def after(first: Future[Path], function: Callable[..., Path], *arguments: Any) -
     return function(*arguments)
 
 
-def main(tables: list[Table] | None = None, readme: Path | None = None) -> None:
+def main(tables: list[Table] | None = None, page: Path | None = None) -> None:
     """Make tables, all of them when none is named.
 
     Args:
         tables: which.
-        readme: a file with their marks, into which they are put.
+        page: a file with their marks, into which they are put.
     """
     makers = {"ten": ten, "styles": drawing_styles, "characters": characters, "forty": many}
     names = [name for name in makers if tables is None or name in tables]
@@ -142,8 +142,8 @@ def main(tables: list[Table] | None = None, readme: Path | None = None) -> None:
             print(f"{name}: written after {(time.monotonic() - started) / 60:.1f} minutes")
     for name, table in made.items():
         print(f"\n{name}\n\n{table}")
-    if readme is not None:
-        insert(readme, made)
+    if page is not None:
+        insert(page, made)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The tables of score files in Markdown, and their places in a text such as the README."""
+"""The tables of score files in Markdown, and their places in a text such as docs/results.md."""
 
 from __future__ import annotations
 

@@ -44,6 +44,9 @@ TRAIN = (
 #: appended to a command, by how it begins
 SMALL = {
     "python erase.py fit": f"{FEW} {ONE} --overwrite true",
+    "python erase.py fit --model.pretrained stable-diffusion-v1-5/stable-diffusion-v1-5": (
+        f"{FEW} {ONE} --overwrite true --model.pretrained checkpoints/emoji"
+    ),
     "python erase.py cache": f"{ONE} --data.limit 4 --model.overwrite true",
     "python erase.py cache --config configs/emoji/cache_domain.yaml": f"{ONE} --model.overwrite true",
     "python erase.py export": "--overwrite true",
@@ -129,11 +132,19 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         erase_main(
-            ["fit", "--config", "configs/emoji/erase_ship.yaml", "--export", "[pipeline,unet]", *f"{FEW} {ONE}".split()]
+            [
+                "fit",
+                "--config",
+                "configs/emoji/erase_ship.yaml",
+                "--export",
+                "[pipeline,unet,lora]",
+                *f"{FEW} {ONE}".split(),
+            ]
         )
         names = ["--data.names", "[cat]", "--model.output", "b.safetensors"]
         erase_main(["cache", "--config", "configs/emoji/cache_domain.yaml", *ONE.split(), *names])
     shutil.copytree(place / "checkpoints/erased/erase_ship", place / "checkpoints/erased/erase_animals")
+    shutil.copytree(place / "checkpoints/erased/erase_ship", place / "checkpoints/erased/ship")
     shutil.copytree(base, place / "path/to/a/stable-diffusion-folder")
     for name in ("a.safetensors", "checkpoints/statistics/emoji_prior.safetensors"):
         (place / name).parent.mkdir(parents=True, exist_ok=True)
@@ -141,11 +152,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     published(base, place / "cache_coco.pt")
     for part in ("vae", "text_encoder", "tokenizer"):
         shutil.copytree(base / part, place / "parts" / part)
-    (place / "my_pictures").mkdir()
+    (place / "my_images").mkdir()
     for word in ("dog", "ship"):
-        Image.new("RGB", (64, 64), "red").save(place / "my_pictures" / f"{word}.png")
+        Image.new("RGB", (64, 64), "red").save(place / "my_images" / f"{word}.png")
     lines = [json.dumps({"file_name": f"{word}.png", "text": f"a photo of a {word}"}) for word in ("dog", "ship")]
-    (place / "my_pictures/metadata.jsonl").write_text("\n".join(lines))
+    (place / "my_images/metadata.jsonl").write_text("\n".join(lines))
     return place
 
 
@@ -206,7 +217,7 @@ def run(words: list[str], place: Path, service: str) -> None:
     if "people/yunet.onnx" in more:
         people(place)
     if words[2] == "detect":
-        shutil.copytree(place / "my_pictures", place / words[3])
+        shutil.copytree(place / "my_images", place / words[3])
     for start, package in OPTIONAL.items():
         if line.startswith(start) and find_spec(package) is None:
             with pytest.raises(SystemExit, match=package):

@@ -19,11 +19,13 @@ FILES = {
     ".gitattributes",
     ".gitignore",
     "CHANGELOG.md",
+    "CITATION.cff",
     "LICENSE",
     "Makefile",
     "NOTICE",
     "README.md",
     "erase.py",
+    "mkdocs.yml",
     "pyproject.toml",
     "train.py",
 }

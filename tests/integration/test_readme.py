@@ -1,55 +1,55 @@
-"""The README's commands, names and links fit the project."""
+"""The README is short, names every command, and its links and those names that the documents use lead somewhere."""
 
 from __future__ import annotations
 
 import re
-import shlex
 from pathlib import Path
 
 import pytest
 
+from mace_pl.cli import USAGE
+
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-ERASE = "fit validate test predict compare attack detect cache fuse export merge inspect import-cache prompts"
-SUBCOMMANDS = {"erase.py": set(ERASE.split()), "train.py": {"fit", "validate", "test", "predict"}}
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 
 
-def commands() -> list[list[str]]:
-    """Every ``python erase.py`` and ``python train.py`` line of the README's shell blocks, continued lines joined."""
-    found: list[list[str]] = []
-    for block in re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL):
-        for line in block.replace("\\\n", " ").splitlines():
-            if re.match(r"python (erase|train)\.py ", line):
-                found.append(shlex.split(line, comments=True)[1:])
-    return found
+def anchors(document: Path) -> set[str]:
+    """The anchors of a document's headings, as GitHub and mkdocs make them."""
+    found = re.findall(r"^#+ (.*)$", document.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in found}
 
 
-def test_the_main_command_is_shown() -> None:
-    assert ["erase.py", "fit", "--config", "configs/emoji/erase_ship.yaml"] in commands()
+def test_the_readme_is_a_front_door() -> None:
+    assert len(README.splitlines()) <= 150
+    named = re.findall(r"^  ([a-z-]+) ", USAGE, flags=re.MULTILINE)
+    table = re.findall(r"^\| `([a-z-]+)` \| .* \| \[.*\]\(docs/.*\) \|$", README, flags=re.MULTILINE)
+    assert sorted(table) == sorted(named)
 
 
-@pytest.mark.parametrize("command", commands(), ids=" ".join)
-def test_command_names_what_exists(command: list[str]) -> None:
-    script, subcommand, *options = command
-    assert (ROOT / script).is_file()
-    assert subcommand in SUBCOMMANDS[script]
-    for flag, value in zip(options, options[1:], strict=False):
-        if flag == "--config":
-            assert (ROOT / value).is_file(), f"README names {value}, which does not exist"
-
-
-def test_make_targets_exist() -> None:
-    targets = set(re.findall(r"^(\w+):(?!=)", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
-    named = set(re.findall(r"\bmake ([a-z]+)", "\n".join(re.findall(r"```bash\n.*?```|`make \w+`", README, re.DOTALL))))
-    assert named == {"demo", "test", "train"}
-    assert named <= targets
-
-
-@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\((?!https?:|#)([^)]+)\)", README))))
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\((?!https?:)([^)]+)\)", README))))
 def test_link_leads_somewhere(target: str) -> None:
-    assert (ROOT / target).exists(), f"README links to {target}, which does not exist"
+    path, _, anchor = target.partition("#")
+    assert (ROOT / path).exists(), f"README links to {path}, which does not exist"
+    assert not anchor or anchor in anchors(ROOT / path), f"README links to {target}, a heading that does not exist"
 
 
-@pytest.mark.parametrize("path", sorted(set(re.findall(r"`(mace_pl/[\w/]+(?:\.py|/))`", README))))
-def test_reading_order_names_files(path: str) -> None:
-    assert (ROOT / path).exists(), f"README names {path}, which does not exist"
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_files_that_are_named_exist(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    named = re.findall(r"\b((?:configs|benchmarks|scripts|mace_pl)/[\w/.]*\w(?:\.py|\.yaml|\.csv|\.txt|\.md))\b", text)
+    for name in named:
+        assert (ROOT / name).is_file(), f"{document.name} names {name}, which does not exist"
+
+
+def test_targets_of_make_exist() -> None:
+    targets = set(re.findall(r"^(\w+):(?!=)", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    text = "".join(document.read_text(encoding="utf-8") for document in DOCUMENTS)
+    named = set(re.findall(r"(?:^|`)make ([a-z]+)", text, flags=re.MULTILINE))
+    assert {"demo", "test"} <= named <= targets
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"`([a-z_/]+(?:\.py|/))", ARCHITECTURE))))
+def test_the_architecture_names_what_exists(name: str) -> None:
+    assert (ROOT / name).exists() or (ROOT / "mace_pl" / name).exists(), f"there is no {name}"

@@ -1,4 +1,4 @@
-"""The command that makes the README's tables: what it reads out of scores, and where it puts it."""
+"""The command that makes the tables of the results page: what it reads out of scores, and where it puts it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
 TABLES = ("ten", "characters", "styles", "forty", "ablation", "counts", "tradeoff")
 
 
@@ -78,8 +78,8 @@ def test_a_table_replaces_the_one_between_its_marks(scripts: dict[str, ModuleTyp
     assert "newer" not in file.read_text(encoding="utf-8")
 
 
-def test_the_readme_has_a_place_for_every_table(scripts: dict[str, ModuleType]) -> None:
-    text = scripts["written"].inserted(README, {name: f"| {name} |" for name in TABLES})
+def test_the_page_has_a_place_for_every_table(scripts: dict[str, ModuleType]) -> None:
+    text = scripts["written"].inserted(PAGE, {name: f"| {name} |" for name in TABLES})
     assert all(f"\n| {name} |\n" in text for name in TABLES)
 
 
@@ -107,9 +107,9 @@ def test_every_run_that_a_table_shows_is_made(
     monkeypatch.setattr(scripts["tables"], "scored", found)
     monkeypatch.setattr(scripts["tables"], "styles", lambda _: "| styles |")
     monkeypatch.setattr(scripts["tables"], "SCORES", tmp_path)
-    readme = tmp_path / "README.md"
-    readme.write_text(README, encoding="utf-8")
-    scripts["tables"].main(readme=readme)
+    page = tmp_path / "results.md"
+    page.write_text(PAGE, encoding="utf-8")
+    scripts["tables"].main(page=page)
     assert made == {run for runs in scored_runs.values() for run in runs}
     assert {name: len(runs) for name, runs in scored_runs.items()} == {
         "ten": 11,
@@ -118,7 +118,7 @@ def test_every_run_that_a_table_shows_is_made(
         "variants": 17,
         "forty": 2,
     }
-    text = readme.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
     assert "| + LoRAs, simply added | 1.000 → 0.100 | 1.000 → 0.900 | 0.250 |" in text and "| styles |" in text
     assert (tmp_path / "tradeoff.png").is_file() and (tmp_path / "ablation.json").is_file()
 
