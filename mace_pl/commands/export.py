@@ -16,7 +16,8 @@ from mace_pl.export.metadata import safe_name
 from mace_pl.export.run_base import base_kinds, load_run_base
 from mace_pl.files.artifacts import claim_output, read_tensors, written_aside
 from mace_pl.files.paths import model_name, resolve
-from mace_pl.methods.edit import Edit, original_weights, set_weights
+from mace_pl.methods.edit import Edit
+from mace_pl.models.backbone import backbone_of
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -76,7 +77,7 @@ def export_run(
     original = _original(pipeline, edit, meta)
     metrics = folder / "report" / "metrics.json"
     finished = Finished(pipeline, edit, original, meta, config, safe_name(folder), metrics)
-    set_weights(pipeline.unet, finished.weights)
+    backbone_of(pipeline).set_key_values(finished.weights)
     with written_aside(path) as aside:
         finished.write(format, aside, DTYPES.get(dtype or ""), wanted, error)
     return path
@@ -131,7 +132,7 @@ def _original(pipeline: Any, edit: Edit, meta: dict[str, Any]) -> dict[str, torc
     Raises:
         UserError: the model is not the one that the run edited.
     """
-    original = original_weights(pipeline.unet)
+    original = backbone_of(pipeline).key_values()
     sides = {layer: (B.shape[0], A.shape[1]) for layer, (A, B) in edit.factors.items()}
     width = {weight.shape[1] for weight in original.values()}
     if width != {len(edit.R)} or sides not in ({}, {layer: tuple(weight.shape) for layer, weight in original.items()}):

@@ -30,10 +30,9 @@ from mace_pl.methods.edit import (
     SumsOnDisk,
     fusion,
     load_concept,
-    original_weights,
-    set_weights,
     summed,
 )
+from mace_pl.models.backbone import backbone_of
 
 
 def fuse_run(
@@ -108,7 +107,7 @@ def fuse_run(
         own, factors = load_concept(folder, target)
         sums.add(target, own.weighted(weight))
         loras[target] = {n: (A, weight * B) for n, (A, B) in factors.items()}
-    original, total = original_weights(pipeline.unet), summed(sums.values())
+    original, total = backbone_of(pipeline).key_values(), summed(sums.values())
     T = closed_form.solve(total.F, total.G, keep_refine, original)
     edit = Edit(T, {})
     if method != "refined":
@@ -120,7 +119,7 @@ def fuse_run(
         stage: config["model"][stage] for stage in ("refine", "fuse")
     }
     finished = Finished(pipeline, edit, original, meta, config, safe_name(output))
-    set_weights(pipeline.unet, finished.weights)
+    backbone_of(pipeline).set_key_values(finished.weights)
     with written_aside(output, "output_dir") as aside:
         aside.mkdir()
         settings = yaml.safe_dump(config | {"output_dir": str(output)}, sort_keys=False, allow_unicode=True)

@@ -21,8 +21,8 @@ from torch import Tensor
 from mace_pl.errors import UserError
 from mace_pl.files.artifacts import claim_output, write_tensors
 from mace_pl.files.paths import resolve
-from mace_pl.methods.edit import original_weights
 from mace_pl.methods.gram_statistics import KIND
+from mace_pl.models.backbone import backbone_of
 from mace_pl.models.pipeline import load_pipeline, unet_fingerprint
 from mace_pl.models.text_encoding import encode_prompts, encoder_fingerprint
 from mace_pl.version import __version__
@@ -73,7 +73,7 @@ def import_cache(cache: str, model: ImportModel, output: str, overwrite: bool = 
     pipeline = load_pipeline(model.pretrained, model.revision, model.variant, model.layout)
     width = int(encode_prompts(pipeline, [""]).shape[-1])
     P, spread = agreed_gram(grams, width)
-    deviation, order = check_products(products, list(original_weights(pipeline.unet).values()), P)
+    deviation, order = check_products(products, list(backbone_of(pipeline).key_values().values()), P)
     print(f"{len(products)} matrices fit ({order}); largest relative deviation: W P {deviation:.2e}, P {spread:.2e}")
     found = {"matrices": len(products), "order": order, "deviation": deviation, "deviation_of_gram": spread}
     metadata = provenance(path, pipeline, str(grams[0].dtype).removeprefix("torch."), found)
@@ -93,7 +93,7 @@ def provenance(path: Path, pipeline: Any, precision: str, found: dict[str, Any])
         "sources": [{"source": path.name, "sha256": digest, "captions": None, "limit": None}],
         "precision": precision,
         "processes": 1,
-        "imported": {"layout": "for_mat1/for_mat2", "unet": unet_fingerprint(pipeline.unet), **found},
+        "imported": {"layout": "for_mat1/for_mat2", "unet": unet_fingerprint(backbone_of(pipeline).network), **found},
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "version": __version__,
     }

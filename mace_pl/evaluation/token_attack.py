@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mace_pl.errors import UserError
+from mace_pl.models.backbone import backbone_of
 from mace_pl.models.text_encoding import text_parts, with_all_vectors
 
 
@@ -67,18 +68,10 @@ def diffusion_loss(pipeline: Any, latents: Tensor, text_1TD: Tensor, noise: Tens
         noise: [N, C, h, w].
         timesteps: [N].
     """
-    scheduler = pipeline.scheduler
-    kept = scheduler.alphas_cumprod.to(latents)[timesteps].view(-1, 1, 1, 1)
-    signal, spread = kept.sqrt(), (1 - kept).sqrt()
-    noisy = signal * latents + spread * noise
-    text = text_1TD.expand(len(latents), -1, -1)
-    predicted: Tensor = pipeline.unet(noisy, timesteps, encoder_hidden_states=text).sample
-    wanted = noise
-    if scheduler.config.prediction_type == "v_prediction":
-        wanted = signal * noise - spread * latents
-    elif scheduler.config.prediction_type == "sample":
-        wanted = latents
-    return (predicted - wanted).square().mean()
+    backbone = backbone_of(pipeline)
+    noisy = backbone.noised(latents, noise, timesteps)
+    predicted = backbone.predict(noisy, timesteps, text_1TD.expand(len(latents), -1, -1))
+    return (predicted - backbone.aim(latents, noise, timesteps)).square().mean()
 
 
 def optimise_tokens(
@@ -100,7 +93,7 @@ def optimise_tokens(
     scale = table.square().mean().sqrt()
     free = (table[first.to(table.device)] / scale).clone().requires_grad_(True)
     optimizer = torch.optim.Adam([free], lr=lr)
-    trained, losses = pipeline.scheduler.config.num_train_timesteps, []
+    trained, losses = backbone_of(pipeline).timesteps, []
     for _ in range(steps):
         noise = torch.randn(latents.shape, generator=generator).to(latents)
         timesteps = torch.randint(trained, (len(latents),), generator=generator).to(latents.device)

@@ -13,7 +13,8 @@ from mace_pl.errors import UserError
 from mace_pl.export.lora_files import CONFIG, merge_lora
 from mace_pl.files.artifacts import read_tensors
 from mace_pl.files.paths import resolve
-from mace_pl.methods.edit import STAGE2, Edit, original_weights, set_weights
+from mace_pl.methods.edit import STAGE2, Edit
+from mace_pl.models.backbone import backbone_of
 from mace_pl.models.pipeline import load_pipeline
 from mace_pl.models.text_encoding import encoder_fingerprint
 
@@ -62,7 +63,7 @@ def apply_file(pipeline: Any, path: Path, setting: str) -> None:
     if kind in ("edit", "refined"):
         _check_encoder(pipeline, path, meta, setting)
         weights = _edited(pipeline, path, setting) if kind == "edit" else _refined(pipeline, path, setting)
-        set_weights(pipeline.unet, weights)
+        backbone_of(pipeline).set_key_values(weights)
     elif kind == STAGE2:
         raise UserError(
             f"{setting}: {path} is the LoRA of one concept, which was trained on refined weights and is not the edit "
@@ -105,7 +106,7 @@ def _check_encoder(pipeline: Any, path: Path, meta: dict[str, Any], setting: str
 
 def _edited(pipeline: Any, path: Path, setting: str) -> dict[str, Any]:
     """W R + B A by layer name."""
-    edit, original = Edit.load(path), original_weights(pipeline.unet)
+    edit, original = Edit.load(path), backbone_of(pipeline).key_values()
     width = next(iter(original.values())).shape[1]
     if (edit.factors and set(edit.factors) != set(original)) or edit.R.shape != (width, width):
         raise UserError(f"{setting}: {path} was made from another model: its layers do not fit the UNet.")
@@ -115,7 +116,7 @@ def _edited(pipeline: Any, path: Path, setting: str) -> dict[str, Any]:
 def _refined(pipeline: Any, path: Path, setting: str) -> dict[str, Any]:
     """The stored projections by layer name."""
     weights, _ = read_tensors(path, "refined", setting)
-    own = pipeline.unet.state_dict()
+    own = backbone_of(pipeline).network.state_dict()
     wrong = [key for key, value in weights.items() if key not in own or own[key].shape != value.shape]
     if wrong:
         raise UserError(f"{setting}: {path} was made from another model: {wrong[0]} does not fit its UNet.")

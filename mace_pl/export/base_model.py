@@ -17,6 +17,7 @@ from torch import Tensor
 from mace_pl.errors import UserError
 from mace_pl.export.readable import make_readable
 from mace_pl.files.artifacts import save_hashed, write_json
+from mace_pl.models.backbone import backbone_of
 
 #: under which names an original checkpoint holds a part; UNet and VAE begin alike in all families
 PREFIXES = {
@@ -32,7 +33,7 @@ INDEX = re.compile(r"(?P<name>\w+\.(safetensors|bin)\.index)(\.(?P<variant>\w+))
 
 def base_folder(pipeline: Any) -> Path | None:
     """The diffusers folder that the pipeline was loaded from (of a hub id, the one in the cache); None without one."""
-    stored = pipeline.unet.config.get("_name_or_path") or ""
+    stored = backbone_of(pipeline).network.config.get("_name_or_path") or ""
     folder = Path(stored).parent
     return folder if stored and (folder / "model_index.json").is_file() else None
 
@@ -116,12 +117,12 @@ def _write_unet(
     """The UNet's files with the edited values; saved anew in another dtype, or where the base has pickles only."""
     files = sorted((base / "unet").glob("*.safetensors"))
     if dtype is not None or not files:
-        pipeline.unet.to(dtype or pipeline.unet.dtype).save_pretrained(folder / "unet")
+        backbone_of(pipeline).network.to(dtype or backbone_of(pipeline).network.dtype).save_pretrained(folder / "unet")
         return
     _copy(base, folder, [base / "unet" / "config.json"])
     kept = {
         name: tensor
-        for name, tensor in pipeline.unet.state_dict().items()
+        for name, tensor in backbone_of(pipeline).network.state_dict().items()
         if name.removesuffix(".weight") not in weights
     }
     values, stored = {f"{name}.weight": weight for name, weight in weights.items()}, stored_dtype(pipeline, "unet")
@@ -165,7 +166,7 @@ def _save(folder: Path, pipeline: Any, dtype: torch.dtype | None) -> None:
                 getattr(pipeline, part).to(stored_dtype(pipeline, part))
         dtype = dtype or stored_dtype(pipeline, "unet")
     if dtype is not None:
-        pipeline.unet.to(dtype)
+        backbone_of(pipeline).network.to(dtype)
     pipeline.save_pretrained(folder)
     layout: Path | None = getattr(pipeline, "base_layout", None)
     for part in ("tokenizer", "tokenizer_2", "scheduler") if layout else ():

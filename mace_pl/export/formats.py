@@ -20,6 +20,7 @@ from mace_pl.export.model_card import licence, model_card
 from mace_pl.export.single_file import single_file, unet_names
 from mace_pl.files.artifacts import provenance, write_tensors
 from mace_pl.methods.edit import Edit
+from mace_pl.models.backbone import backbone_of
 
 #: where each format lies in a run's folder
 PLACES = {
@@ -105,7 +106,9 @@ class Finished:
         elif format == "edit":
             self.edit.save(path, self.metadata)
         elif format == "unet":
-            weights = {name: weight.to(stored) for name, weight in self.pipeline.unet.state_dict().items()}
+            weights = {
+                name: weight.to(stored) for name, weight in backbone_of(self.pipeline).network.state_dict().items()
+            }
             write_tensors(path, weights, "unet", self.metadata)
         elif format in LORAS:
             self.write_lora(format, path, stored, self.lora(rank, max_error))
@@ -130,7 +133,10 @@ class Finished:
         """Write one checkpoint in the original layout; of a single checkpoint a copy with other keys and values."""
         said = self.said(lora=False)
         if base_file(self.pipeline) and dtype is None:
-            names, header = unet_names(self.pipeline.unet), provenance("single_file", self.metadata) | said
+            names, header = (
+                unet_names(backbone_of(self.pipeline).network),
+                provenance("single_file", self.metadata) | said,
+            )
             rewrite_file(path, self.pipeline, names, self.weights, header)
         else:
             write_tensors(path, single_file(self.pipeline, dtype), "single_file", self.metadata, said)

@@ -22,6 +22,7 @@ from mace_pl.files.paths import hub_id
 from mace_pl.files.screen import screen
 from mace_pl.methods.edit import Edit, Factors
 from mace_pl.methods.lora import to_peft
+from mace_pl.models.backbone import backbone_of
 
 KIND = "edit_lora"
 LORAS = ("lora", "lora_diffusers", "lora_peft")  # kohya's names, which every program reads; then those of two libraries
@@ -145,7 +146,9 @@ def write_lora(
     folder.mkdir(parents=True)
     if format == "lora":
         said = {**said, **kohya_facts(pipeline, metadata["name"], metadata["pretrained"], lora.rank)}
-        write_tensors(file, to_kohya(factors, pipeline.unet, family(pipeline) == "sdxl"), KIND, meta, said)
+        write_tensors(
+            file, to_kohya(factors, backbone_of(pipeline).network, family(pipeline) == "sdxl"), KIND, meta, said
+        )
     elif format == "lora_diffusers":
         write_tensors(file, to_peft(factors), KIND, meta, said)
     else:
@@ -166,11 +169,12 @@ def write_peft(folder: Path, factors: Factors, rank: int, base: str | None) -> N
 def show_errors(rank: int, errors: Mapping[str, float]) -> None:
     """The table of truncation errors, one row per cross-attention so that the names fit a terminal."""
     table = Table(title=f"LoRA of the whole edit, rank {rank}: ‖ΔW − BA‖ / ‖ΔW‖")
-    table.add_column("attn2 of", overflow="fold")
+    table.add_column("cross-attention of", overflow="fold")
     for part in ("to_k", "to_v"):
         table.add_column(part, justify="right")
-    for block in dict.fromkeys(name.rpartition(".attn2.")[0] for name in errors):
-        table.add_row(block, *[f"{errors[f'{block}.attn2.{part}']:.2%}" for part in ("to_k", "to_v")])
+    for layer in dict.fromkeys(name.rpartition(".")[0] for name in errors):
+        block = layer.rpartition(".")[0]  # its last part is the same in all of them
+        table.add_row(block, *[f"{errors[f'{layer}.{part}']:.2%}" for part in ("to_k", "to_v")])
     table.add_section()
     largest = {part: max(e for name, e in errors.items() if name.endswith(part)) for part in ("to_k", "to_v")}
     table.add_row("largest", *[f"{error:.2%}" for error in largest.values()])

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from mace_pl.errors import UserError
 from mace_pl.export.single_file import UNET_PREFIX, has_original_names, unet_names
+from mace_pl.models.backbone import backbone_of
 
 #: what the names of kohya's sd-scripts begin with, by part
 KOHYA = {"unet": ("lora_unet_",), "text_encoder": ("lora_te_", "lora_te1_"), "text_encoder_2": ("lora_te2_",)}
@@ -139,8 +140,8 @@ def layer_names(pipeline: Any) -> dict[str, tuple[str, str]]:
             for own in (name,) if part == "unet" else (bare, f"text_model.{bare}"):
                 found = [f"{part}.{own}", *[f"{prefix}{own.replace('.', '_')}" for prefix in prefixes]]
                 names |= dict.fromkeys([*found, own, f"{PEFT}{own}"] if part == "unet" else found, (part, name))
-    if has_original_names(pipeline.unet):
-        for original, own in unet_names(pipeline.unet).items():
+    if has_original_names(backbone_of(pipeline).network):
+        for original, own in unet_names(backbone_of(pipeline).network).items():
             layer = original.removeprefix(UNET_PREFIX).removesuffix(".weight").replace(".", "_")
             if original.endswith(".weight") and ("unet", own[0].removesuffix(".weight")) in names.values():
                 names[f"lora_unet_{layer}"] = ("unet", own[0].removesuffix(".weight"))

@@ -8,6 +8,7 @@ from typing import Any
 
 from mace_pl.errors import UserError
 from mace_pl.files.paths import hub_id, resolve
+from mace_pl.models.backbone import backbone_of
 from mace_pl.models.loading import MODELS, variants_of
 from mace_pl.models.pipeline import load_base, unet_fingerprint
 from mace_pl.models.text_encoding import encoder_fingerprint
@@ -81,8 +82,9 @@ def _fitted(model: dict[str, Any], place: Path) -> dict[str, Any]:
 
 def _check_same(pipeline: Any, made: Mapping[str, Any], place: str) -> None:
     """Refuse another model, by the hashes that the run holds."""
-    for part, hashed in (("text_encoder", encoder_fingerprint), ("unet", lambda own: unet_fingerprint(own.unet))):
-        if made.get(part) is not None and made[part] != hashed(pipeline):
+    found = {"text_encoder": encoder_fingerprint(pipeline), "unet": unet_fingerprint(backbone_of(pipeline).network)}
+    for part, hashed in found.items():
+        if made.get(part) is not None and made[part] != hashed:
             raise UserError(
                 f"run: the {part.replace('_', ' ')} of {place} is not the one that was edited: it has other weights. "
                 f"Give the run's base model with --pretrained."

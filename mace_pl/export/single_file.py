@@ -24,6 +24,7 @@ from torch import Tensor
 
 from mace_pl.errors import UserError
 from mace_pl.export.base_model import stored_dtype
+from mace_pl.models.backbone import backbone_of
 
 Tensors = dict[str, Tensor]
 Names = dict[str, list[str]]  # name in the original layout to the names in diffusers that it holds, in their order
@@ -104,7 +105,7 @@ def own_tensors(module: Any) -> Tensors:
 
 def _layout(pipeline: Any) -> list[tuple[str, Names, Convert]]:
     """Each part with its names and the loader's conversion."""
-    unet, vae = pipeline.unet, pipeline.vae
+    unet, vae = backbone_of(pipeline).network, pipeline.vae
     if not isinstance(vae, AutoencoderKL):
         raise _refusal("vae", type(vae).__name__)
     convert_vae = partial(convert_ldm_vae_checkpoint, config=vae.config)

@@ -20,7 +20,7 @@ from mace_pl.files.artifacts import written_aside
 from mace_pl.files.owned import PICTURES
 from mace_pl.images.files import read_images
 from mace_pl.methods.lora import stream
-from mace_pl.models.cross_attention import observed
+from mace_pl.models.backbone import backbone_of
 from mace_pl.models.pipeline import picture_size
 from mace_pl.models.sampling import draw
 from mace_pl.models.text_encoding import text_parts
@@ -177,7 +177,7 @@ def _draw_batch(pipeline: Any, batch: Sequence[Row], masked: bool) -> tuple[list
         for t, (drawing, _) in zip(templates, batch, strict=True)
     ]
     maps = AttentionMaps(positions, picture_size(pipeline))
-    with observed(pipeline.unet, maps.observe):
+    with backbone_of(pipeline).observed(maps.observe):
         pictures = draw(pipeline, prompts, *settings)
     return pictures, [mask_from_map(m) for m in maps.maps()]
 

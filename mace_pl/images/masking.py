@@ -24,11 +24,9 @@ from mace_pl.images.generate import AttentionMaps, mask_from_map, read_masks, sa
 from mace_pl.images.mask_checks import complaint, contact_sheet
 from mace_pl.images.segmentation import Seen, Segment, find, words_for
 from mace_pl.methods.lora import stream
-from mace_pl.models.cross_attention import observed
-from mace_pl.models.pipeline import picture_latents, picture_size
+from mace_pl.models.backbone import backbone_of
+from mace_pl.models.pipeline import picture_latents
 from mace_pl.models.sampling import noised
-from mace_pl.models.text_encoding import encode_both, text_parts
-from mace_pl.models.unet_inputs import unet_conditions
 
 ATTENTION = "attention_masks"  # the folder of masks that are a fallback only
 LEVELS = tuple((i + 0.5) / 20 for i in range(10))  # of noise, as shares of the schedule: above half little is seen
@@ -159,21 +157,24 @@ def noised_masks(pipeline: Any, group: Pictured, seed: int, guidance: float) -> 
     at under ten levels of noise (on the bundled model's pictures as close to the silhouettes as while they are drawn).
     """
     template = PICTURE_TEMPLATE[group.kind]
-    text, pooled = encode_both(pipeline, [template.replace("{}", group.target)])
-    positions = attended_positions(text_parts(pipeline)[0][0], template, group.target)
-    extra = unet_conditions(pipeline, pooled, 1, guidance)
-    height, width = picture_size(pipeline)
-    steps = pipeline.scheduler.config.num_train_timesteps
+    backbone = backbone_of(pipeline)
+    text, pooled = backbone.encode([template.replace("{}", group.target)])
+    positions = attended_positions(backbone.tokenizers[0], template, group.target)
+    extra = backbone.inputs(pooled, 1, guidance)
+    height, width = backbone.image_size
+    steps = backbone.timesteps
     found = []
     for i, picture in enumerate(group.read()):
         fitting = picture.resize((width, height), Image.Resampling.LANCZOS)
         latents, maps = picture_latents(pipeline, [fitting]), AttentionMaps([positions], (height, width))
         generator = stream(seed, group.target, "noise", i)
-        with observed(pipeline.unet, maps.observe):
+        with backbone.observed(maps.observe):
             for level in LEVELS:
                 t = torch.tensor(int(level * steps), device=latents.device)
                 noise = torch.randn(latents.shape, generator=generator).to(latents)
-                pipeline.unet(noised(pipeline, latents, noise, t), t, encoder_hidden_states=text, **extra)
+                backbone_of(pipeline).network(
+                    noised(pipeline, latents, noise, t), t, encoder_hidden_states=text, **extra
+                )
         mask = mask_from_map(maps.maps()[0])
         found.append(F.interpolate(mask[None, None], size=picture.size[::-1], mode="nearest")[0, 0])
     return found

@@ -13,7 +13,6 @@ from torch import Tensor
 from mace_pl.files.artifacts import read_tensors, slug, write_tensors
 from mace_pl.methods.closed_form import Preservation, apply_edit, fuse, refine
 from mace_pl.methods.lora import from_peft, to_peft
-from mace_pl.models.cross_attention import key_value_names
 from mace_pl.training.tensor_store import Filed
 
 Factors = dict[str, tuple[Tensor, Tensor]]
@@ -107,17 +106,6 @@ def fusion(T: Tensor, sums: Mapping[str, ConceptSums], loras: Mapping[str, Facto
             A[name].append(part)
     B = {name: torch.cat([loras[target][name][1].double().cpu() for target in sums], dim=1) for name in layers}
     return Edit(fused.R, {name: (torch.cat(A[name]), B[name]) for name in layers})
-
-
-def original_weights(unet: Any) -> dict[str, Tensor]:
-    """Copies of the UNet's cross-attention keys and values by layer name."""
-    return {name: unet.get_submodule(name).weight.detach().clone() for name in key_value_names(unet)}
-
-
-def set_weights(unet: Any, weights: Mapping[str, Tensor]) -> None:
-    """Put projections into the UNet, in its own dtype and device."""
-    for name, weight in weights.items():
-        unet.get_submodule(name).weight.data.copy_(weight)
 
 
 def stage2_file(folder: Path, target: str) -> Path:

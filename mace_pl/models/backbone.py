@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from mace_pl.models.cross_attention import attention_losses, compiled, key_value_names, observed
+from mace_pl.models.cross_attention import attention_losses, compiled, key_values, observed
 from mace_pl.models.pipeline import picture_size, vae_latents
 from mace_pl.models.sampling import noised
 from mace_pl.models.text_encoding import encode_both, text_parts
@@ -74,7 +74,7 @@ class Backbone(Protocol):
         """Latents [N, C, h, w] of images [N, 3, H, W] in [−1, 1], without the noise of the encoder."""
 
     def predict(self, latents: Tensor, t: Tensor, text: Tensor, extra: Mapping[str, Any] | None = None) -> Tensor:
-        """What the network predicts: ε, or v."""
+        """What the network predicts: ε, v, or the latents."""
 
     def aim(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """What :meth:`predict` was trained to give for :meth:`noised`."""
@@ -141,8 +141,7 @@ class UNetBackbone:
 
     def key_values(self) -> dict[str, Tensor]:
         """Copies of the ``attn2`` keys and values by layer name."""
-        unet = self.network
-        return {name: unet.get_submodule(name).weight.detach().clone() for name in key_value_names(unet)}
+        return key_values(self.network)
 
     def set_key_values(self, weights: Mapping[str, Tensor]) -> None:
         """Put keys and values into the UNet, in its own dtype and device."""
@@ -173,10 +172,11 @@ class UNetBackbone:
         return found
 
     def aim(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """ε, or v = √ᾱ_t ε − √(1 − ᾱ_t) x."""
-        if self.pipeline.scheduler.config.prediction_type != "v_prediction":
-            return noise
-        return noised(self.pipeline, noise, -latents, t)
+        """ε, v = √ᾱ_t ε − √(1 − ᾱ_t) x, or x itself."""
+        kind = self.pipeline.scheduler.config.prediction_type
+        if kind == "v_prediction":
+            return noised(self.pipeline, noise, -latents, t)
+        return latents if kind == "sample" else noise
 
     def observed(self, observe: Callable[[str, Tensor], None]) -> AbstractContextManager[None]:
         """See :func:`mace_pl.models.cross_attention.observed`."""

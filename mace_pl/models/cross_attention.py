@@ -32,6 +32,11 @@ def key_value_names(unet: nn.Module) -> list[str]:
     return [f"{name}.{part}" for name in cross_attentions(unet) for part in ("to_k", "to_v")]
 
 
+def key_values(unet: nn.Module) -> dict[str, Tensor]:
+    """Copies of the ``attn2`` keys and values W [O, D] by layer name."""
+    return {name: unet.get_submodule(name).weight.detach().clone() for name in key_value_names(unet)}  # type: ignore[operator]
+
+
 class LastCrossAttention(Exception):  # noqa: N818 - a signal, not an error
     """Raised once the last ``attn2`` has been seen: nothing after it is needed."""
 

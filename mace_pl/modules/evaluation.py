@@ -23,6 +23,7 @@ from mace_pl.files.paths import resolve
 from mace_pl.images.files import read_image, read_images
 from mace_pl.images.manifest import read_folder
 from mace_pl.methods.metrics import PictureScores
+from mace_pl.models.backbone import backbone_of
 from mace_pl.models.pipeline import load_pipeline, model_fingerprint, scheduled
 from mace_pl.models.sampling import draw
 from mace_pl.models.text_encoding import spelled_as
@@ -94,7 +95,7 @@ class ErasureScores(LightningModule):
         self.kid_subset, self.nearest, self.shown = kid_subset, nearest, shown
         self.pipeline = load_pipeline(pretrained, revision, variant, layout)
         with scheduled(self.pipeline, scheduler, "model.scheduler"):  # refused here, before anything is drawn
-            self.unet = self.pipeline.unet
+            self.unet = backbone_of(self.pipeline).network
         self.fingerprints = {ORIGINAL: model_fingerprint(self.pipeline)}
         self.targets: dict[str, list[str]] = {}
         self.weights: dict[str, dict[str, Tensor]] = {ORIGINAL: {}}

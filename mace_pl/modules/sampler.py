@@ -12,6 +12,7 @@ from mace_pl.errors import UserError
 from mace_pl.export.apply import apply_files
 from mace_pl.files.paths import model_name, place_name
 from mace_pl.images.manifest import begin, drop_aside, picture_name, set_aside, write_manifest, write_picture
+from mace_pl.models.backbone import backbone_of
 from mace_pl.models.pipeline import load_pipeline, model_fingerprint, set_scheduler
 from mace_pl.models.sampling import draw
 from mace_pl.training.options import check_trainer
@@ -63,7 +64,7 @@ class Sampler(LightningModule):
         apply_files(self.pipeline, apply or [])
         if scheduler is not None:
             set_scheduler(self.pipeline, scheduler)
-        self.unet = self.pipeline.unet
+        self.unet = backbone_of(self.pipeline).network
         fingerprint = model_fingerprint(self.pipeline)
         applied = [place_name(file) for file in apply or []]
         self.source = {"pretrained": model_name(pretrained), "apply": applied, "fingerprint": fingerprint}

@@ -30,7 +30,8 @@ from transformers import CLIPConfig
 
 from mace_pl.cli import erase_main
 from mace_pl.files.owned import RECORD
-from mace_pl.methods.edit import Edit, original_weights, set_weights
+from mace_pl.methods.edit import Edit
+from mace_pl.models.backbone import backbone_of
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +80,8 @@ def test_a_lora_of_full_rank_draws_the_pictures_of_the_edit(
 ) -> None:
     whole = base(toy_pipeline)
     before = pictures(whole)
-    set_weights(whole.unet, {n: torch.from_numpy(W + delta) for n, (W, delta) in changes(run, toy_pipeline).items()})
+    changed = {n: torch.from_numpy(W + delta) for n, (W, delta) in changes(run, toy_pipeline).items()}
+    backbone_of(whole).set_key_values(changed)
     expected = pictures(whole)
     above((expected - before).abs().max(), OTHER_PICTURE)
     same_pictures(pictures(with_lora(toy_pipeline, naming, full_rank)), expected)
@@ -89,7 +91,7 @@ def test_a_lora_of_full_rank_draws_the_pictures_of_the_edit(
 def test_a_lora_of_low_rank_is_the_truncated_edit(run: Path, rank_two: Path, toy_pipeline: Path, naming: str) -> None:
     explicit = base(toy_pipeline)
     weights, _ = truncated(run, toy_pipeline, 2)
-    set_weights(explicit.unet, weights)
+    backbone_of(explicit).set_key_values(weights)
     found = with_lora(toy_pipeline, naming, rank_two)
     close(noise_of(found.unet), noise_of(explicit.unet), EDITED_PASS)
     same_pictures(pictures(found), pictures(explicit))
@@ -135,7 +137,7 @@ def test_auto_takes_the_smallest_rank_that_keeps_the_error(run: Path, toy_pipeli
 def test_refined_and_edit_are_the_same_edit(run: Path, toy_pipeline: Path, tmp_path: Path) -> None:
     refined = load_file(export(run, tmp_path / "kv.safetensors", "--format", "refined"))
     copy = Edit.load(export(run, tmp_path / "copy.safetensors", "--format", "edit"))
-    again = copy.weights(original_weights(base(toy_pipeline).unet))
+    again = copy.weights(backbone_of(base(toy_pipeline)).key_values())
     for name, (W, delta) in changes(run, toy_pipeline).items():
         expected = torch.from_numpy(W + delta).float()
         close(refined[f"{name}.weight"], expected, FLOAT32_EDIT)

@@ -15,7 +15,7 @@ from support.tolerances import EDITED_PASS, FLOAT32_EDIT, FLOAT32_PASS, MOVED, a
 
 from mace_pl.cli import erase_main
 from mace_pl.export.lora import to_kohya
-from mace_pl.methods.edit import set_weights
+from mace_pl.models.backbone import backbone_of
 from mace_pl.models.cross_attention import key_value_names
 
 
@@ -41,7 +41,8 @@ def test_the_single_file_is_the_edited_pipeline(made: Any, tmp_path: Path) -> No
     file = export(run, tmp_path / "model.safetensors", "--format", "single_file")
     loaded = pipeline_class(name).from_single_file(str(file), config=str(base), local_files_only=True)
     expected = pipeline_class(name).from_pretrained(base)
-    set_weights(expected.unet, {n: torch.from_numpy(W + delta) for n, (W, delta) in changes(run, base).items()})
+    changed = {n: torch.from_numpy(W + delta) for n, (W, delta) in changes(run, base).items()}
+    backbone_of(expected).set_key_values(changed)
     for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
         own = getattr(expected, part, None)
         if own is None:
@@ -113,7 +114,7 @@ def test_kohya_names_of_sdxl_are_the_original_ones_and_load(made: Any, tmp_path:
     found = noise_of(pipeline.unet)
     pipeline.unload_lora_weights()
     close(noise_of(pipeline.unet), before, FLOAT32_PASS)
-    set_weights(pipeline.unet, truncated(run, base, 3)[0])
+    backbone_of(pipeline).set_key_values(truncated(run, base, 3)[0])
     close(found, noise_of(pipeline.unet), EDITED_PASS)
     above((found - before).abs().max(), MOVED)
 

@@ -17,7 +17,8 @@ from support.tolerances import FLOAT32_EDIT, MOVED, PRESERVED, RUN_WEIGHTS, abov
 from mace_pl import erase
 from mace_pl.cli import erase_main
 from mace_pl.methods.closed_form import gram
-from mace_pl.methods.edit import Edit, load_concept, original_weights, set_weights
+from mace_pl.methods.edit import Edit, load_concept
+from mace_pl.models.backbone import backbone_of
 from mace_pl.models.sampling import draw
 from mace_pl.models.text_encoding import encode_prompts, encoder_fingerprint
 
@@ -63,7 +64,7 @@ def test_three_forms_of_the_edit_draw_the_same_pictures(run: Path, toy_pipeline:
     result = refined.unet.load_state_dict(load_file(run / "refined.safetensors"), strict=False)
     assert not result.unexpected_keys
     compact = StableDiffusionPipeline.from_pretrained(toy_pipeline, safety_checker=None)
-    set_weights(compact.unet, Edit.load(run / "edit.safetensors").weights(original_weights(compact.unet)))
+    backbone_of(compact).set_key_values(Edit.load(run / "edit.safetensors").weights(backbone_of(compact).key_values()))
     expected = pictures(whole)
     assert (expected != original).any()
     for other in (refined, compact):
@@ -109,7 +110,7 @@ def test_fusing_again_drops_and_reweights_without_training(run: Path, toy_pipeli
         ["fuse", "--run", str(run), "--output_dir", str(run.parent / "none"), "--weights", "ship=0,dog=0,painter=0"]
     )
     none = load_file(run.parent / "none" / "refined.safetensors")
-    original = original_weights(StableDiffusionPipeline.from_pretrained(toy_pipeline, safety_checker=None).unet)
+    original = backbone_of(StableDiffusionPipeline.from_pretrained(toy_pipeline, safety_checker=None)).key_values()
     for name, weight in original.items():
         close(none[f"{name}.weight"], weight, FLOAT32_EDIT)
     dropped = load_file(run.parent / "drop" / "refined.safetensors")
@@ -132,7 +133,7 @@ def test_a_run_is_written_without_fusion_or_without_loras(run: Path, toy_pipelin
     assert (said["method"], said["refine"]["identity"], said["fuse"]["identity"]) == ("refined", 1e12, 1.0)
     loras = [load_concept(run, c["target"])[1] for c in CONCEPTS]
     pipeline, moved = StableDiffusionPipeline.from_pretrained(toy_pipeline, safety_checker=None), []
-    for name, weight in original_weights(pipeline.unet).items():
+    for name, weight in backbone_of(pipeline).key_values().items():
         refined = written["refined"][f"{name}.weight"]
         added = refined + sum(lora[name][1] @ lora[name][0] for lora in loras)
         assert not torch.equal(refined, weight)
@@ -204,7 +205,7 @@ def test_statistics_preserve_what_they_sum(tmp_path: Path, toy_pipeline: Path) -
     kept = encode_prompts(pipeline, ["a photo of a cat", "a house on a blue background"]).flatten(0, 1)
     path = statistics(tmp_path / "prior.safetensors", encoder_fingerprint(pipeline), gram(kept, kept))
     drift = {}
-    original = original_weights(pipeline.unet)
+    original = backbone_of(pipeline).key_values()
     for weight in ("0.0", "100000.0"):
         more = ["--model.prior", str(path), "--model.refine.prior", weight, "--model.fuse.prior", weight]
         erase_main([*config(tmp_path, toy_pipeline, f"w{weight}"), *more])

@@ -14,7 +14,7 @@ from support.tolerances import FLOAT32_PASS, MOVED, above, close, same_pictures
 from transformers import CLIPTokenizer
 
 from mace_pl.cli import erase_main
-from mace_pl.methods.edit import original_weights
+from mace_pl.models.backbone import backbone_of
 from mace_pl.models.cross_attention import cross_attentions
 from mace_pl.models.pipeline import load_pipeline
 from mace_pl.models.text_encoding import encode_both
@@ -36,9 +36,9 @@ def test_a_family_is_fitted_exported_loaded_and_sampled(name: str, tmp_path: Pat
     refined = load_file(tmp_path / "run/refined.safetensors")
     before, after = (DiffusionPipeline.from_pretrained(f) for f in (base, tmp_path / "run/pipeline"))
     assert type(before) is type(after)
-    original = original_weights(before.unet)
+    original = backbone_of(before).key_values()
     assert len(refined) == len(original) == 2 * len(cross_attentions(before.unet))
-    for layer, weight in original_weights(after.unet).items():
+    for layer, weight in backbone_of(after).key_values().items():
         torch.testing.assert_close(refined[f"{layer}.weight"], weight, rtol=0, atol=0)
         above((weight - original[layer]).abs().max(), MOVED)
     above((noise_of(before.unet) - noise_of(after.unet)).abs().max(), MOVED)

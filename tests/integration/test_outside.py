@@ -21,8 +21,7 @@ from transformers import CLIPTextModel
 from mace_pl.cli import erase_main
 from mace_pl.export.lora import to_kohya
 from mace_pl.export.single_file import own_tensors, single_file, unet_names
-from mace_pl.methods.edit import original_weights
-from mace_pl.models.cross_attention import key_value_names
+from mace_pl.models.cross_attention import key_value_names, key_values
 
 TABLES = "sd_mecha.extensions.builtin.model_configs"
 PREFIX = "model.diffusion_model."
@@ -44,12 +43,12 @@ def test_lycoris_merges_the_kohya_lora(toy_pipeline: Path, tmp_path: Path, monke
     erase_main(["export", "--run", str(run), "--format", "lora", "--output", str(lora), *more])
     expected, _ = truncated(run, base, 3)
     unet = type(family("sd1", toy_pipeline).unet).from_pretrained(base, subfolder="unet")
-    before = {name: weight.clone() for name, weight in original_weights(unet).items()}
+    before = {name: weight.clone() for name, weight in key_values(unet).items()}
     monkeypatch.setattr(wrapper.LycorisNetwork, "LORA_PREFIX", "lora_unet")
     network, _ = wrapper.create_lycoris_from_weights(1.0, str(lora / "run.safetensors"), unet)
     assert len(network.loras) == len(expected)
     network.merge_to(1.0)
-    for name, weight in original_weights(unet).items():
+    for name, weight in key_values(unet).items():
         close(weight, expected[name], FLOAT32_EDIT)
         above((weight - before[name]).abs().max(), MOVED)
 

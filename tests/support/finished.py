@@ -8,7 +8,8 @@ import yaml
 from diffusers import DiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file
 
-from mace_pl.methods.edit import Edit, original_weights
+from mace_pl.methods.edit import Edit
+from mace_pl.models.cross_attention import key_values
 from mace_pl.models.sampling import draw
 from support.seeds import seeded
 
@@ -17,7 +18,7 @@ CONCEPTS = [{"target": "ship", "anchor": "ground", "kind": "object"}]
 
 def finished_run(folder: Path, base: Path, variant: str | None = None) -> Path:
     generator = torch.Generator().manual_seed(seeded(3))
-    original = original_weights(UNet2DConditionModel.from_pretrained(base, subfolder="unet", variant=variant))
+    original = key_values(UNet2DConditionModel.from_pretrained(base, subfolder="unet", variant=variant))
     width = next(iter(original.values())).shape[1]
 
     def noise(*shape: int) -> torch.Tensor:
@@ -37,7 +38,7 @@ def finished_run(folder: Path, base: Path, variant: str | None = None) -> Path:
 def changes(run: Path, base: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """W and ΔW of every layer in float64, from the files and the formula alone."""
     file, found = load_file(run / "edit.safetensors"), {}
-    for name, W in original_weights(UNet2DConditionModel.from_pretrained(base, subfolder="unet")).items():
+    for name, W in key_values(UNet2DConditionModel.from_pretrained(base, subfolder="unet")).items():
         A, B = (file[f"unet.{name}.lora_{x}.weight"].double().numpy() for x in "AB")
         W64 = W.double().numpy()
         found[name] = (W64, W64 @ file["R"].double().numpy() + B @ A - W64)
