@@ -41,13 +41,13 @@ class PartialSums(Callback):
         self.path = output
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        """Take up the partial file of an earlier run.
+        """Resume from the partial file of an earlier run.
 
         Raises:
             UserError: it was made from other captions, another encoder, or with other settings.
         """
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        self.done, pl_module.restored = 0, {}
+        self.done, states = 0, {}
         if data is None:
             return
         self.identity = {
@@ -61,8 +61,9 @@ class PartialSums(Callback):
         for found in sorted(self.output.parent.glob(f"{glob.escape(self.output.name)}.*-of-*.partial")):
             tensors, metadata = self._read(found)
             if found == self.path:
-                pl_module.restored, self.done = tensors, int(metadata["done"])
-        data.done = self.done
+                states, self.done = tensors, int(metadata["done"])
+        pl_module.resume(states)
+        data.resume(self.done)
 
     def _read(self, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors, metadata = read_tensors(path, KIND, "model.output")

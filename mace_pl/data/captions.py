@@ -134,6 +134,10 @@ class Captions(LightningDataModule):
         self.done = 0  # captions of this process's share that an earlier run has summed
         self.provenance: list[dict[str, Any]] = []
 
+    def resume(self, done: int) -> None:
+        """Leave out so many captions of this rank's share, which an earlier run has summed."""
+        self.done = done
+
     def setup(self, stage: str) -> None:
         """Count the captions; ``provenance`` then lists each source that was used, with its SHA-256.
 

@@ -84,7 +84,7 @@ class PromptStatistics(LightningModule):
         self.fingerprint = encoder_fingerprint(self.pipeline)  # before the trainer's precision casts the weights
         self.width = encode_prompts(self.pipeline, [""]).shape[-1]
         self.metric = GramMetric(self.width)
-        self.restored: dict[str, Tensor] = {}  # states of an earlier run that was cut off
+        self.restored: Mapping[str, Tensor] = {}  # states of an earlier run that was cut off
         self.statistics: dict[str, Tensor] = {}
         self.only_captions = self.shortens = False
 
@@ -99,6 +99,10 @@ class PromptStatistics(LightningModule):
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         self.only_captions = getattr(data, "tokens", "all") == "caption"
         self.shortens = self.only_captions and ignores_padding(self.pipeline)
+
+    def resume(self, states: Mapping[str, Tensor]) -> None:
+        """Start from the states of an earlier run that was cut off; from zero where there are none."""
+        self.restored = dict(states)
 
     def on_predict_start(self) -> None:
         """Start from zero, or from where an earlier run was cut off: the same module may run twice."""
