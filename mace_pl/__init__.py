@@ -49,10 +49,11 @@ def erase(
         ValueError: a setting that cannot be used; the message names it, and the nearest that exists.
         KeyboardInterrupt: the run was interrupted; the same call resumes.
     """
-    from mace_pl.cli import fit_with  # the command line imports diffusers, which takes seconds
+    from mace_pl.commands.lightning_commands import run  # imports diffusers, which takes seconds
 
     try:
-        fit_with(
+        run(
+            "fit",
             {
                 "model": model,
                 "data": data,
@@ -66,7 +67,7 @@ def erase(
                 "report_seeds": report_seeds,
                 "export": export,
                 "keep_every_n_steps": keep_every_n_steps,
-            }
+            },
         )
     except UserError as error:
         raise ValueError(str(error)) from error

@@ -8,8 +8,9 @@ import warnings
 from lightning import LightningDataModule, LightningModule
 from lightning.pytorch.cli import ArgsType, LightningCLI
 
-from mace_pl.commands.parsing import LightningParser, check_configs, show_anything
+from mace_pl.commands.parsing import LightningParser, check_configs
 from mace_pl.files.paths import with_bundled
+from mace_pl.files.screen import show_anything
 
 
 def train_main(args: ArgsType = None) -> None:

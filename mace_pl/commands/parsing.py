@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +51,3 @@ def check_configs(args: list[str]) -> None:
             check_config(Path(word.split("=", 1)[1]))
         elif word in ("--config", "-c") and following:
             check_config(Path(following))
-
-
-def show_anything() -> None:
-    """Let a console that is not UTF-8 show what it has no characters for as escapes, where it would end the run."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower().replace("-", "") != "utf8":
-            stream.reconfigure(errors="backslashreplace")

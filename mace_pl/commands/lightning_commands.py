@@ -1,0 +1,167 @@
+"""The commands that run under a Trainer: Lightning's command line with our models and data."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser
+
+from mace_pl.callbacks.before_after import BeforeAfter
+from mace_pl.callbacks.caption_bar import CaptionBar
+from mace_pl.callbacks.lora_checkpoint import LoRACheckpoint
+from mace_pl.callbacks.progress import StageProgress
+from mace_pl.callbacks.write_run import WriteRun
+from mace_pl.commands.command_line import CommandLine, interrupts
+from mace_pl.data.attack_prompts import AttackPrompts
+from mace_pl.data.captions import Captions
+from mace_pl.data.concepts import ConceptData
+from mace_pl.data.evaluation_prompts import EvaluationPrompts
+from mace_pl.data.prompts import Prompts
+from mace_pl.errors import UserError
+from mace_pl.modules.attack import Attack
+from mace_pl.modules.caption_statistics import PromptStatistics
+from mace_pl.modules.concept_erasure import ConceptErasure
+from mace_pl.modules.evaluation import ErasureScores
+from mace_pl.modules.sampler import Sampler
+from mace_pl.training.trainer import MaceTrainer
+
+CHECKPOINT = ("ckpt_path", "weights_only")  # of Lightning; nothing here reads one
+
+
+class _FitCLI(CommandLine):
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {"fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule", *CHECKPOINT}}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        super().add_arguments_to_parser(parser)
+        parser.add_argument(
+            "--output_dir",
+            type=str | None,
+            default=None,
+            help="folder of the edit; null: checkpoints/erased/ and the name of the last --config, or run",
+        )
+        parser.add_argument("--overwrite", type=bool, default=False, help="replace output_dir where it exists")
+        parser.add_argument("--save_pipeline", type=bool, default=True, help="write the whole diffusers pipeline too")
+        parser.add_argument(
+            "--export",
+            type=list[str] | None,
+            default=None,
+            help="pipeline, lora, lora_diffusers, lora_peft, single_file, unet; the form of the base model when null",
+        )
+        parser.add_argument(
+            "--kept", type=list[str], default=[], help="names that stay, shown and scored in the report"
+        )
+        parser.add_argument("--classifier", type=str | None, default=None, help="folder of a CLIPModel that scores")
+        parser.add_argument("--report_seeds", type=int, default=1, help="pictures per name in the report's scores")
+        parser.add_argument(
+            "--keep_every_n_steps", type=int, default=50, help="how often a concept in training is kept on disk"
+        )
+        parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
+        parser.set_defaults(
+            {
+                "trainer.max_epochs": 1,
+                "trainer.logger": False,
+                "trainer.enable_checkpointing": False,
+                "trainer.log_every_n_steps": 1,
+            }
+        )
+
+    def before_instantiate_classes(self) -> None:
+        """Name the output after the last configuration, unless a setting names it."""
+        if self.settings["output_dir"] is None:
+            files = [Path(str(file)).stem for file in self.settings.get("config") or []]
+            self.settings["output_dir"] = f"checkpoints/erased/{files[-1] if files else 'run'}"
+
+    def progress_bar(self) -> ProgressBar:
+        """A bar that names stage and concepts."""
+        return StageProgress(leave=True)
+
+    def before_fit(self) -> None:
+        config = self.settings
+        plain = yaml.safe_load(self.command_parser.dump(config, skip_none=False))
+        plain.pop("config", None)
+        seen = BeforeAfter(config["kept"], config["classifier"], config["report_seeds"])
+        names = ("output_dir", "overwrite", "save_pipeline", "export")
+        self.run = WriteRun(seen=seen, config=plain, **{name: config[name] for name in names})
+        checkpoint = LoRACheckpoint(config["output_dir"], config["keep_every_n_steps"])
+        self.trainer.callbacks += [seen, self.run, checkpoint]  # type: ignore[attr-defined]
+
+    def after_fit(self) -> None:
+        """Refuse to end as if all was well where nothing was written, as after a callback that ends the run early.
+
+        Raises:
+            UserError: no edit was written.
+        """
+        if self.trainer.is_global_zero and not self.run.written and not self.trainer.interrupted:
+            raise UserError("trainer.callbacks ended the run before the edit was written. Leave such callbacks out.")
+
+
+class _TestCLI(CommandLine):
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {"test": {"model", "dataloaders", "datamodule", *CHECKPOINT}}
+
+
+class _PredictCLI(CommandLine):
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {"predict": {"model", "dataloaders", "datamodule", *CHECKPOINT}}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        super().add_arguments_to_parser(parser)
+        parser.set_defaults({"trainer.logger": False})
+
+
+class _AttackCLI(CommandLine):
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {"attack": {"model", "dataloaders", "datamodule", *CHECKPOINT}}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        super().add_arguments_to_parser(parser)
+        parser.set_defaults({"trainer.logger": False})
+
+
+class _CacheCLI(CommandLine):
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {"cache": {"model", "dataloaders", "datamodule", *CHECKPOINT}}
+
+    def progress_bar(self) -> ProgressBar:
+        """A bar that counts captions."""
+        return CaptionBar()
+
+
+#: the command line, the model and the data of each command
+PARTS: dict[str, tuple[type[CommandLine], Any, Any]] = {
+    "fit": (_FitCLI, ConceptErasure, ConceptData),
+    "cache": (_CacheCLI, PromptStatistics, Captions),
+    "predict": (_PredictCLI, Sampler, Prompts),
+    "test": (_TestCLI, ErasureScores, EvaluationPrompts),
+    "attack": (_AttackCLI, Attack, AttackPrompts),
+}
+
+
+def run(command: str, args: ArgsType) -> None:
+    """Run a command.
+
+    Args:
+        command: one of :data:`PARTS`.
+        args: its options, as words or as a mapping.
+
+    Raises:
+        UserError: a setting that cannot be used.
+        KeyboardInterrupt: the run was interrupted.
+    """
+    # args are ours whatever sys.argv holds; the schedule is an iterable that no worker process duplicates
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+    warnings.filterwarnings("ignore", message="Your `IterableDataset` has `__len__`")
+    cli, model, data = PARTS[command]
+    given = [command, *args] if isinstance(args, list) else {"subcommand": command, command: args}
+    with interrupts():
+        cli(model, data, MaceTrainer, given)
