@@ -176,8 +176,8 @@ def test_the_unet_becomes_a_file_of_pytorch_by_two_lines(
     written: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base, run = written
-    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
-    snippet = next(block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "unet.pt" in block)
+    page = (Path(__file__).resolve().parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
+    snippet = next(block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "unet.pt" in block)
     (tmp_path / "checkpoints" / "erased").mkdir(parents=True)
     (tmp_path / "checkpoints" / "erased" / "erase_ship").symlink_to(run)
     monkeypatch.chdir(tmp_path)

@@ -25,7 +25,9 @@ def finished_run(folder: Path, base: Path, variant: str | None = None) -> Path:
         return torch.randn(shape, generator=generator)
 
     # R is far from the identity in few directions and near it in the others: the edit truncates well, but not exactly
-    R = torch.eye(width) + noise(width, 3) @ noise(3, width) / width + 0.01 * noise(width, width)
+    # (a product in float64: in float32 its last bit depends on the number of threads)
+    few = (noise(width, 3).double() @ noise(3, width).double()).float()
+    R = torch.eye(width) + few / width + 0.01 * noise(width, width)
     edit = Edit(R, {n: (noise(1, width) / width**0.5, noise(len(w), 1)) for n, w in original.items()})
     folder.mkdir()
     edit.save(folder / "edit.safetensors", {"pretrained": str(base), "concepts": CONCEPTS})
