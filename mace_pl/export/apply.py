@@ -37,16 +37,21 @@ def apply_files(pipeline: Any, files: Sequence[str], setting: str = "model.apply
         apply_file(pipeline, resolve(file), setting)
 
 
-def load_edited(pretrained: str, edited: str) -> Any:
+def load_edited(
+    pretrained: str, edited: str, revision: str | None = None, variant: str | None = None, layout: str | None = None
+) -> Any:
     """A pipeline that is edited: a whole one, or the base with a file or run on top.
 
     Args:
         pretrained: the base pipeline.
         edited: a pipeline folder, or what :func:`apply_files` takes.
+        revision: of the base pipeline, as ``variant`` and ``layout``: see :func:`load_pipeline`.
+        variant: likewise.
+        layout: likewise.
     """
     if (resolve(edited) / "model_index.json").is_file():
         return load_pipeline(edited)
-    pipeline = load_pipeline(pretrained)
+    pipeline = load_pipeline(pretrained, revision, variant, layout)
     apply_files(pipeline, [edited], "model.edited")
     return pipeline
 

@@ -65,7 +65,10 @@ class Attack(LightningModule):
     attack.
 
     Args:
-        pretrained: the original pipeline.
+        pretrained: the original pipeline: folder, hub id or single checkpoint.
+        revision: branch, tag or commit of a hub id.
+        variant: which of its files are read, as in ``fp16``.
+        layout: folder with the configurations of a single checkpoint's parts.
         edited: the edit: an output folder of ``fit``, one of its files, or a whole pipeline.
         classifier: folder of the CLIPModel that says what a picture shows.
         output: the JSON file with all figures; a table in Markdown is written beside it.
@@ -93,6 +96,9 @@ class Attack(LightningModule):
         attack_samples: int = 4,
         seed: int = 2024,
         overwrite: bool = False,
+        revision: str | None = None,
+        variant: str | None = None,
+        layout: str | None = None,
     ) -> None:
         super().__init__()
         claim_output(Path(output), overwrite, "model.output")
@@ -100,7 +106,8 @@ class Attack(LightningModule):
             if value < 1:
                 raise UserError(f"model.{name}={value} must be at least 1.")
         self.output, self.judge_folder = Path(output), classifier
-        self.original, self.edited = load_pipeline(pretrained), load_edited(pretrained, edited)
+        self.original = load_pipeline(pretrained, revision, variant, layout)
+        self.edited = load_edited(pretrained, edited, revision, variant, layout)
         check_attackable(self.edited)
         self.steps, self.guidance, self.seed = steps, guidance, seed
         self.tokens, self.attack_samples = tokens, attack_samples

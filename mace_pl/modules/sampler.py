@@ -25,7 +25,10 @@ class Sampler(LightningModule):
     of them in each PNG too. A run that was cut off goes on when its command is given again.
 
     Args:
-        pretrained: a diffusers folder or a hub id.
+        pretrained: the model: folder, hub id or single checkpoint.
+        revision: branch, tag or commit of a hub id.
+        variant: which of its files are read, as in ``fp16``.
+        layout: folder with the configurations of a single checkpoint's parts.
         output: folder of the pictures.
         apply: files that are put on the model first: ``edit.safetensors``, ``refined.safetensors``, output folders of
             ``fit``, LoRAs.
@@ -51,6 +54,9 @@ class Sampler(LightningModule):
         height: int | None = None,
         width: int | None = None,
         overwrite: bool = False,
+        revision: str | None = None,
+        variant: str | None = None,
+        layout: str | None = None,
     ) -> None:
         super().__init__()
         if steps < 1:
@@ -60,7 +66,7 @@ class Sampler(LightningModule):
                 raise UserError(f"model.{name}={value} must be a positive multiple of 8.")
         self.output, self.overwrite = Path(output), overwrite
         self.steps, self.guidance, self.negative, self.size = steps, guidance, negative, (height, width)
-        self.pipeline = load_pipeline(pretrained)
+        self.pipeline = load_pipeline(pretrained, revision, variant, layout)
         apply_files(self.pipeline, apply or [])
         if scheduler is not None:
             set_scheduler(self.pipeline, scheduler)
