@@ -62,8 +62,11 @@ class EvaluationPrompts(LightningDataModule):
         if twice:
             raise UserError(f"data.synonyms: {', '.join(twice)} stands for two names, or twice. Name each word once.")
 
-    def test_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Batches {prompt, seed, word}, lists of equal length, and the batch's template; seeds count from 0."""
+    def test_dataloader(self) -> list[DataLoader[dict[str, Any]]]:
+        """Batches {prompt, seed, word}, lists of equal length, and the batch's template; seeds count from 0.
+
+        The same batches for each pass that the module wants, as its ``passes`` say.
+        """
         words = self.names + [word for synonyms in self.synonyms.values() for word in synonyms]
         rows = [
             {"prompt": template.replace("{}", word), "seed": seed, "word": word, "template": place}
@@ -73,7 +76,9 @@ class EvaluationPrompts(LightningDataModule):
         ]
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
-        return DataLoader(Batches(by_template(rows[rank::world], self.batch_size)), batch_size=None)
+        batches = by_template(rows[rank::world], self.batch_size)
+        passes = 1 if trainer is None else int(getattr(trainer.lightning_module, "passes", 1))
+        return [DataLoader(Batches(batches), batch_size=None) for _ in range(passes)]
 
 
 def by_template(rows: list[dict[str, Any]], batch_size: int) -> list[dict[str, Any]]:

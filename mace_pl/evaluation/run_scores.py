@@ -171,3 +171,8 @@ def neighbours(
         }
         for place, target in enumerate(targets)
     }
+
+
+def drawn_features(tables: Tables, places: list[int]) -> Tensor:
+    """[N, D] of the pictures of some words that were drawn."""
+    return tables["features"][places][tables["drawn"][places] > 0]

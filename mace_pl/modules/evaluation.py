@@ -14,14 +14,14 @@ from torch import Tensor
 from mace_pl.errors import UserError
 from mace_pl.evaluation.ablation import read_ablation
 from mace_pl.evaluation.clip import ClipEncoder, clip_score
+from mace_pl.evaluation.compared import OriginalImages, WholePipelines, is_pipeline, read_edit, read_reference
 from mace_pl.evaluation.fid import ClipFeatures, compare, perceptual_distance
 from mace_pl.evaluation.report_images import ORIGINAL, Shown, first_cells
-from mace_pl.evaluation.run_scores import Words, neighbours, original_results, run_results
+from mace_pl.evaluation.run_scores import Words, drawn_features, neighbours, original_results, run_results
 from mace_pl.evaluation.write_scores import write_scores
-from mace_pl.files.artifacts import claim_output, read_tensors
+from mace_pl.files.artifacts import claim_output
 from mace_pl.files.paths import resolve
-from mace_pl.images.files import read_image, read_images
-from mace_pl.images.manifest import read_folder
+from mace_pl.images.files import read_images
 from mace_pl.methods.metrics import PictureScores
 from mace_pl.models.backbone import backbone_of
 from mace_pl.models.pipeline import load_pipeline, model_fingerprint, scheduled
@@ -34,6 +34,7 @@ class ErasureScores(LightningModule):
     """Acc_e, Acc_s, Acc_g, H_o, CLIP score, FID and KID of edits, each beside the original with the same seeds.
 
     The original's pictures are drawn once for all runs; a run is drawn for the names and for its targets' synonyms.
+    Whole pipelines come one after another, each in a pass of its own over the data, so that one of them is in memory.
 
     Args:
         pretrained: the original pipeline: folder, hub id or single checkpoint.
@@ -99,14 +100,14 @@ class ErasureScores(LightningModule):
         self.fingerprints = {ORIGINAL: model_fingerprint(self.pipeline)}
         self.targets: dict[str, list[str]] = {}
         self.weights: dict[str, dict[str, Tensor]] = {ORIGINAL: {}}
-        self.pipelines: dict[str, Any] = {}
+        self.wholes = WholePipelines()
         for name, run in self.runs.items():
             self.read(name, resolve(run), targets)
         self.clip = ClipEncoder(classifier)
         self.features = ClipFeatures(classifier) if features is None else features
         self.judge: Any = judge
         self.reference = reference
-        self.references = [] if reference is None else self.read_reference(reference)
+        self.references = [] if reference is None else read_reference(reference)
         self.scores: dict[str, Any] = {}
 
     def read(self, name: str, folder: Path, targets: list[str] | None) -> None:
@@ -116,32 +117,15 @@ class ErasureScores(LightningModule):
             UserError: neither of both, one made from another model, or a pipeline without targets.
         """
         run = self.runs[name]
-        hub = not folder.exists() and run.count("/") == 1 and not resolve(Path(run).parent).is_dir()
-        if hub or (folder / "model_index.json").is_file():
+        if is_pipeline(run, folder):
             if not targets:
                 raise UserError(f"model.targets is empty, and the pipeline {run} does not say what it erases.")
-            self.pipelines[name] = load_pipeline(run)
-            self.fingerprints[name] = model_fingerprint(self.pipelines[name])
+            self.fingerprints[name] = self.wholes.add(name, run)
             self.weights[name], self.targets[name] = {}, targets
             return
-        file = folder / "refined.safetensors"
-        if not file.is_file():
-            raise UserError(f"model.runs: {folder} has no refined.safetensors. Give output folders of fit.")
-        weights, meta = read_tensors(file, "refined", "model.runs")
         own = self.unet.state_dict()
-        wrong = [key for key, value in weights.items() if key not in own or own[key].shape != value.shape]
-        if wrong:
-            raise UserError(f"model.runs: {file} was made from another model: {wrong[0]} does not fit its UNet.")
-        self.weights[ORIGINAL] |= {key: own[key].clone() for key in weights}
-        self.weights[name] = weights
-        self.targets[name] = [concept["target"] for concept in meta["concepts"]]
-
-    def read_reference(self, reference: str) -> list[Path]:
-        """The files of the reference folder, each of which decodes."""
-        files = read_folder(resolve(reference), "model.reference")
-        for file in files:
-            read_image(file, "model.reference")
-        return files
+        self.weights[name], self.targets[name] = read_edit(folder, own)
+        self.weights[ORIGINAL] |= {key: own[key].clone() for key in self.weights[name]}
 
     def setup(self, stage: str) -> None:
         """The texts of the classes in each template, and a table per model."""
@@ -161,6 +145,7 @@ class ErasureScores(LightningModule):
         self.tables = torch.nn.ModuleList(PictureScores(*shape, width) for _ in self.weights)
         folder = self.output.with_name(f".{self.output.name}.pictures.partial")
         self.gallery = Shown(folder, first_cells(len(data.templates), data.seeds, self.shown), data.first_seed)
+        self.kept = OriginalImages(folder / ".original")
         self.near = {name: self.next_to(targets) for name, targets in self.targets.items()}
 
     def own_judge(self, names: list[str]) -> None:
@@ -202,24 +187,42 @@ class ErasureScores(LightningModule):
         synonyms = self.words.synonyms
         return {*self.words.names, *(word for t in self.targets[name] for word in synonyms.get(t, []))}
 
-    def test_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
-        """Draw the batch's rows with every model that needs them, and measure each picture."""
-        originals: list[Tensor] = []
+    @property
+    def passes(self) -> int:
+        """How often the data are gone through: with the original and edits of it, then with each whole pipeline."""
+        return 1 + len(self.wholes.names)
+
+    def models(self, index: int) -> list[str]:
+        """Those of a pass, the original first."""
+        whole = self.wholes.names
+        return [whole[index - 1]] if index else [name for name in self.weights if name not in whole]
+
+    def test_step(self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Draw the batch's rows with every model of the pass that needs them, and measure each picture."""
         known = [i for i, word in enumerate(batch["word"]) if word in self.words.all]  # no synonyms of what stays
         columns = {key: [batch[key][i] for i in known] for key in ("prompt", "seed", "word")}
-        batch = {**columns, "template": batch["template"]}
-        for table, name in zip(self.tables, self.weights, strict=True):
+        places = [self.words.all.index(word) for word in columns["word"]]
+        batch = {**columns, "template": batch["template"], "place": places}
+        if not known:
+            return
+        if dataloader_idx:
+            self.pipeline.to("cpu")  # the device is that of the whole pipeline now
+        originals = list(self.features(self.kept.read(batch))[1]) if dataloader_idx else []
+        tables = dict(zip(self.weights, self.tables, strict=True))
+        for name in self.models(dataloader_idx):
             words = self.drawn(name)
             rows = [i for i, word in enumerate(batch["word"]) if word in words]
             if not rows:
                 continue
             pictures = self.draw(name, [batch["prompt"][i] for i in rows], [batch["seed"][i] for i in rows])
-            layers = self.measure(table, name, batch, rows, pictures, originals)
+            if name == ORIGINAL and self.wholes.names:
+                self.kept.write(batch, pictures)
+            layers = self.measure(tables[name], name, batch, rows, pictures, originals)
             originals = originals or layers  # the original comes first, and draws all rows
 
     def draw(self, name: str, prompts: list[str], seeds: list[int]) -> list[Image.Image]:
         """Pictures by one of the models."""
-        pipeline = self.pipelines.get(name, self.pipeline)
+        pipeline = self.wholes.load(name) if name in self.wholes.names else self.pipeline
         pipeline.to(self.device)
         if pipeline is self.pipeline:
             self.unet.load_state_dict(self.weights[ORIGINAL] | self.weights[name], strict=False)
@@ -238,7 +241,7 @@ class ErasureScores(LightningModule):
     ) -> list[Tensor]:
         """Enter a model's pictures of some rows of the batch into its table; returns their features by layer."""
         template = batch["template"]
-        places = [self.words.all.index(batch["word"][i]) for i in rows]
+        places = [batch["place"][i] for i in rows]
         cells = [(place, template, batch["seed"][i]) for place, i in zip(places, rows, strict=True)]
         image = self.clip.image(pictures)
         seen, probabilities, blank = self.judged(pictures, image, template)
@@ -261,6 +264,7 @@ class ErasureScores(LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Put the processes' tables together, print and write the figures."""
+        self.wholes.drop()
         results = [table.compute() for table in self.tables]  # type: ignore[operator]
         if not self.trainer.is_global_zero:
             return
@@ -290,8 +294,3 @@ class ErasureScores(LightningModule):
             distances = tables[name]["distance"][kept][tables[name]["drawn"][kept] > 0]
             quality["distance"] = float(distances.mean()) if len(distances) else None
             self.scores[name]["quality"] = quality
-
-
-def drawn_features(tables: Mapping[str, Tensor], places: list[int]) -> Tensor:
-    """[N, D] of the pictures of some words that were drawn."""
-    return tables["features"][places][tables["drawn"][places] > 0]

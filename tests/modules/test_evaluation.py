@@ -1,7 +1,10 @@
 import json
+import shutil
 import subprocess
 import sys
+import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,10 +15,13 @@ from support.tolerances import BY_HAND, DISTANCES, OTHER_SCORE, PUBLISHED, SAME_
 
 from mace_pl.cli import erase_main
 from mace_pl.commands.export import export_run
+from mace_pl.evaluation import compared
 from mace_pl.evaluation.clip import ClipClassifier
 from mace_pl.evaluation.erasure_scores import harmonic
 from mace_pl.files.artifacts import write_tensors
+from mace_pl.models.pipeline import load_pipeline
 from mace_pl.models.sampling import draw
+from mace_pl.modules import evaluation
 
 
 def test_harmonic_mean_of_the_papers_numbers() -> None:
@@ -174,6 +180,38 @@ def test_pipelines_are_compared_with_runs(toy_pipeline: Path, toy_clip: Path, tm
     assert page.count("data:image/png") >= 2 * 2 * 3 and "competitor" in page
 
 
+def test_one_whole_pipeline_is_in_memory_at_a_time(
+    toy_pipeline: Path, toy_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    erased = finished_run(tmp_path / "run", toy_pipeline)
+    export_run(run=str(erased), format="refined")
+    export_run(run=str(erased), format="pipeline")
+    wholes = [tmp_path / name for name in ("a", "b", "c")]
+    for whole in wholes:
+        shutil.copytree(erased / "pipeline", whole)
+    loaded: list[weakref.ref[torch.nn.Module]] = []
+    alive: list[int] = []
+
+    def load(*args: Any, **settings: Any) -> Any:
+        pipeline = load_pipeline(*args, **settings)
+        loaded.append(weakref.ref(pipeline.unet))
+        alive.append(sum(unet() is not None for unet in loaded))
+        return pipeline
+
+    for module in (compared, evaluation):
+        monkeypatch.setattr(module, "load_pipeline", load)
+    runs = ["compare", *map(str, [wholes[0], erased, *wholes[1:]])]
+    erase_main([*runs, *command(toy_pipeline, toy_clip, tmp_path / "s.json")[1:], "--model.targets", "[ship]"])
+    assert len(alive) == 1 + 2 * len(wholes) and max(alive) == 2  # the original and one more
+    scores = json.loads((tmp_path / "s.json").read_text())["scores"]
+    assert list(scores) == ["original", "a", "run", "b", "c"]
+    for name in ("a", "b", "c"):  # the same weights, put into the original in its own pass
+        assert scores[name]["after"]["top1"] == scores["run"]["after"]["top1"]
+        close(scores[name]["quality"]["distance"], scores["run"]["quality"]["distance"], SCORES)
+        close(scores[name]["quality"]["fid"], scores["run"]["quality"]["fid"], DISTANCES)
+    assert not list(tmp_path.glob(".*partial"))
+
+
 def test_scores_reach_a_logger(toy_pipeline: Path, toy_clip: Path, tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     pytest.importorskip("tensorboard.summary")
@@ -228,16 +266,31 @@ def test_another_judge_counts_what_it_cannot_see(
 
 def test_two_processes_score_what_one_scores(toy_pipeline: Path, toy_clip: Path, tmp_path: Path) -> None:
     run = finished_run(tmp_path / "run", toy_pipeline)
-    export_run(run=str(run), format="refined")
+    for format in ("refined", "pipeline"):
+        export_run(run=str(run), format=format)
+    runs = f"[{run}, {run / 'pipeline'}]"
     scores = {}
     for name, more in {"one": [], "two": ["--trainer.devices", "2", "--trainer.strategy", "ddp"]}.items():
         args = command(toy_pipeline, toy_clip, tmp_path / f"{name}.json")
-        args += ["--model.runs", f"[{run}]", "--model.kid_subset", "4", "--trainer.accelerator", "cpu"]
+        args += [
+            "--model.runs",
+            runs,
+            "--model.targets",
+            "[ship]",
+            "--model.kid_subset",
+            "4",
+            "--trainer.accelerator",
+            "cpu",
+        ]
         script = Path(__file__).resolve().parents[2] / "erase.py"
         done = subprocess.run([sys.executable, str(script), *args, *more], capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr[-3000:]
-        scores[name] = json.loads((tmp_path / f"{name}.json").read_text())["scores"]["run"]
-    one, two = scores["one"], scores["two"]
+        scores[name] = json.loads((tmp_path / f"{name}.json").read_text())["scores"]
+    for model in ("run", "pipeline"):
+        same_scores(scores["one"][model], scores["two"][model])
+
+
+def same_scores(one: dict[str, Any], two: dict[str, Any]) -> None:
     assert one["after"]["top1"]["by_word"] == two["after"]["top1"]["by_word"]
     for kind in ("probability", "clip_score"):  # pictures may differ by 1/255 where batches do
         close(one["after"][kind]["by_word"], two["after"][kind]["by_word"], SCORES)

@@ -1,0 +1,114 @@
+"""What is compared: runs, whole pipelines of which one is in memory at a time, images of the original on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from mace_pl.errors import UserError
+from mace_pl.files.artifacts import read_tensors
+from mace_pl.files.paths import resolve
+from mace_pl.images.files import read_image, read_images
+from mace_pl.images.manifest import read_folder
+from mace_pl.models.pipeline import load_pipeline, model_fingerprint
+
+
+def is_pipeline(run: str, folder: Path) -> bool:
+    """Whether a run is a whole pipeline: its folder, or a hub id."""
+    hub = not folder.exists() and run.count("/") == 1 and not resolve(Path(run).parent).is_dir()
+    return hub or (folder / "model_index.json").is_file()
+
+
+def read_edit(folder: Path, own: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """The refined weights and the targets of a run.
+
+    Args:
+        folder: of the run.
+        own: the weights of the UNet that they are put into.
+
+    Raises:
+        UserError: it has none, or was made from another model.
+    """
+    file = folder / "refined.safetensors"
+    if not file.is_file():
+        raise UserError(f"model.runs: {folder} has no refined.safetensors. Give output folders of fit.")
+    weights, meta = read_tensors(file, "refined", "model.runs")
+    wrong = [key for key, value in weights.items() if key not in own or own[key].shape != value.shape]
+    if wrong:
+        raise UserError(f"model.runs: {file} was made from another model: {wrong[0]} does not fit its UNet.")
+    return weights, [concept["target"] for concept in meta["concepts"]]
+
+
+def read_reference(reference: str) -> list[Path]:
+    """The files of the reference folder, each of which decodes."""
+    files = read_folder(resolve(reference), "model.reference")
+    for file in files:
+        read_image(file, "model.reference")
+    return files
+
+
+class WholePipelines:
+    """Pipelines by name; the one that was asked for last is in memory, the others are not."""
+
+    def __init__(self) -> None:
+        self.places: dict[str, str] = {}
+        self.name: str | None = None
+        self.pipeline: Any = None
+
+    @property
+    def names(self) -> list[str]:
+        """In the order in which they were added."""
+        return list(self.places)
+
+    def add(self, name: str, place: str) -> str:
+        """Check that a pipeline can be loaded, and let it go; returns its fingerprint.
+
+        Raises:
+            UserError: it cannot be loaded.
+        """
+        self.places[name] = place
+        fingerprint = model_fingerprint(self.load(name))
+        self.drop()
+        return fingerprint
+
+    def load(self, name: str) -> Any:
+        """The pipeline; another that is in memory goes first."""
+        if name != self.name:
+            self.drop()
+            self.pipeline = load_pipeline(self.places[name])
+            self.name = name
+        return self.pipeline
+
+    def drop(self) -> None:
+        """Let the pipeline in memory go."""
+        self.name, self.pipeline = None, None
+
+
+class OriginalImages:
+    """The original's images without loss on disk, which a model that comes later is measured against.
+
+    Args:
+        folder: where they lie; each process reads only what it wrote.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def _files(self, batch: Mapping[str, Any]) -> list[Path]:
+        """By template, word and seed; a word is its place, so that no two share a file."""
+        cells = zip(batch["place"], batch["seed"], strict=True)
+        return [self.folder / f"{batch['template']}_{place}_{seed}.png" for place, seed in cells]
+
+    def write(self, batch: Mapping[str, Any], images: Sequence[Image.Image]) -> None:
+        """Keep the images of a batch."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for file, image in zip(self._files(batch), images, strict=True):
+            image.save(file, compress_level=1)
+
+    def read(self, batch: Mapping[str, Any]) -> list[Image.Image]:
+        """Those of the same batch."""
+        return read_images(self._files(batch), "model.output")
