@@ -55,6 +55,7 @@ class Command:
     def run(self, args: Words) -> None:
         """Import what the command needs, and run it."""
         words = self.words(args)
+        imported("mace_pl.commands.quiet:quiet_libraries")()
         if self.function is None:
             imported("mace_pl.commands.lightning_commands:run")(self.trainer, words)
             return

@@ -67,6 +67,7 @@ class _FitCLI(CommandLine):
                 "trainer.max_epochs": 1,
                 "trainer.logger": False,
                 "trainer.enable_checkpointing": False,
+                "trainer.enable_model_summary": False,
                 "trainer.log_every_n_steps": 1,
             }
         )
