@@ -8,7 +8,7 @@ from lightning import Callback, LightningModule, Trainer
 
 from mace_pl.callbacks.report import Report
 from mace_pl.concepts.concept import read_names
-from mace_pl.concepts.token_report import preflight, show_preflight
+from mace_pl.concepts.token_report import check_prompts, preflight, show_preflight
 from mace_pl.errors import UserError
 from mace_pl.files.screen import screen
 from mace_pl.models.text_encoding import names_beside
@@ -42,6 +42,7 @@ class BeforeAfter(Callback):
         """The model as it was, and the table of tokens."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         module: Any = pl_module
+        check_prompts(module.pipeline, data.concepts, data.templates)  # before any image is generated
         module.pipeline.to(trainer.strategy.root_device)
         kept = names_beside(module.pipeline, self.kept, [c.target for c in data.concepts])
         self.report = Report(data.concepts, kept, self.classifier, self.seeds)

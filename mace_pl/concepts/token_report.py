@@ -9,11 +9,38 @@ from rich.console import Console
 from rich.table import Table
 
 from mace_pl.concepts.concept import Concept
-from mace_pl.concepts.tokens import token_span
-from mace_pl.models.text_encoding import text_parts, with_all_vectors
+from mace_pl.concepts.tokens import attended_positions, token_span
+from mace_pl.errors import UserError
+from mace_pl.models.text_encoding import name_tokens, text_parts, with_all_vectors
 
 KNOWN = 0.5  # accuracy of the base model's own pictures below which an edit can hardly be judged
 COLUMNS = ("target", "its tokens", "anchor", "its tokens", "base model", "shares tokens with")
+
+
+def check_prompts(pipeline: Any, concepts: Sequence[Concept], templates: Sequence[Sequence[str]]) -> None:
+    """Find every target in its templates.
+
+    Raises:
+        UserError: a template that does not show its target, tokenizers that split it differently, or two targets of
+            the same tokens.
+    """
+    tokenizers = text_parts(pipeline)[0]
+    seen: dict[Any, str] = {}
+    for concept in concepts:
+        other = seen.setdefault(name_tokens(pipeline, concept.target), concept.target)
+        if other != concept.target:
+            raise UserError(
+                f"data.concepts: the targets {other!r} and {concept.target!r} have the same tokens in this model: it "
+                f"cannot tell them apart. Remove one."
+            )
+    for concept, own in zip(concepts, templates, strict=True):
+        for template in own:
+            found = [attended_positions(tokenizer, template, concept.target) for tokenizer in tokenizers]
+            if any(positions != found[0] for positions in found):
+                raise UserError(
+                    f"model.pretrained: its tokenizers split {concept.target!r} in {template!r} differently. Use a "
+                    f"model whose text encoders share a vocabulary."
+                )
 
 
 def preflight(

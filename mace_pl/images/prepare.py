@@ -1,4 +1,4 @@
-"""What is made and checked before anything is trained: prompts, pictures and masks of the targets."""
+"""What is made before anything is trained: pictures and masks of the targets."""
 
 from __future__ import annotations
 
@@ -6,43 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mace_pl.concepts.concept import Concept
-from mace_pl.concepts.tokens import attended_positions
-from mace_pl.errors import UserError
 from mace_pl.files.artifacts import slug
 from mace_pl.files.owned import PICTURES, refuse_foreign
 from mace_pl.images.generate import Drawing, Drawn, by_concept, draw_rows, is_prepared, rows_of, write_pictures
 from mace_pl.images.masking import ATTENTION, Pictured, attend_pictures, look_at_masks, segment_pictures
 from mace_pl.images.segmentation import NETWORKS
 from mace_pl.models.pipeline import scheduled
-from mace_pl.models.text_encoding import name_tokens, text_parts
 from mace_pl.training.progress import drawing
 from mace_pl.training.trainer import gathered
-
-
-def check_prompts(pipeline: Any, concepts: Sequence[Concept], templates: Sequence[Sequence[str]]) -> None:
-    """Find every target in its templates.
-
-    Raises:
-        UserError: a template that does not show its target, tokenizers that split it differently, or two targets of
-            the same tokens.
-    """
-    tokenizers = text_parts(pipeline)[0]
-    seen: dict[Any, str] = {}
-    for concept in concepts:
-        other = seen.setdefault(name_tokens(pipeline, concept.target), concept.target)
-        if other != concept.target:
-            raise UserError(
-                f"data.concepts: the targets {other!r} and {concept.target!r} have the same tokens in this model: it "
-                f"cannot tell them apart. Remove one."
-            )
-    for concept, own in zip(concepts, templates, strict=True):
-        for template in own:
-            found = [attended_positions(tokenizer, template, concept.target) for tokenizer in tokenizers]
-            if any(positions != found[0] for positions in found):
-                raise UserError(
-                    f"model.pretrained: its tokenizers split {concept.target!r} in {template!r} differently. Use a "
-                    f"model whose text encoders share a vocabulary."
-                )
 
 
 def prepare_pictures(pipeline: Any, trainer: Any, seed: int, model: Mapping[str, str]) -> None:

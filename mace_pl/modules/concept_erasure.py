@@ -21,10 +21,11 @@ from mace_pl.concepts.preservation import (
     statistics_of,
     with_domain,
 )
+from mace_pl.concepts.token_report import check_prompts
 from mace_pl.data.batches import Batches
 from mace_pl.errors import UserError
 from mace_pl.files.identity import hash_files, identity
-from mace_pl.images.prepare import check_prompts, prepare_pictures
+from mace_pl.images.prepare import prepare_pictures
 from mace_pl.methods.base import ClosedForm
 from mace_pl.methods.edit import Edit, Factors
 from mace_pl.methods.lora import ConceptLoRAs
@@ -116,8 +117,7 @@ class ConceptErasure(LightningModule):
         self.pipeline = load_pipeline(pretrained, revision, variant, layout)
         self.backbone = backbone_of(self.pipeline)
         self.unet = self.backbone.network  # registered, so that the Trainer sees it
-        self.fingerprint = encoder_fingerprint(self.pipeline)
-        self.unet_hash = unet_fingerprint(self.unet)
+        self.fingerprint, self.unet_hash = encoder_fingerprint(self.pipeline), unet_fingerprint(self.unet)
         width = int(self.backbone.encode([""])[0].shape[-1])
         self.domain_names = names_to_keep(domain_names, (refine, fuse))
         self.preserved = {"refine": vars(refine), "names": self.domain_names, "files": statistics_of(prior, domain)}

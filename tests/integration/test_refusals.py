@@ -7,6 +7,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from support.runs import config, exit_message, statistics, user_pictures
+from torch.nn.modules.module import register_module_forward_hook
 
 from mace_pl.models.text_encoding import encoder_fingerprint
 
@@ -119,3 +120,19 @@ def test_an_output_below_a_file_is_refused(
     args = [*config(tmp_path, toy_pipeline, "out"), "--output_dir", str(tmp_path / "file" / "out")]
     assert "output_dir" in exit_message(args, capsys)
     assert not (tmp_path / "pictures").exists()
+
+
+def test_targets_of_equal_tokens_are_refused_before_an_image(
+    tmp_path: Path, toy_pipeline: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    passes = []
+    hook = register_module_forward_hook(
+        lambda module, *_: passes.append(1) if isinstance(module, UNet2DConditionModel) else None
+    )
+    concepts = [{"target": "ship's", "anchor": "sky"}, {"target": "ship 's", "anchor": "ground"}]
+    try:
+        message = exit_message(config(tmp_path, toy_pipeline, "out", concepts), capsys)
+    finally:
+        hook.remove()
+    assert "have the same tokens" in message
+    assert not passes and not (tmp_path / "out").exists()
