@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer
@@ -17,13 +16,13 @@ from mace_pl.errors import UserError
 from mace_pl.export.readable import make_readable
 from mace_pl.files.artifacts import written_aside
 from mace_pl.files.paths import resolve
-from mace_pl.pretraining.augment import augment, sometimes, uniform
+from mace_pl.pretraining.augment import augment, sometimes
+from mace_pl.pretraining.reencoding import check_autoencoder, reencode
 from mace_pl.pretraining.tokenizer import save_tokenizer, train_tokenizer
 from mace_pl.pretraining.training import TrainingModule, save_text
-from mace_pl.training.progress import drawing
 
+CONCEPT, STYLE = "a photo of the {}", "an image in the style of {}"  # texts of what is named beside the caption
 MAX_LOG_SCALE = 4.6  # CLIP clips the temperature at 100
-LATENT_NOISE = 0.4  # most noise on the latents that are decoded, relative to the latents' own deviation
 
 
 class ContrastiveTraining(TrainingModule):
@@ -45,6 +44,7 @@ class ContrastiveTraining(TrainingModule):
         heads: attention heads of each tower.
         text_length: tokens that captions are cut to while training; the encoder itself takes 77.
         concept_weight: weight of naming the concept.
+        style_weight: weight of naming the style, among those of the batch.
         augmented: share of the batches that are augmented; without it the scores of drawn pictures are brittle.
         autoencoder: folder of an AutoencoderKL that half of the pictures go through before they are augmented, since
             the pictures that will be scored come out of one.
@@ -68,6 +68,7 @@ class ContrastiveTraining(TrainingModule):
         heads: int = 4,
         text_length: int = 32,
         concept_weight: float = 0.5,
+        style_weight: float = 0.0,
         augmented: float = 0.9,
         autoencoder: str | None = None,
         learning_rate: float = 1e-3,
@@ -89,6 +90,7 @@ class ContrastiveTraining(TrainingModule):
         self.width, self.layers, self.heads = width, layers, heads
         self.text_length = text_length
         self.concept_weight = concept_weight
+        self.style_weight = style_weight
         self.augmented = augmented
         self.autoencoder = autoencoder
         self.decoded: Tensor | None = None
@@ -107,8 +109,7 @@ class ContrastiveTraining(TrainingModule):
             UserError: ``pretrained`` holds no CLIPModel, or ``autoencoder`` no AutoencoderKL.
         """
         super().setup(stage)
-        if self.autoencoder is not None and not (resolve(self.autoencoder) / "config.json").is_file():
-            raise UserError(f"autoencoder={self.autoencoder} has no config.json. Give the folder of an AutoencoderKL.")
+        check_autoencoder(self.autoencoder)
         if self.clip is not None:
             return
         if self.pretrained is None:
@@ -163,32 +164,25 @@ class ContrastiveTraining(TrainingModule):
         captions, places = distinct(batch["caption"])
         contrast = contrastive_loss(scale * images @ self.encode_texts(captions).T, places.to(self.device))
         self.log("train/contrast", contrast, prog_bar=True)
-        if not batch["concept"] or self.concept_weight == 0:
-            return contrast
-        names, places = distinct(batch["concept"])
-        logits = scale * images @ self.encode_texts([f"a photo of the {name}" for name in names]).T
-        places = places.to(self.device)
-        self.log("train/accuracy", (logits.argmax(dim=-1) == places).float().mean(), prog_bar=True)
-        return contrast + self.concept_weight * F.cross_entropy(logits, places)
+        loss: Tensor = contrast
+        if batch["concept"] and self.concept_weight > 0:
+            loss = loss + self.concept_weight * self.naming("accuracy", CONCEPT, scale * images, batch["concept"])
+        if batch["style"] and self.style_weight > 0:
+            loss = loss + self.style_weight * self.naming("style_accuracy", STYLE, scale * images, batch["style"])
+        return loss
 
-    @torch.no_grad()
+    def naming(self, logged: str, template: str, images: Tensor, shown: Sequence[str]) -> Tensor:
+        """Cross-entropy of naming what N images [N, D], scaled by the temperature, show, among all that is shown."""
+        names, places = distinct(shown)
+        logits = images @ self.encode_texts([template.format(name) for name in names]).T
+        places = places.to(self.device)
+        self.log(f"train/{logged}", (logits.argmax(dim=-1) == places).float().mean(), prog_bar=True)
+        return F.cross_entropy(logits, places)
+
     def on_fit_start(self) -> None:
-        """Encode and decode every picture once, with some noise on the latents: a diffusion model's are not perfect."""
-        if self.autoencoder is None:
-            return
-        vae: Any = AutoencoderKL.from_pretrained(resolve(self.autoencoder), torch_dtype=torch.float32)
-        vae = vae.to(self.device).eval()
-        pictures, generator = self.pool().pictures, torch.Generator().manual_seed(self.seed)
-        parts = []
-        with drawing(self.trainer, "through the autoencoder", len(pictures)) as advance:
-            for part in pictures.split(64):
-                latents = vae.encode(part.to(self.device).float() / 127.5 - 1).latent_dist.mode()
-                noise = torch.randn(latents.shape, generator=generator).to(latents) / vae.config.scaling_factor
-                noise = noise * uniform(latents, 0.0, LATENT_NOISE, generator)
-                seen = vae.decode(latents + noise).sample
-                parts.append(((seen.clamp(-1, 1) + 1) * 127.5).round().to("cpu", torch.uint8))
-                advance(len(part))
-        self.decoded = torch.cat(parts)
+        """Send every picture through the autoencoder once."""
+        if self.autoencoder is not None:
+            self.decoded = reencode(self.pool().pictures, self.autoencoder, self, self.seed)
 
     def encode_texts(self, texts: list[str]) -> Tensor:
         """Unit vectors [N, D] of texts; a frozen encoder reads each text once."""

@@ -39,6 +39,7 @@ class DiffusionTraining(TrainingModule):
         output_dir: folder of the pipeline.
         overwrite: replace the parts where they exist.
         pretrained: folder of a Stable Diffusion pipeline to fine-tune; a new UNet when left out.
+        start: folder of a UNet whose weights a new UNet starts from, wherever names and shapes are the same.
         channels: channels of a new UNet per resolution; the first has no attention.
         heads: attention heads of a new UNet.
         norm_groups: groups of a new UNet's normalisation; must divide every entry of ``channels``.
@@ -57,6 +58,7 @@ class DiffusionTraining(TrainingModule):
         output_dir: str = "checkpoints/emoji",
         overwrite: bool = False,
         pretrained: str | None = None,
+        start: str | None = None,
         channels: Sequence[int] = (64, 128, 192),
         heads: int = 4,
         norm_groups: int = 16,
@@ -77,7 +79,9 @@ class DiffusionTraining(TrainingModule):
                 raise UserError(f"{name}={share} must lie between 0 and 1.")
         if snr_gamma is not None and not snr_gamma > 0:
             raise UserError(f"snr_gamma={snr_gamma} must be above 0, or null for no weighting.")
-        self.pretrained = pretrained
+        if pretrained is not None and start is not None:
+            raise UserError(f"start={start} is for a new UNet, and pretrained={pretrained} gives one. Set one of them.")
+        self.pretrained, self.start = pretrained, start
         self.source = Path(output_dir) if pretrained is None else resolve(pretrained)
         self.channels, self.heads, self.norm_groups = tuple(channels), heads, norm_groups
         self.prediction_type = prediction_type
@@ -135,16 +139,9 @@ class DiffusionTraining(TrainingModule):
                 cross_attention_dim=text["hidden_size"],
                 attention_head_dim=self.heads,
             )
-        scheduler = DDIMScheduler(
-            beta_start=0.00085,
-            beta_end=0.012,
-            beta_schedule="scaled_linear",
-            clip_sample=False,
-            set_alpha_to_one=False,
-            steps_offset=1,
-            prediction_type=self.prediction_type,
-        )
-        return unet, scheduler
+        if self.start is not None:
+            take_over(unet, self.start)
+        return unet, new_scheduler(self.prediction_type)
 
     def given_parts(self) -> tuple[Any, Any]:
         """UNet and scheduler of the given pipeline; DDIM reads the configuration of the other schedulers too."""
@@ -245,6 +242,35 @@ class DiffusionTraining(TrainingModule):
                 with written_aside(self.folder / part.name) as aside:
                     (shutil.copytree if part.is_dir() else shutil.copyfile)(part, aside)
         make_readable(self.folder)
+
+
+def new_scheduler(prediction_type: str) -> DDIMScheduler:
+    """Stable Diffusion's noise schedule."""
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type=prediction_type,
+    )
+
+
+def take_over(unet: Any, folder: str) -> None:
+    """Give ``unet`` the weights of the UNet in ``folder`` that have the same names and shapes as its own.
+
+    Raises:
+        UserError: no UNet is there, or none of its weights fits.
+    """
+    if not (resolve(folder) / "config.json").is_file():
+        raise UserError(f"start={folder} has no config.json. Give the folder of a UNet2DConditionModel.")
+    given = UNet2DConditionModel.from_pretrained(resolve(folder), torch_dtype=torch.float32).state_dict()
+    own = unet.state_dict()
+    fitting = {name: t for name, t in given.items() if name in own and t.shape == own[name].shape}
+    if not fitting:
+        raise UserError(f"start={folder}: no weight has the shape that the new UNet needs. Leave start out.")
+    unet.load_state_dict(own | fitting)
 
 
 def visible(folder: Path) -> list[Path]:

@@ -21,12 +21,13 @@ from mace_pl.images.files import read_image
 class PictureBatch(TypedDict):
     """Pictures ``pixel_values`` [N, 3, H, W] in [-1, 1], N captions, and the places ``index`` [N] in the pool.
 
-    ``concept`` names what each picture shows; it is empty where the data do not tell.
+    ``concept`` names what each picture shows and ``style`` how; they are empty where the data do not tell.
     """
 
     pixel_values: Tensor
     caption: list[str]
     concept: list[str]
+    style: list[str]
     index: Tensor
 
 
@@ -37,12 +38,16 @@ class PicturePool:
         pictures: [N, 3, H, W], uint8.
         captions: N captions.
         concepts: what each of the N pictures shows, where that is known.
+        styles: the style of each, where that is known.
     """
 
-    def __init__(self, pictures: Tensor, captions: Sequence[str], concepts: Sequence[str] = ()) -> None:
+    def __init__(
+        self, pictures: Tensor, captions: Sequence[str], concepts: Sequence[str] = (), styles: Sequence[str] = ()
+    ) -> None:
         self.pictures = pictures
         self.captions = list(captions)
         self.concepts = list(concepts)
+        self.styles = list(styles)
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -51,9 +56,12 @@ class PicturePool:
         """The pictures at ``indices`` [N]."""
         pixels = self.pictures[indices].float().div_(127.5).sub_(1.0)
         places = indices.tolist()
-        concepts = [self.concepts[i] for i in places] if self.concepts else []
         return PictureBatch(
-            pixel_values=pixels, caption=[self.captions[i] for i in places], concept=concepts, index=indices
+            pixel_values=pixels,
+            caption=[self.captions[i] for i in places],
+            concept=[self.concepts[i] for i in places] if self.concepts else [],
+            style=[self.styles[i] for i in places] if self.styles else [],
+            index=indices,
         )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +15,8 @@ from mace_pl.files.paths import resolve
 from mace_pl.images.files import read_rgba
 from mace_pl.pretraining.image_folder import PicturePool, PoolDataModule, to_tensor
 from mace_pl.pretraining.make_captions import make_caption, read_rows
+from mace_pl.pretraining.sentences import Shares, read_grammar, rich_caption
+from mace_pl.pretraining.styles import MANNERS, paint
 
 BACKGROUNDS = {  # the colours that captions name, as RGB
     "white": (255, 255, 255),
@@ -33,24 +37,36 @@ def background_of(caption: str) -> str:
     return words[1] if caption.endswith(" background") and len(words) == 2 and words[1] in BACKGROUNDS else "white"
 
 
-def compose(sprite: Image.Image, colour: str, resolution: int, rng: random.Random) -> Image.Image:
-    """The sprite on a background of ``colour``: scaled, shifted within the picture and, half of the time, mirrored."""
+def place(sprite: Image.Image, colour: str, resolution: int, rng: random.Random) -> tuple[Image.Image, Image.Image]:
+    """The sprite on a background of ``colour``, and its silhouette: scaled, shifted, half of the time mirrored."""
     picture = Image.new("RGBA", (resolution, resolution), BACKGROUNDS[colour])
     side = max(1, round(resolution * rng.uniform(*SCALE)))
     drawn = sprite.resize((side, side), Image.Resampling.LANCZOS)
     if rng.random() < 0.5:
         drawn = ImageOps.mirror(drawn)
-    picture.alpha_composite(drawn, (rng.randint(0, resolution - side), rng.randint(0, resolution - side)))
-    return picture.convert("RGB")
+    corner = (rng.randint(0, resolution - side), rng.randint(0, resolution - side))
+    picture.alpha_composite(drawn, corner)
+    shape = Image.new("L", picture.size)
+    shape.paste(drawn.getchannel("A"), corner)
+    return picture.convert("RGB"), shape
+
+
+def compose(sprite: Image.Image, colour: str, resolution: int, rng: random.Random) -> Image.Image:
+    """The sprite on a background of ``colour``, placed within the picture."""
+    return place(sprite, colour, resolution, rng)[0]
 
 
 class SpritePictures(PoolDataModule):
     """Pictures of sprites on backgrounds, every concept equally often, rendered once and kept as uint8.
 
     Args:
-        folder: folder with ``metadata.jsonl`` (file_name, concept, style, kind, synonyms) and the RGBA sprites.
+        folder: folder with ``metadata.jsonl`` (file_name, concept, style, kind, synonyms) and the RGBA sprites; where
+            captions use them, ``sentences.json`` and ``descriptions.json`` too.
         pictures: how many pictures to render.
         resolution: their side; a multiple of 8.
+        manners: share of the pictures that are in a painter's manner, which their captions name.
+        sentences: share of the captions with a name that are everyday sentences.
+        descriptions: share of the captions of a concept with descriptions that describe it without its name.
         batch_size: pictures per batch and process.
         seed: of captions, backgrounds, places and order.
     """
@@ -60,6 +76,9 @@ class SpritePictures(PoolDataModule):
         folder: str = "mace_pl/pretraining/emoji",
         pictures: int = 12000,
         resolution: int = 64,
+        manners: float = 0.0,
+        sentences: float = 0.0,
+        descriptions: float = 0.0,
         batch_size: int = 32,
         seed: int = 2024,
     ) -> None:
@@ -68,15 +87,20 @@ class SpritePictures(PoolDataModule):
             raise UserError(f"pictures={pictures} must be 1 or more.")
         if resolution < 8 or resolution % 8:
             raise UserError(f"resolution={resolution} must be a multiple of 8, such as 64.")
+        for name, share in (("manners", manners), ("sentences", sentences), ("descriptions", descriptions)):
+            if not 0 <= share <= 1:
+                raise UserError(f"{name}={share} must lie between 0 and 1.")
         self.folder = folder
         self.pictures = pictures
         self.resolution = resolution
+        self.manners = manners
+        self.shares = Shares(sentences, descriptions)
 
     def make_pool(self) -> PicturePool:
         """Render the pictures.
 
         Raises:
-            UserError: no metadata.jsonl, or a sprite that cannot be read.
+            UserError: no metadata.jsonl, a sprite that cannot be read, or no grammar where captions need it.
         """
         folder = resolve(self.folder)
         by_concept: dict[str, list[dict[str, Any]]] = {}
@@ -85,15 +109,31 @@ class SpritePictures(PoolDataModule):
         concepts = sorted(by_concept)
         names = {row["file_name"] for rows in by_concept.values() for row in rows}
         sprites = {name: read_rgba(folder / name, "folder") for name in sorted(names)}
+        write = self.captions(folder)
         rng = random.Random(self.seed)
         made = torch.empty(self.pictures, 3, self.resolution, self.resolution, dtype=torch.uint8)
         captions: list[str] = []
         shown: list[str] = []
+        styles: list[str] = []
         for i in range(self.pictures):
             row = rng.choice(by_concept[concepts[i % len(concepts)]])
-            caption = make_caption(row, rng)
-            captions.append(caption.replace(" of a ", " of the ") if rng.random() < THE else caption)
+            manner = rng.choice(list(MANNERS)) if self.manners and rng.random() < self.manners else None
+            captions.append(write(row, manner, rng))
             shown.append(row["concept"])
-            sprite = sprites[row["file_name"]]
-            made[i] = to_tensor(compose(sprite, background_of(captions[i]), self.resolution, rng))
-        return PicturePool(made, captions, shown)
+            styles.append(manner or row["style"])
+            colour = background_of(captions[i])
+            image, shape = place(sprites[row["file_name"]], colour, self.resolution, rng)
+            made[i] = to_tensor(image if manner is None else paint(image, shape, BACKGROUNDS[colour], manner))
+        return PicturePool(made, captions, shown, styles)
+
+    def captions(self, folder: Path) -> Callable[[dict[str, Any], str | None, random.Random], str]:
+        """What writes the caption of a sprite in a manner: plain templates, or all kinds where any is asked for."""
+        if not (self.manners or self.shares.sentences or self.shares.descriptions):
+
+            def plain(row: dict[str, Any], manner: str | None, rng: random.Random) -> str:
+                caption = make_caption(row, rng)
+                return caption.replace(" of a ", " of the ") if rng.random() < THE else caption
+
+            return plain
+        grammar = read_grammar(folder)
+        return lambda row, manner, rng: rich_caption(row, manner, grammar, self.shares, rng)

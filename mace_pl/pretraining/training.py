@@ -18,10 +18,15 @@ from mace_pl.files.artifacts import claim_output, written_aside
 
 
 class Pool(Protocol):
-    """Pictures [N, 3, H, W] as uint8 and N captions, which the data module keeps as ``pool``."""
+    """Pictures [N, 3, H, W] as uint8 and N captions, which the data module keeps as ``pool``.
+
+    ``concepts`` and ``styles`` name what each shows and how; they are empty where the data do not tell.
+    """
 
     pictures: Tensor
     captions: list[str]
+    concepts: list[str]
+    styles: list[str]
 
 
 class TrainingModule(LightningModule):

@@ -178,6 +178,8 @@ SOFTENED = Floor("SOFTENED", 0.007, least=1e-3)
 TRUNCATED = Floor("TRUNCATED", 0.01, least=1e-3)
 # chances of other pictures: far more than SAME_SCORE
 OTHER_SCORE = Floor("OTHER_SCORE", 0.1, least=5e-3)
+# two painters' manners of a sprite: a mean difference of a grey level and a half, far above rounding to one
+MANNER = Floor("MANNER", 0.2, least=0.006)
 # the part of a loss that 24 more steps of two free tokens take away
 EXPLAINED = Floor("EXPLAINED", 0.001, least=1e-5)
 # the part of the error that some ten steps of training take away; the error itself is measured on the same pictures
