@@ -1,6 +1,6 @@
 """Show the painters' manners on the sprites: one row per manner, the first without one, at the model's resolution.
 
-Run it as ``PYTHONPATH=. python scripts/manners.py``. Takes a few seconds.
+Run it as ``python scripts/manners.py``. Takes a few seconds.
 """
 
 from __future__ import annotations

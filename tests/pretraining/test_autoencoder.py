@@ -9,9 +9,9 @@ import torch
 from diffusers import AutoencoderKL
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from support.tolerances import FLOAT16_ERROR, FLOAT32_PASS, LEARNT, SCALED_LATENTS, above, close
+from support.tolerances import BY_HAND, FLOAT16_ERROR, FLOAT32_PASS, LEARNT, SCALED_LATENTS, above, close
 
-from mace_pl.pretraining.autoencoder import AutoencoderTraining
+from mace_pl.pretraining.autoencoder import AutoencoderTraining, edge_error
 from mace_pl.pretraining.sprites import SpritePictures
 from mace_pl.pretraining.training import save_half
 from mace_pl.train_cli import train_main
@@ -91,6 +91,24 @@ def test_the_decoder_alone_is_trained_and_latents_stay(tmp_path: Path) -> None:
     assert second.config.scaling_factor == first.config.scaling_factor
     above(1 - error_of(second) / error_of(first), LEARNT)
     assert str(tmp_path) not in (tmp_path / "second" / "vae" / "config.json").read_text()
+
+
+def test_the_edge_error_is_that_of_slopes() -> None:
+    images = torch.zeros(1, 3, 4, 4)
+    assert edge_error(images + 0.3, images) == 0  # a shift of all values has no slopes
+    ramp = torch.arange(4.0).expand(1, 3, 4, 4)  # 1 from pixel to pixel across, 2 from pair to pair, 0 down
+    close(edge_error(ramp, images), torch.tensor((1 + 2) / 4), BY_HAND)
+
+
+def test_the_edge_error_is_learnt_too(tmp_path: Path) -> None:
+    images = SpritePictures(pictures=24, resolution=16).make_pool().pictures.float() / 127.5 - 1
+    module = make_module(tmp_path)
+    module.edge_weight = 0.5
+    with torch.no_grad():
+        before = edge_error(module.vae(images).sample, images)
+        fit(module, 40)
+        after = edge_error(module.vae(images).sample, images)
+    above(float(1 - after / before), LEARNT)
 
 
 def test_existing_parts_are_refused_unless_overwrite(tmp_path: Path) -> None:

@@ -145,6 +145,17 @@ def test_half_of_the_pictures_go_through_the_autoencoder(tmp_path: Path) -> None
         fit(ContrastiveTraining(str(tmp_path / "bad"), autoencoder=str(tmp_path / "nowhere")), 1)
 
 
+def test_naming_the_style_is_learnt_and_logged(tmp_path: Path) -> None:
+    weights = []
+    for style_weight in (0.0, 1.0):
+        module = make_module(tmp_path / str(style_weight))
+        module.style_weight = style_weight
+        trainer = fit(module, 2)
+        assert ("train/style_accuracy" in trainer.callback_metrics) == (style_weight > 0)
+        weights.append(module.clip.visual_projection.weight)
+    assert not torch.equal(*weights)
+
+
 def test_loss_without_repetitions_is_clips() -> None:
     logits = torch.randn(6, 6, generator=torch.Generator().manual_seed(seeded(0)))
     places = torch.arange(6)

@@ -113,6 +113,30 @@ def test_training_lowers_the_error_and_writes_a_pipeline(parts: Path) -> None:
     assert image.shape == (1, 16, 16, 3)
 
 
+def test_a_new_unet_starts_from_the_weights_that_fit(parts: Path, tmp_path: Path) -> None:
+    given, scheduler = make_module(parts).new_parts()
+    scheduler.save_pretrained(tmp_path / "scheduler")
+    with torch.no_grad():
+        for weight in given.parameters():
+            weight.add_(1.0)
+    given.save_pretrained(tmp_path / "given")
+    wider = shutil.copytree(parts, tmp_path / "wider")  # an autoencoder with twice as many channels in its latents
+    config = json.loads((wider / "vae" / "config.json").read_text())
+    (wider / "vae" / "config.json").write_text(json.dumps({**config, "latent_channels": 2 * config["latent_channels"]}))
+    module = make_module(wider)
+    fresh = module.new_parts()[0].state_dict()
+    module.start = str(tmp_path / "given")
+    started = module.new_parts()[0].state_dict()
+    new = {"conv_in.weight", "conv_out.weight", "conv_out.bias"}
+    for name, weight in started.items():
+        assert torch.equal(weight, fresh[name] if name in new else given.state_dict()[name]), name
+    module.start = str(tmp_path / "scheduler")
+    with pytest.raises(ValueError, match=r"start=.*has no config\.json"):
+        module.new_parts()
+    with pytest.raises(ValueError, match="Set one of them"):
+        DiffusionTraining(pretrained="a", start="b")
+
+
 def test_a_resumed_run_equals_an_unbroken_one(parts: Path, tmp_path: Path) -> None:
     shutil.copytree(parts, tmp_path / "again")
     whole = make_module(parts)
