@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mace_pl.errors import UserError
 from mace_pl.files.artifacts import read_tensors, slug, write_tensors
-from mace_pl.files.identity import differing, identity
+from mace_pl.files.identity import differing, identity, not_taken
 from mace_pl.files.screen import screen
 from mace_pl.stages.train import ConceptState
 
@@ -71,9 +71,7 @@ class LoRACheckpoint(Callback):
         """Say why a saved concept is not resumed."""
         same = [content for content in self.identities.values() if content["target"] == found.get("target")]
         if trainer.is_global_zero:
-            why = f"other {', '.join(differing(found, same[0]))}" if same else "it is no target of this run"
-            message = f"Not resumed: {found.get('target')} in {path} ({why}). It is trained anew."
-            screen().print(message, highlight=False)
+            not_taken(f"{found.get('target')}", path, differing(found, same[0]) if same else ["targets"])
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

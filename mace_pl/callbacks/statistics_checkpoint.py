@@ -11,15 +11,9 @@ from torch import Tensor
 
 from mace_pl.errors import UserError
 from mace_pl.files.artifacts import read_tensors, write_tensors
+from mace_pl.files.identity import differing
 
 KIND = "partial statistics"
-MATTERS = {  # what must not differ between two halves of a run, and how it is called
-    "captions_sha256": "captions",
-    "encoder": "text encoder",
-    "tokens": "data.tokens",
-    "precision": "trainer.precision",
-    "processes": "number of processes",
-}
 
 
 class PartialSums(Callback):
@@ -37,7 +31,7 @@ class PartialSums(Callback):
         self.output = output
         self.every = every
         self.done = 0
-        self.identity: dict[str, Any] = {}
+        self.inputs: dict[str, Any] = {}
         self.path = output
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
@@ -50,12 +44,12 @@ class PartialSums(Callback):
         self.done, states = 0, {}
         if data is None:
             return
-        self.identity = {
-            "captions_sha256": data.store.digest.hexdigest(),
-            "encoder": pl_module.fingerprint,
-            "tokens": data.tokens,
-            "precision": str(trainer.precision),
-            "processes": trainer.world_size,
+        self.inputs = {
+            "captions": data.store.digest.hexdigest(),
+            "text encoder": pl_module.fingerprint,
+            "data.tokens": data.tokens,
+            "trainer.precision": str(trainer.precision),
+            "number of processes": trainer.world_size,
         }
         self.path = self.output.with_name(f"{self.output.name}.{trainer.global_rank}-of-{trainer.world_size}.partial")
         for found in sorted(self.output.parent.glob(f"{glob.escape(self.output.name)}.*-of-*.partial")):
@@ -67,7 +61,7 @@ class PartialSums(Callback):
 
     def _read(self, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors, metadata = read_tensors(path, KIND, "model.output")
-        differ = [name for key, name in MATTERS.items() if metadata.get(key) != self.identity[key]]
+        differ = differing(metadata.get("inputs", {}), self.inputs)
         if differ:
             raise UserError(
                 f"model.output: the partial file {path} belongs to a run that was cut off and had other "
@@ -81,15 +75,15 @@ class PartialSums(Callback):
     ) -> None:
         """Write the sums where another ``every`` captions are done."""
         before, self.done = self.done, self.done + int(outputs)
-        if self.identity and self.done // self.every > before // self.every:
+        if self.inputs and self.done // self.every > before // self.every:
             metric = pl_module.metric
             states = {"gram": metric.gram, "tokens": metric.tokens, "captions": metric.captions}
-            write_tensors(self.path, states, KIND, self.identity | {"done": self.done})
+            write_tensors(self.path, states, KIND, {"inputs": self.inputs, "done": self.done})
 
     def on_predict_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Remove this process's partial file, and what a kill left of one, once the result is written."""
         trainer.strategy.barrier("statistics are written")
-        if self.identity:
+        if self.inputs:
             self.path.unlink(missing_ok=True)
             for left in self.path.parent.glob(f".{glob.escape(self.path.name)}.*.partial"):
                 left.unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch.nn import functional as F
 from mace_pl.concepts.templates import PICTURE_TEMPLATE
 from mace_pl.concepts.tokens import attended_positions
 from mace_pl.files.artifacts import written_aside
+from mace_pl.files.identity import note_inputs
 from mace_pl.files.owned import PICTURES
 from mace_pl.images.files import read_images
 from mace_pl.methods.lora import stream
@@ -182,12 +182,6 @@ def _draw_batch(pipeline: Any, batch: Sequence[Row], masked: bool) -> tuple[list
     return pictures, [mask_from_map(m) for m in maps.maps()]
 
 
-def is_prepared(folder: Path, drawing: Drawing) -> bool:
-    """Whether the folder was filled by this drawing."""
-    record = folder / "settings.json"
-    return record.is_file() and bool(json.loads(record.read_text(encoding="utf-8")) == asdict(drawing))
-
-
 def write_pictures(
     folder: Path, drawing: Drawing, pictures: Sequence[Image.Image], masks: Tensor | None, masks_name: str = "masks"
 ) -> None:
@@ -198,7 +192,7 @@ def write_pictures(
             picture.save(aside / "images" / f"{i:03d}.png")
         if masks is not None:
             save_masks(aside / masks_name, list(masks), [f"{i:03d}" for i in range(len(masks))])
-        (aside / "settings.json").write_text(json.dumps(asdict(drawing), indent=2) + "\n", encoding="utf-8")
+        note_inputs(aside, asdict(drawing))
 
 
 def save_masks(folder: Path, masks: Sequence[Tensor], names: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from mace_pl.errors import UserError
 from mace_pl.files.artifacts import slug, write_json, written_aside
+from mace_pl.files.identity import differing
 from mace_pl.images.files import list_images
 
 FILE = "manifest.json"
@@ -44,7 +45,7 @@ def begin(folder: Path, content: Mapping[str, Any]) -> set[int]:
         The indices of the rows whose pictures are there; none in a new folder.
 
     Raises:
-        UserError: the folder holds other files, or pictures of another model, of other settings or other prompts.
+        UserError: the folder holds other files, or images of other weights, settings or prompts.
     """
     path = folder / FILE
     if not path.is_file():
@@ -55,20 +56,20 @@ def begin(folder: Path, content: Mapping[str, Any]) -> set[int]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"model.output: {path} cannot be read ({error}). Choose another --model.output.") from error
-    names = {"model": "another model", "settings": "other settings", "rows": "other prompts"}
-    differ = [name for key, name in names.items() if _identity(found, key) != _identity(content, key)]
-    if differ:
+    why = differing(_inputs(found), _inputs(content))
+    if why:
         raise UserError(
-            f"model.output: {folder} holds pictures of {' and '.join(differ)}. Give that run's command to go on with "
-            f"it, pass --model.overwrite true, or choose another --model.output."
+            f"model.output: {folder} holds images of a run that had other {' and other '.join(why)}. Give that run's "
+            f"command to resume it, pass --model.overwrite true, or choose another --model.output."
         )
     return {i for i, row in enumerate(content["rows"]) if (folder / row["file"]).is_file()}
 
 
-def _identity(content: Mapping[str, Any], key: str) -> Any:
+def _inputs(content: Mapping[str, Any]) -> dict[str, Any]:
     """What must be equal in two halves of a run: of the model its weights, wherever they lie."""
-    value = content.get(key)
-    return value.get("fingerprint") if key == "model" and isinstance(value, dict) else value
+    model = content.get("model")
+    weights = model.get("fingerprint") if isinstance(model, dict) else None
+    return {"weights": weights, "settings": content.get("settings"), "prompts": content.get("rows")}
 
 
 def set_aside(folder: Path) -> None:

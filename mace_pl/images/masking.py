@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,6 +17,7 @@ from mace_pl.concepts.templates import PICTURE_TEMPLATE
 from mace_pl.concepts.tokens import attended_positions
 from mace_pl.errors import UserError
 from mace_pl.files.artifacts import written_aside
+from mace_pl.files.identity import hash_files, made_from, note_inputs
 from mace_pl.images.files import read_images
 from mace_pl.images.generate import AttentionMaps, mask_from_map, read_masks, save_masks
 from mace_pl.images.mask_checks import complaint, contact_sheet
@@ -52,23 +51,19 @@ class Pictured:
         """The pictures in RGB."""
         return read_images(self.files, f"images of {self.target!r}")
 
-    def record(self, **settings: Any) -> str:
-        """All that masks made with these settings depend on, as text; kept beside them as ``settings.json``."""
-        digest = hashlib.sha256()
-        for file in self.files:
-            digest.update(file.name.encode() + b"\0" + file.read_bytes())
-        return json.dumps({"images": digest.hexdigest(), **settings})
+    def inputs(self, **settings: Any) -> dict[str, Any]:
+        """All that masks made with these settings depend on."""
+        return {"images": hash_files(self.files), **settings}
 
-    def has(self, name: str, record: str) -> bool:
-        """Whether the masks in the folder ``name`` were made by this record."""
-        made = self.folder / name / "settings.json"
-        return made.is_file() and made.read_text(encoding="utf-8") == record
+    def has(self, name: str, inputs: Mapping[str, Any]) -> bool:
+        """Whether the masks in the folder ``name`` were made from these inputs."""
+        return made_from(self.folder / name, inputs, f"masks of {self.target}")
 
-    def write(self, name: str, masks: Sequence[Tensor], record: str) -> None:
+    def write(self, name: str, masks: Sequence[Tensor], inputs: Mapping[str, Any]) -> None:
         """Fill the folder ``name`` with masks [H, W] named like the pictures, aside and renamed."""
         with written_aside(self.folder / name, "data.pictures") as aside:
             save_masks(aside, masks, [file.stem for file in self.files])
-            (aside / "settings.json").write_text(record, encoding="utf-8")
+            note_inputs(aside, inputs)
 
     def masks(self, name: str) -> list[Tensor]:
         """The masks [H, W] in the folder ``name``."""
@@ -87,26 +82,26 @@ def segment_pictures(groups: Sequence[Pictured], method: str, settings: Segment,
     Raises:
         UserError: naming the pictures in which nothing was found, where there is no fallback.
     """
-    left: list[tuple[Pictured, str, str]] = []
+    left: list[tuple[Pictured, str, dict[str, Any]]] = []
     places: list[tuple[int, list[int]]] = []
     seen: list[Seen] = []
     for group in groups:
         words = words_for(group.target, group.kind, settings.words)
-        record = group.record(**{**asdict(settings), "method": method, "words": words})
-        if group.has("masks", record):
+        inputs = group.inputs(**{**asdict(settings), "method": method, "words": words})
+        if group.has("masks", inputs):
             continue
         pictures = group.read()
         for size in dict.fromkeys(picture.size for picture in pictures):  # the networks take equal sizes at once
             equal = [i for i, picture in enumerate(pictures) if picture.size == size]
             places.append((len(left), equal))
             seen.append(Seen(words, [pictures[i] for i in equal]))
-        left.append((group, words, record))
+        left.append((group, words, inputs))
     found: list[dict[int, Tensor]] = [{} for _ in left]
     for (place, equal), masks in zip(places, find(method, seen, settings, device) if left else [], strict=True):
         found[place] |= dict(zip(equal, masks, strict=True))
-    for (group, words, record), own in zip(left, found, strict=True):
+    for (group, words, inputs), own in zip(left, found, strict=True):
         in_order = [own[i] for i in range(len(own))]
-        group.write("masks", fill_empty(in_order, group, words, method, settings.fallback), record)
+        group.write("masks", fill_empty(in_order, group, words, method, settings.fallback), inputs)
 
 
 def fill_empty(masks: Sequence[Tensor], group: Pictured, words: str, method: str, fallback: str | None) -> list[Tensor]:
@@ -144,9 +139,9 @@ def attend_pictures(
         model: fingerprints of the model, kept beside the masks.
     """
     for group in groups:
-        record = group.record(method="attention", kind=group.kind, seed=seed, guidance=guidance, levels=LEVELS, **model)
-        if not group.has(name, record):
-            group.write(name, noised_masks(pipeline, group, seed, guidance), record)
+        inputs = group.inputs(method="attention", kind=group.kind, seed=seed, guidance=guidance, levels=LEVELS, **model)
+        if not group.has(name, inputs):
+            group.write(name, noised_masks(pipeline, group, seed, guidance), inputs)
 
 
 @torch.no_grad()

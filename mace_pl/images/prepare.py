@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from mace_pl.concepts.concept import Concept
 from mace_pl.files.artifacts import slug
+from mace_pl.files.identity import made_from
 from mace_pl.files.owned import PICTURES, refuse_foreign
-from mace_pl.images.generate import Drawing, Drawn, by_concept, draw_rows, is_prepared, rows_of, write_pictures
+from mace_pl.images.generate import Drawing, Drawn, by_concept, draw_rows, rows_of, write_pictures
 from mace_pl.images.masking import ATTENTION, Pictured, attend_pictures, look_at_masks, segment_pictures
 from mace_pl.images.segmentation import NETWORKS
 from mace_pl.models.pipeline import scheduled
@@ -37,7 +39,8 @@ def prepare_pictures(pipeline: Any, trainer: Any, seed: int, model: Mapping[str,
     masks_name = ATTENTION if data.mask in NETWORKS else "masks"
     with scheduled(pipeline, data.image_scheduler, "data.image_scheduler"):
         drawings = wanted(data, seed, {**model, "scheduler": type(pipeline.scheduler).__name__})
-        missing = [d for d in drawings if not is_prepared(data.pictures / slug(d.target), d)]
+        said = {d.target: f"images of {d.target}" if rank == 0 else "" for d in drawings}
+        missing = [d for d in drawings if not made_from(data.pictures / slug(d.target), asdict(d), said[d.target])]
         for place in (data.pictures / slug(d.target) for d in missing):
             refuse_foreign(place, "data.pictures", PICTURES)
         missing = trainer.strategy.broadcast(missing)  # of one process: another may be writing by now

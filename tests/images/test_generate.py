@@ -91,7 +91,7 @@ def made(folder: Path) -> dict[str, int]:
     return {f.parent.name: f.stat().st_mtime_ns for f in folder.glob("*/settings.json")}
 
 
-def test_only_what_is_missing_is_drawn(toy_pipeline: Path, tmp_path: Path) -> None:
+def test_only_what_is_missing_is_drawn(toy_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prepare(toy_pipeline, tmp_path)
     first, content = made(tmp_path), checksums(tmp_path)
     assert first.keys() == {"ship", "painter", "dog"}
@@ -101,8 +101,11 @@ def test_only_what_is_missing_is_drawn(toy_pipeline: Path, tmp_path: Path) -> No
     assert second["dog"] > first["dog"]
     assert {n: t for n, t in second.items() if n != "dog"} == {n: t for n, t in first.items() if n != "dog"}
     assert checksums(tmp_path).keys() == content.keys()
+    assert "Not taken" not in capsys.readouterr().out
     prepare(toy_pipeline, tmp_path, seed=8)
     assert all(made(tmp_path)[name] > second[name] for name in second)
+    said = capsys.readouterr().out.replace("\n", "")
+    assert all(f"{tmp_path / name}: other seed." in said for name in second)
 
 
 def test_another_scheduler_draws_other_pictures(toy_pipeline: Path, tmp_path: Path) -> None:

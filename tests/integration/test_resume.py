@@ -56,7 +56,9 @@ def test_a_killed_run_ends_as_an_unbroken_one(
     assert not work.exists()
 
 
-def test_what_was_kept_is_not_used_with_other_settings(toy_pipeline: Path, tmp_path: Path) -> None:
+def test_what_was_kept_is_not_used_with_other_settings(
+    toy_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     erase_main(command(tmp_path, toy_pipeline, "whole"))
     erase_main([*command(tmp_path, toy_pipeline, "changed"), "--model.lr", "0.02"])
     fresh = load_file(tmp_path / "changed" / "refined.safetensors")
@@ -67,7 +69,10 @@ def test_what_was_kept_is_not_used_with_other_settings(toy_pipeline: Path, tmp_p
         time.sleep(0.002)
     process.kill()
     process.wait()
+    capsys.readouterr()
     erase_main([*command(tmp_path, toy_pipeline, "again"), "--model.lr", "0.02"])
+    said = capsys.readouterr().out.replace("\n", " ")
+    assert "Not taken: ship in " in said and ".safetensors: other settings." in said
     changed = load_file(tmp_path / "again" / "refined.safetensors")
     assert all(torch.equal(fresh[key], changed[key]) for key in fresh)
 

@@ -114,10 +114,12 @@ def test_an_interrupted_run_goes_on_and_another_model_is_refused(
         other.unet.conv_in.bias.add_(1)
     other.save_pretrained(tmp_path / "other")
     refused = command(tmp_path / "other", folder, one_by_one.parent / "prompts.csv")
-    assert "pictures of another model" in exit_message(refused, capsys)
-    assert "pictures of other settings" in exit_message([*again, "--model.steps", "3"], capsys)
+    assert "a run that had other weights. Give" in exit_message(refused, capsys)
+    assert "a run that had other settings. Give" in exit_message([*again, "--model.steps", "3"], capsys)
     (tmp_path / "else.txt").write_text("a photo of a cat\n")
-    assert "pictures of other prompts" in exit_message([*again, "--data.file", str(tmp_path / "else.txt")], capsys)
+    assert "a run that had other prompts. Give" in exit_message(
+        [*again, "--data.file", str(tmp_path / "else.txt")], capsys
+    )
     same(one_by_one, folder)
     erase_main([*refused, "--model.overwrite", "true"])
     above(abs(pixels(folder)[0] - pixels(one_by_one)[0]).max(), OTHER_PICTURE)
