@@ -33,11 +33,13 @@ from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from mace_pl.data.concepts import ConceptData
-from mace_pl.export.formats import PLACES, Finished
+from mace_pl.export.formats import Finished
 from mace_pl.files.artifacts import write_json
 from mace_pl.files.paths import resolve
+from mace_pl.models.base_model import BaseModel
 from mace_pl.models.pipeline import picture_size
 from mace_pl.modules.concept_erasure import ConceptErasure
+from mace_pl.run import Run
 from mace_pl.training.trainer import MaceTrainer
 
 TARGETS = ("ship", "bird", "automobile", "cat", "deer", "dog", "frog", "horse", "truck", "airplane")
@@ -237,11 +239,12 @@ def rehearse(
     trainer.fit(module, datamodule=data)
     assert module.edit is not None
     original = {name: weight.cpu() for name, weight in module.refined.original.items()}
-    provenance = {"pretrained": module.pretrained, "concepts": [{**row, "kind": "object"} for row in rows]}
-    finished = Finished(module.pipeline, module.edit, original, provenance, {}, "rehearsal")
+    base = BaseModel(module.pretrained, module.pretrained)
+    run = Run(folder / "run", base, [{**row, "kind": "object"} for row in rows])
+    finished = Finished(run, module.pipeline, module.edit, original)
     for name in formats:
         with stages.measured(f"export {name}"):
-            finished.write(name, folder / "run" / PLACES[name])
+            finished.write(name, run.place(name))
 
 
 def main(

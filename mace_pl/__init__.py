@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mace_pl.errors import UserError
 from mace_pl.version import __version__
+
+if TYPE_CHECKING:
+    from mace_pl.run import Run
 
 __all__ = ["__version__", "erase"]
 
@@ -24,7 +26,7 @@ def erase(
     report_seeds: int = 1,
     export: list[str] | None = None,
     keep_every_n_steps: int = 50,
-) -> Path:
+) -> Run:
     """Erase concepts; the arguments are those of ``python erase.py fit``, and so is the result.
 
     Args:
@@ -43,13 +45,14 @@ def erase(
         keep_every_n_steps: how often a concept in training is kept on disk; the same call resumes an interrupted run.
 
     Returns:
-        The folder that was written.
+        The run that was written; its ``folder`` is ``output_dir``.
 
     Raises:
         ValueError: a setting that cannot be used; the message names it, and the nearest that exists.
         KeyboardInterrupt: the run was interrupted; the same call resumes.
     """
-    from mace_pl.commands.lightning_commands import run  # imports diffusers, which takes seconds
+    from mace_pl.commands.lightning_commands import run  # these import diffusers, which takes seconds
+    from mace_pl.run import Run
 
     try:
         run(
@@ -71,4 +74,4 @@ def erase(
         )
     except UserError as error:
         raise ValueError(str(error)) from error
-    return Path(output_dir)
+    return Run.load(output_dir, "output_dir")

@@ -5,20 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
 from lightning import Callback, LightningModule, Trainer
 
 from mace_pl.callbacks.before_after import BeforeAfter
 from mace_pl.export.base_model import base_file
-from mace_pl.export.formats import PLACES, Finished, check_formats
-from mace_pl.export.metadata import safe_name
-from mace_pl.export.run_base import base_kinds
+from mace_pl.export.formats import Finished, check_formats
 from mace_pl.export.single_file import check_single_file
-from mace_pl.files.artifacts import claim_output, write_json, written_aside
-from mace_pl.files.paths import model_name
+from mace_pl.files.artifacts import claim_output, write_json
 from mace_pl.files.screen import screen
-from mace_pl.methods.edit import save_concept
+from mace_pl.models.base_model import BaseModel
 from mace_pl.models.pipeline import relative_to_project
+from mace_pl.run import Run
 
 
 class WriteRun(Callback):
@@ -71,33 +68,28 @@ class WriteRun(Callback):
         """Write the run and say where it lies."""
         if trainer.is_global_zero:
             module: Any = pl_module
-            with written_aside(self.folder, "output_dir") as aside:
-                aside.mkdir()
+            with self.run(module).save() as aside:
                 self.write(aside, module)
             self.written = True
             self.show(module)
 
-    def write(self, folder: Path, module: Any) -> None:
-        """All files of the run."""
-        meta = {"pretrained": model_name(module.pretrained), "text_encoder": module.fingerprint}
-        meta |= {"unet": module.unet_hash, "seed": module.seed, "base": base_kinds(self.config.get("model", {}))}
-        given = module.data.concepts
-        concepts = [{"target": c.target, "anchor": c.anchor, "kind": c.kind} for c in given]
-        (folder / "config.yaml").write_text(
-            yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True), encoding="utf-8"
-        )
-        for c in given:
-            factors = module.trained.factors.get(c.target, {})
-            save_concept(folder, c.target, module.refined.sums[c.target], factors, meta | {"target": c.target})
+    def run(self, module: Any) -> Run:
+        """The run that is written."""
+        base = BaseModel.of(self.config["model"], module.fingerprint, module.unet_hash)
+        concepts = [{"target": c.target, "anchor": c.anchor, "kind": c.kind} for c in module.data.concepts]
+        return Run(self.folder, base, concepts, self.config, module.seed)
+
+    def write(self, aside: Run, module: Any) -> None:
+        """All files of the run but the configuration, into the folder aside."""
+        for target in aside.targets:
+            aside.save_concept(target, module.refined.sums[target], module.trained.factors.get(target, {}))
         if self.seen.report is not None:
-            self.seen.report.write(folder / "report", module.trained.losses)
-            write_json(folder / "report" / "preflight.json", self.seen.tokens)
+            self.seen.report.write(aside.report, module.trained.losses)
+            write_json(aside.report / "preflight.json", self.seen.tokens)
         original = {name: weight.cpu() for name, weight in module.refined.original.items()}
-        metrics = folder / "report" / "metrics.json"
-        meta, name = meta | {"concepts": concepts}, safe_name(self.folder)
-        finished = Finished(module.pipeline, module.edit, original, meta, self.config, name, metrics)
+        finished = Finished(self.run(module), module.pipeline, module.edit, original, aside.metrics)
         for form in dict.fromkeys(("edit", "refined", *self.formats(module.pipeline))):
-            finished.write(form, folder / PLACES[form])
+            finished.write(form, aside.place(form))
 
     def show(self, module: Any) -> None:
         """What was erased, and where it lies."""

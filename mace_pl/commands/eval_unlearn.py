@@ -16,14 +16,12 @@ import torch
 from jsonargparse import auto_cli
 from PIL import Image
 
-from mace_pl.commands.export import read_run
 from mace_pl.concepts.templates import TEMPLATES
 from mace_pl.errors import UserError
 from mace_pl.export.apply import apply_files
 from mace_pl.files.artifacts import slug, write_json, written_aside
-from mace_pl.files.paths import resolve
-from mace_pl.models.pipeline import load_base
 from mace_pl.models.sampling import draw
+from mace_pl.run import Run
 
 NAME = "mace_pl"  # of the entry point; eval-unlearn has a technique "mace" of its own
 
@@ -53,14 +51,12 @@ class Technique:
         batch_size: int = 8,
         device: str | None = None,
     ) -> None:
-        folder = resolve(run)
-        _, meta, config = read_run(run, folder)
-        targets = [concept["target"] for concept in meta["concepts"]]
+        own = Run.load(run)
+        targets = own.targets
         if erase_concept.lower() not in {target.lower() for target in targets}:
             raise UserError(f"erase_concept={erase_concept} is no target of {run}. It erases {', '.join(targets)}.")
-        model = {"pretrained": meta["pretrained"], **config.get("model", {})}
-        self.pipeline = load_base(model if pretrained is None else {"pretrained": pretrained})
-        apply_files(self.pipeline, [str(folder / "edit.safetensors")], "run")
+        self.pipeline, _ = own.base.load(pretrained)
+        apply_files(self.pipeline, [str(own.folder)], "run")
         self.pipeline.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.steps, self.guidance, self.batch_size = steps, guidance, batch_size
         self.next_seed = seed
@@ -99,7 +95,7 @@ def write_inputs(run: str, output: str, images: int = 50) -> Path:
         raise UserError(f"images={images} must be at least 1.")
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
-    for concept in read_run(run, resolve(run))[1]["concepts"]:
+    for concept in Run.load(run).concepts:
         target, anchor = concept["target"], concept["anchor"]
         templates = TEMPLATES[concept.get("kind", "object")]
         files = {}

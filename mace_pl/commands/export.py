@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from mace_pl.errors import UserError
 from mace_pl.export.base_model import base_file, base_folder
-from mace_pl.export.formats import PLACES, Finished, check_formats
+from mace_pl.export.formats import Finished, check_formats
 from mace_pl.export.lora import DEFAULT_MAX_ERROR, LORAS, check_rank
-from mace_pl.export.metadata import safe_name
-from mace_pl.export.run_base import base_kinds, load_run_base
-from mace_pl.files.artifacts import claim_output, read_tensors, written_aside
-from mace_pl.files.paths import model_name, resolve
+from mace_pl.files.artifacts import claim_output, written_aside
 from mace_pl.methods.edit import Edit
 from mace_pl.models.backbone import backbone_of
+from mace_pl.models.base_model import BaseModel
+from mace_pl.run import PLACES, Run
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -61,22 +60,19 @@ def export_run(
     wanted, error = _rank(format, rank, max_error)
     if dtype is not None and (dtype not in DTYPES or format == "edit"):
         raise UserError(f"dtype={dtype} must be one of {', '.join(DTYPES)}, and none for edit (always float32).")
-    folder = resolve(run)
-    edit, meta, config = read_run(run, folder)
+    own = Run.load(run)
+    edit = own.edit
     if wanted is not None:
         check_rank(edit, wanted)
-    path = Path(output) if output else folder / PLACES[format]
-    _claim(path, format, overwrite, folder)
-    model = {"pretrained": meta["pretrained"], **config.get("model", {})}
-    pipeline, model = load_run_base(model, meta, pretrained, layout)
-    meta |= {"pretrained": model_name(model["pretrained"]), "base": base_kinds(model)}
+    path = Path(output) if output else own.place(format)
+    _claim(path, format, overwrite, own.folder)
+    pipeline, found = own.base.load(pretrained, layout)
     base = base_folder(pipeline)
     place = base or base_file(pipeline)
     if place is not None and place.resolve().is_relative_to(path.resolve()):
         raise UserError(f"output={path} holds the base model. Choose another --output.")
-    original = _original(pipeline, edit, meta)
-    metrics = folder / "report" / "metrics.json"
-    finished = Finished(pipeline, edit, original, meta, config, safe_name(folder), metrics)
+    original = _original(pipeline, edit, found)
+    finished = Finished(replace(own, base=found), pipeline, edit, original, own.metrics)
     backbone_of(pipeline).set_key_values(finished.weights)
     with written_aside(path) as aside:
         finished.write(format, aside, DTYPES.get(dtype or ""), wanted, error)
@@ -98,22 +94,6 @@ def _rank(format: str, rank: int | str | None, max_error: float | None) -> tuple
     return (rank if isinstance(rank, int) else None), (DEFAULT_MAX_ERROR if max_error is None else max_error)
 
 
-def read_run(run: str, folder: Path) -> tuple[Edit, dict[str, Any], dict[str, Any]]:
-    """The edit, its provenance and the configuration of the run, where it has one.
-
-    Raises:
-        UserError: no finished run is in the folder.
-    """
-    file = folder / "edit.safetensors"
-    if not file.is_file():
-        raise UserError(f"run={run} is no output folder of fit or fuse (it has no edit.safetensors).")
-    _, meta = read_tensors(file, "edit", "run")
-    meta = {name: value for name, value in meta.items() if name not in ("kind", "format_version")}
-    settings = folder / "config.yaml"
-    config = yaml.safe_load(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
-    return Edit.load(file), meta, config
-
-
 def _claim(path: Path, format: str, overwrite: bool, folder: Path) -> None:
     """Refuse an output that exists, that would replace the run itself, or that is named for another kind of thing."""
     if folder.resolve().is_relative_to(path.resolve()):
@@ -126,7 +106,7 @@ def _claim(path: Path, format: str, overwrite: bool, folder: Path) -> None:
     claim_output(path, overwrite, "output")
 
 
-def _original(pipeline: Any, edit: Edit, meta: dict[str, Any]) -> dict[str, torch.Tensor]:
+def _original(pipeline: Any, edit: Edit, base: BaseModel) -> dict[str, torch.Tensor]:
     """The base's keys and values.
 
     Raises:
@@ -137,7 +117,7 @@ def _original(pipeline: Any, edit: Edit, meta: dict[str, Any]) -> dict[str, torc
     width = {weight.shape[1] for weight in original.values()}
     if width != {len(edit.R)} or sides not in ({}, {layer: tuple(weight.shape) for layer, weight in original.items()}):
         raise UserError(
-            f"run: the layers of {meta['pretrained']} are not those that were edited. Give the run's base model with "
+            f"run: the layers of {base.name} are not those that were edited. Give the run's base model with "
             f"--pretrained."
         )
     return original

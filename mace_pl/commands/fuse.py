@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import yaml
-from safetensors import safe_open
 
 from mace_pl.concepts.concept import read_names
 from mace_pl.concepts.names import clean_name, clean_names
 from mace_pl.concepts.preservation import StageWeights, named_statistics, preservation, with_domain
 from mace_pl.errors import UserError
-from mace_pl.export.formats import PLACES, Finished
-from mace_pl.export.metadata import safe_name
-from mace_pl.export.run_base import base_kinds, load_run_base
-from mace_pl.files.artifacts import claim_output, written_aside
-from mace_pl.files.paths import model_name, resolve
+from mace_pl.export.formats import Finished
+from mace_pl.files.artifacts import claim_output
+from mace_pl.files.paths import resolve
+from mace_pl.methods.base import ClosedForm
 from mace_pl.methods.chosen import chosen
 from mace_pl.methods.closed_form import Preservation
 from mace_pl.methods.edit import (
@@ -29,10 +25,10 @@ from mace_pl.methods.edit import (
     Factors,
     SumsOnDisk,
     fusion,
-    load_concept,
     summed,
 )
 from mace_pl.models.backbone import backbone_of
+from mace_pl.run import CONFIG, Fused, Run
 
 
 def fuse_run(
@@ -54,15 +50,15 @@ def fuse_run(
     refinement, they are reused as they are, which is an approximation.
 
     Args:
-        run: output folder of a ``fit``.
+        run: output folder of ``fit`` or ``fuse``.
         output_dir: where to write; default the run's folder with ``-fused`` behind it.
         drop: targets to leave out; those that ``model.domain_names`` holds are then kept as the others are.
-        weights: degree per target, 1 erases it fully, 0 keeps it.
+        weights: degree per target, 1 erases it fully, 0 keeps it; those of a run that was fused before stay.
         overwrite: replace ``output_dir`` where it exists.
         save_pipeline: write the whole pipeline too.
         method: ``fused``, the closed-form fusion; ``added``, the LoRAs simply added to the refined weights; or
             ``refined``, the refined weights without LoRAs. The last two show what each stage contributes. Default
-            ``fused``, and ``refined`` where the run trained no LoRAs.
+            that of a run that was fused before, else ``fused``, and ``refined`` where the run trained no LoRAs.
         refine: weights of the refinement in place of the run's, such as ``{domain: 0.1}``.
         fuse: weights of the fusion in place of the run's.
         pretrained: where the run's base model is now; where the run found it when None.
@@ -75,58 +71,80 @@ def fuse_run(
         UserError: no run there, an unknown target, nothing left, a weight outside [0, 1], or a term that no closed
             form has.
     """
-    folder = Path(run)
-    config, made = _read_run(folder)
-    concepts = made["concepts"]
+    old = Run.load(run)
     drop = clean_names(drop or [], "drop")
-    weights = {clean_name(name, "weights"): weight for name, weight in (weights or {}).items()}
-    named = [c["target"] for c in concepts]
+    concepts, degrees = _chosen(old, drop, {clean_name(name, "weights"): w for name, w in (weights or {}).items()})
+    model = _model_of(old)
+    for stage, changed in (("refine", refine or {}), ("fuse", fuse or {})):
+        model[stage] = _changed(model, changed, stage)
+    closed_form = chosen(model.get("method"))
+    if method not in (None, "refined") and not closed_form.trains:
+        raise UserError(f"method={method}: the run trained no LoRAs ({closed_form!r}). Pass refined, or leave it out.")
+    way = method or (old.fused.method if old.fused else "fused" if closed_form.trains else "refined")
+    output = Path(output_dir) if output_dir else old.folder.with_name(f"{old.folder.name}-{way}")
+    claim_output(output, overwrite)
+    _check_files(model)
+    pipeline, base = old.base.load(pretrained, layout)
+    config = {**old.config, "model": model | base.settings, "output_dir": str(output)}
+    again = Fused(way, degrees, model["refine"], model["fuse"])
+    new = Run(output, base, concepts, config, old.seed, again)
+    original = backbone_of(pipeline).key_values()
+    finished = Finished(new, pipeline, _edit(old, new, pipeline, closed_form), original)
+    backbone_of(pipeline).set_key_values(finished.weights)
+    with new.save() as aside:
+        aside.take_concepts(old)
+        for name in ("edit", "refined", *(("pipeline",) if save_pipeline else ())):
+            finished.write(name, aside.place(name))
+    return output
+
+
+def _chosen(old: Run, drop: list[str], weights: dict[str, float]) -> tuple[list[Mapping[str, Any]], dict[str, float]]:
+    """The concepts that are left, and their degrees: those of a run that was fused before, where none are given.
+
+    Raises:
+        UserError: an unknown target, a degree outside [0, 1], or nothing is left.
+    """
     for name in [*drop, *weights]:
-        if name not in named:
-            raise UserError(f"{name!r} is no target of {run}. Its targets are {', '.join(named)}.")
+        if name not in old.targets:
+            raise UserError(f"{name!r} is no target of {old.folder}. Its targets are {', '.join(old.targets)}.")
     for name, weight in weights.items():
         if not 0 <= weight <= 1:
             raise UserError(f"weights: {name}={weight} must be between 0 (kept) and 1 (erased).")
-    targets = [t for t in named if t not in drop]
-    if not targets:
+    left = [concept for concept in old.concepts if concept["target"] not in drop]
+    if not left:
         raise UserError("drop leaves no target. Use the original model instead.")
-    for stage, changed in (("refine", refine or {}), ("fuse", fuse or {})):
-        config["model"][stage] = _changed(config["model"], changed, stage)
-    closed_form = chosen(config["model"].get("method"))
-    if method not in (None, "refined") and not closed_form.trains:
-        raise UserError(f"method={method}: the run trained no LoRAs ({closed_form!r}). Pass refined, or leave it out.")
-    method = method or ("fused" if closed_form.trains else "refined")
-    output = Path(output_dir) if output_dir else folder.with_name(f"{folder.name}-{method}")
-    claim_output(output, overwrite)
-    _check_files(config["model"])
-    pipeline, config["model"] = load_run_base(config["model"], made, pretrained, layout)
-    keep_refine, keep_fuse = _preservation(pipeline, config["model"], targets)
+    degrees = {**(old.fused.weights if old.fused else {}), **weights}
+    return left, {c["target"]: degrees[c["target"]] for c in left if c["target"] in degrees}
+
+
+def _model_of(old: Run) -> dict[str, Any]:
+    """The ``model`` part of a run's configuration.
+
+    Raises:
+        UserError: the run has no configuration, or no sums of its concepts.
+    """
+    lacking = [] if old.config else [CONFIG]
+    lacking += [f"statistics of {target}" for target in old.targets if not old.statistics_file(target).is_file()]
+    if lacking:
+        raise UserError(f"run={old.folder} cannot be fused: it has no {lacking[0]}. Give the folder that fit wrote.")
+    return dict(old.config["model"])
+
+
+def _edit(old: Run, new: Run, pipeline: Any, closed_form: ClosedForm) -> Edit:
+    """The edit of a new run from the sums and LoRAs of an old one."""
+    assert new.fused is not None
+    keep_refine, keep_fuse = _preservation(pipeline, new.config["model"], new.targets)
     sums, loras = SumsOnDisk(), {}
-    for target in targets:
-        weight = weights.get(target, 1.0)
-        own, factors = load_concept(folder, target)
+    for target in new.targets:
+        weight = new.fused.weights.get(target, 1.0)
+        own, factors = old.concept(target)
         sums.add(target, own.weighted(weight))
         loras[target] = {n: (A, weight * B) for n, (A, B) in factors.items()}
     original, total = backbone_of(pipeline).key_values(), summed(sums.values())
     T = closed_form.solve(total.F, total.G, keep_refine, original)
-    edit = Edit(T, {})
-    if method != "refined":
-        edit = fusion(T, sums, loras, keep_fuse) if method == "fused" else Edit(T, _added(sums, loras))
-    kept = [c for c in concepts if c["target"] in targets]
-    meta: dict[str, Any] = {key: made[key] for key in ("text_encoder", "unet", "seed") if key in made}
-    meta |= {"pretrained": model_name(config["model"]["pretrained"]), "concepts": kept, "weights": weights}
-    meta |= {"base": base_kinds(config["model"]), "method": method} | {
-        stage: config["model"][stage] for stage in ("refine", "fuse")
-    }
-    finished = Finished(pipeline, edit, original, meta, config, safe_name(output))
-    backbone_of(pipeline).set_key_values(finished.weights)
-    with written_aside(output, "output_dir") as aside:
-        aside.mkdir()
-        settings = yaml.safe_dump(config | {"output_dir": str(output)}, sort_keys=False, allow_unicode=True)
-        (aside / "config.yaml").write_text(settings, encoding="utf-8")  # says where the base model is
-        for name in ("edit", "refined", *(("pipeline",) if save_pipeline else ())):
-            finished.write(name, aside / PLACES[name])
-    return output
+    if new.fused.method == "refined":
+        return Edit(T, {})
+    return fusion(T, sums, loras, keep_fuse) if new.fused.method == "fused" else Edit(T, _added(sums, loras))
 
 
 def _changed(model: dict[str, Any], changed: dict[str, float], stage: str) -> dict[str, float]:
@@ -149,18 +167,6 @@ def _added(sums: Mapping[str, ConceptSums], loras: dict[str, Factors]) -> Factor
         A, B = (torch.cat([loras[target][name][i].double() for target in sums], dim=i) for i in (0, 1))
         factors[name] = (A, B)
     return factors
-
-
-def _read_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The configuration, and what the edit says it was made from."""
-    if not (folder / "config.yaml").is_file() or not (folder / "edit.safetensors").is_file():
-        raise UserError(f"run={folder} is no output folder of fit (config.yaml and edit.safetensors are missing).")
-    with safe_open(str(folder / "edit.safetensors"), framework="pt") as file:
-        made: dict[str, Any] = json.loads(file.metadata()["mace_pl"])
-    if "method" in made:
-        raise UserError(f"run={folder} was fused. Fuse the run of fit that it was made from, which has all concepts.")
-    config: dict[str, Any] = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    return config, made
 
 
 def _check_files(model: Mapping[str, Any]) -> None:

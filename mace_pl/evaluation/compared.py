@@ -9,12 +9,11 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from mace_pl.errors import UserError
-from mace_pl.files.artifacts import read_tensors
 from mace_pl.files.paths import resolve
 from mace_pl.images.files import read_image, read_images
 from mace_pl.images.manifest import read_folder
 from mace_pl.models.pipeline import load_pipeline, model_fingerprint
+from mace_pl.run import Run
 
 
 def is_pipeline(run: str, folder: Path) -> bool:
@@ -23,24 +22,23 @@ def is_pipeline(run: str, folder: Path) -> bool:
     return hub or (folder / "model_index.json").is_file()
 
 
-def read_edit(folder: Path, own: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+def read_edit(
+    folder: Path, own: Mapping[str, Tensor], hashes: Mapping[str, str]
+) -> tuple[dict[str, Tensor], list[str]]:
     """The refined weights and the targets of a run.
 
     Args:
         folder: of the run.
         own: the weights of the UNet that they are put into.
+        hashes: of the original model: :func:`mace_pl.models.base_model.base_hashes`.
 
     Raises:
-        UserError: it has none, or was made from another model.
+        UserError: no run is there, or it was made from another model.
     """
-    file = folder / "refined.safetensors"
-    if not file.is_file():
-        raise UserError(f"model.runs: {folder} has no refined.safetensors. Give output folders of fit.")
-    weights, meta = read_tensors(file, "refined", "model.runs")
-    wrong = [key for key, value in weights.items() if key not in own or own[key].shape != value.shape]
-    if wrong:
-        raise UserError(f"model.runs: {file} was made from another model: {wrong[0]} does not fit its UNet.")
-    return weights, [concept["target"] for concept in meta["concepts"]]
+    run = Run.load(folder, "model.runs")
+    weights = run.refined(own, "model.runs")
+    run.base.check(hashes, "model.pretrained", f"model.runs={folder}", "model.pretrained")
+    return weights, run.targets
 
 
 def read_reference(reference: str) -> list[Path]:

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
 from mace_pl.errors import UserError
 from mace_pl.export.lora_files import CONFIG, merge_lora
-from mace_pl.files.artifacts import read_tensors
+from mace_pl.files.artifacts import read_metadata
 from mace_pl.files.paths import resolve
 from mace_pl.methods.edit import STAGE2, Edit
 from mace_pl.models.backbone import backbone_of
+from mace_pl.models.base_model import BaseModel, base_hashes
 from mace_pl.models.pipeline import load_pipeline
 from mace_pl.models.text_encoding import encoder_fingerprint
+from mace_pl.run import Run, read_refined
 
 HINT = "Give edit.safetensors, refined.safetensors, the output folder of fit, a LoRA file, or a folder of PEFT."
 
 
-def apply_files(pipeline: Any, files: Sequence[str], setting: str = "model.apply") -> None:
+def apply_files(pipeline: Any, files: Sequence[str], setting: str = "model.apply", same_unet: bool = False) -> None:
     """Change the pipeline's weights by each file in turn.
 
     Args:
@@ -29,12 +28,14 @@ def apply_files(pipeline: Any, files: Sequence[str], setting: str = "model.apply
         files: ``edit.safetensors`` or ``refined.safetensors``, a folder that holds one of them, or a LoRA in the names
             of kohya, diffusers or PEFT: a file, or the folder that holds it.
         setting: the option that named them, for error messages.
+        same_unet: refuse edits of another UNet too, not of another text encoder alone: an edit may be tried on a
+            fine-tuned UNet, but is not to be compared with it.
 
     Raises:
         UserError: no such file, or one that does not belong to this model.
     """
     for file in files:
-        apply_file(pipeline, resolve(file), setting)
+        apply_file(pipeline, resolve(file), setting, same_unet)
 
 
 def load_edited(
@@ -48,15 +49,18 @@ def load_edited(
         revision: of the base pipeline, as ``variant`` and ``layout``: see :func:`load_pipeline`.
         variant: likewise.
         layout: likewise.
+
+    Raises:
+        UserError: as :func:`apply_files`, or the edit of another base.
     """
     if (resolve(edited) / "model_index.json").is_file():
         return load_pipeline(edited)
     pipeline = load_pipeline(pretrained, revision, variant, layout)
-    apply_files(pipeline, [edited], "model.edited")
+    apply_files(pipeline, [edited], "model.edited", same_unet=True)
     return pipeline
 
 
-def apply_file(pipeline: Any, path: Path, setting: str) -> None:
+def apply_file(pipeline: Any, path: Path, setting: str, same_unet: bool = False) -> None:
     """Apply one file, by what it says it is."""
     if (path / CONFIG).is_file():
         merge_lora(pipeline, path, setting)
@@ -66,7 +70,8 @@ def apply_file(pipeline: Any, path: Path, setting: str) -> None:
     meta = _metadata(path, setting)
     kind = meta.get("kind", "lora of another program")
     if kind in ("edit", "refined"):
-        _check_encoder(pipeline, path, meta, setting)
+        hashes = base_hashes(pipeline) if same_unet else {"text_encoder": encoder_fingerprint(pipeline)}
+        BaseModel.read({}, meta).check(hashes, "model.pretrained", f"{setting}={path}", "model.pretrained")
         weights = _edited(pipeline, path, setting) if kind == "edit" else _refined(pipeline, path, setting)
         backbone_of(pipeline).set_key_values(weights)
     elif kind == STAGE2:
@@ -80,8 +85,8 @@ def apply_file(pipeline: Any, path: Path, setting: str) -> None:
 
 def _file_of(folder: Path, setting: str) -> Path:
     """The edit of a run, or the one LoRA of a folder."""
-    names = ("edit.safetensors", "refined.safetensors")
-    found = [folder / name for name in names if (folder / name).is_file()][:1] or list(folder.glob("*.safetensors"))
+    edit = Run.edit_in(folder)
+    found = [edit] if edit else list(folder.glob("*.safetensors"))
     if len(found) != 1:
         raise UserError(f"{setting}: {folder} holds {'several files' if found else 'no edit and no LoRA'}. {HINT}")
     return found[0]
@@ -89,24 +94,10 @@ def _file_of(folder: Path, setting: str) -> Path:
 
 def _metadata(path: Path, setting: str) -> dict[str, Any]:
     """What the file says about itself; nothing where another program wrote it."""
-    if not path.is_file():
-        raise UserError(f"{setting}: {path} does not exist. {HINT}")
     try:
-        with safe_open(str(path), framework="pt") as file:
-            header = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{setting}: {path} is no readable safetensors file ({error}). {HINT}") from error
-    found: dict[str, Any] = json.loads(header.get("mace_pl", "{}"))
-    return found
-
-
-def _check_encoder(pipeline: Any, path: Path, meta: dict[str, Any], setting: str) -> None:
-    made_with = meta.get("text_encoder")
-    if made_with is not None and made_with != encoder_fingerprint(pipeline):
-        raise UserError(
-            f"{setting}: {path} was made with another text encoder (from {meta.get('pretrained')}). Give its own base "
-            f"model as --model.pretrained."
-        )
+        return read_metadata(path, setting)
+    except UserError as error:
+        raise UserError(f"{error} {HINT}") from error
 
 
 def _edited(pipeline: Any, path: Path, setting: str) -> dict[str, Any]:
@@ -120,9 +111,5 @@ def _edited(pipeline: Any, path: Path, setting: str) -> dict[str, Any]:
 
 def _refined(pipeline: Any, path: Path, setting: str) -> dict[str, Any]:
     """The stored projections by layer name."""
-    weights, _ = read_tensors(path, "refined", setting)
-    own = backbone_of(pipeline).network.state_dict()
-    wrong = [key for key, value in weights.items() if key not in own or own[key].shape != value.shape]
-    if wrong:
-        raise UserError(f"{setting}: {path} was made from another model: {wrong[0]} does not fit its UNet.")
+    weights = read_refined(path, backbone_of(pipeline).network.state_dict(), setting)
     return {key.removesuffix(".weight"): value for key, value in weights.items()}

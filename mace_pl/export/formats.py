@@ -15,24 +15,13 @@ from mace_pl.errors import UserError
 from mace_pl.export.base_model import base_file, base_folder, rewrite_file, stored_dtype, write_pipeline
 from mace_pl.export.lora import DEFAULT_MAX_ERROR, LORAS, WholeLora, deltas, write_lora
 from mace_pl.export.lora_card import lora_card
-from mace_pl.export.metadata import described, modelspec
+from mace_pl.export.metadata import described, modelspec, safe_name
 from mace_pl.export.model_card import licence, model_card
 from mace_pl.export.single_file import single_file, unet_names
 from mace_pl.files.artifacts import provenance, write_tensors
 from mace_pl.methods.edit import Edit
 from mace_pl.models.backbone import backbone_of
-
-#: where each format lies in a run's folder
-PLACES = {
-    "pipeline": "pipeline",
-    "refined": "refined.safetensors",
-    "edit": "edit.safetensors",
-    "lora": "lora",
-    "lora_diffusers": "lora_diffusers",
-    "lora_peft": "lora_peft",
-    "single_file": "model.safetensors",
-    "unet": "unet.safetensors",
-}
+from mace_pl.run import PLACES, Run
 
 
 def check_formats(formats: Sequence[str], setting: str) -> None:
@@ -51,22 +40,28 @@ class Finished:
     """A finished edit on its base pipeline.
 
     Attributes:
+        run: whose edit it is: its folder's name names LoRAs, its provenance is in every file.
         pipeline: the base pipeline; its UNet holds the edited weights.
         edit: R and the fused LoRA.
         original: the base's cross-attention keys and values by layer name, on the CPU.
-        metadata: provenance for every file, with ``pretrained``, a hub id or a bare name, and ``concepts``.
-        config: the run's configuration; empty where it is not known.
-        name: of the run, after which its LoRA is called.
         metrics: ``metrics.json`` of the run's report, which need not exist; None without a report.
     """
 
+    run: Run
     pipeline: Any
     edit: Edit
     original: Mapping[str, Tensor]
-    metadata: Mapping[str, Any]
-    config: Mapping[str, Any]
-    name: str
     metrics: Path | None = None
+
+    @cached_property
+    def metadata(self) -> dict[str, Any]:
+        """Provenance for every file, with ``pretrained``, a hub id or a bare name, and ``concepts``."""
+        return self.run.provenance
+
+    @property
+    def name(self) -> str:
+        """After which a LoRA is called."""
+        return safe_name(self.run.folder)
 
     @cached_property
     def loras(self) -> dict[tuple[int | None, float], WholeLora]:
@@ -120,7 +115,7 @@ class Finished:
         meta = {**self.metadata, "name": self.name}
         write_lora(folder, format, lora, self.pipeline, dtype, meta, self.said(lora=True))
         base, largest = base_folder(self.pipeline), max(lora.errors.values())
-        card = lora_card(format, self.name, base, self.metadata, self.config, self.metrics, lora.rank, largest)
+        card = lora_card(format, self.name, base, self.metadata, self.run.config, self.metrics, lora.rank, largest)
         (folder / "README.md").write_text(card, encoding="utf-8")
 
     def lora(self, rank: int | None, max_error: float) -> WholeLora:
@@ -151,4 +146,4 @@ class Finished:
         """The model card of ``pipeline``."""
         meta = self.metadata
         base, degrees = base_folder(self.pipeline), meta.get("weights")
-        return model_card(base, meta["pretrained"], meta["concepts"], self.config, self.metrics, degrees)
+        return model_card(base, meta["pretrained"], meta["concepts"], self.run.config, self.metrics, degrees)

@@ -137,6 +137,23 @@ def write_tensors(
             save_hashed(own, aside, header)
 
 
+def read_metadata(path: Path, setting: str) -> dict[str, Any]:
+    """What a safetensors file says about itself; nothing where another program wrote it. Its tensors are not read.
+
+    Raises:
+        UserError: missing, truncated or a pickle.
+    """
+    if not path.is_file():
+        raise UserError(f"{setting}: {path} does not exist.")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            header = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{setting}: {path} is no readable safetensors file ({error}).") from error
+    found: dict[str, Any] = json.loads(header.get("mace_pl", "{}"))
+    return found
+
+
 def read_tensors(
     path: Path, kind: str, setting: str, shapes: Mapping[str, tuple[int, ...]] | None = None
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:

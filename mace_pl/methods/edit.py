@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mace_pl.files.artifacts import read_tensors, slug, write_tensors
+from mace_pl.files.artifacts import read_tensors, write_tensors
 from mace_pl.methods.closed_form import Preservation, apply_edit, fuse, refine
 from mace_pl.methods.lora import from_peft, to_peft
 from mace_pl.training.tensor_store import Filed
@@ -106,35 +106,3 @@ def fusion(T: Tensor, sums: Mapping[str, ConceptSums], loras: Mapping[str, Facto
             A[name].append(part)
     B = {name: torch.cat([loras[target][name][1].double().cpu() for target in sums], dim=1) for name in layers}
     return Edit(fused.R, {name: (torch.cat(A[name]), B[name]) for name in layers})
-
-
-def stage2_file(folder: Path, target: str) -> Path:
-    """Where a run keeps what stage 2 trained for a concept."""
-    return folder / "stages" / "lora" / f"{slug(target)}.safetensors"
-
-
-def save_concept(folder: Path, target: str, sums: ConceptSums, factors: Factors, metadata: Mapping[str, Any]) -> None:
-    """Write a concept's LoRA, under names that only :func:`load_concept` reads, and statistics into a run's folder.
-
-    ``factors`` is empty where nothing was trained.
-    """
-    if factors:
-        tensors = {
-            f"{STAGE2_PREFIX}{name}.{x}": t for name, pair in factors.items() for x, t in zip("AB", pair, strict=True)
-        }
-        write_tensors(stage2_file(folder, target), tensors, STAGE2, metadata)
-    tensors = {"F": sums.F, "G": sums.G, "F_all": sums.F_all}
-    write_tensors(folder / "statistics" / f"{slug(target)}.safetensors", tensors, "concept", metadata)
-
-
-def load_concept(folder: Path, target: str) -> tuple[ConceptSums, Factors]:
-    """Read what :func:`save_concept` wrote; without factors where nothing was trained."""
-    shape = (-1, -1)
-    path = folder / "statistics" / f"{slug(target)}.safetensors"
-    sums, _ = read_tensors(path, "concept", "run", {"F": shape, "G": shape, "F_all": shape})
-    if not stage2_file(folder, target).is_file():
-        return ConceptSums(**sums), {}
-    lora, _ = read_tensors(stage2_file(folder, target), STAGE2, "run")
-    names = [key.removeprefix(STAGE2_PREFIX)[:-2] for key in lora if key.endswith(".A")]
-    factors = {name: (lora[f"{STAGE2_PREFIX}{name}.A"], lora[f"{STAGE2_PREFIX}{name}.B"]) for name in names}
-    return ConceptSums(**sums), factors

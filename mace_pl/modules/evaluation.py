@@ -24,6 +24,7 @@ from mace_pl.files.paths import resolve
 from mace_pl.images.files import read_images
 from mace_pl.methods.metrics import PictureScores
 from mace_pl.models.backbone import backbone_of
+from mace_pl.models.base_model import base_hashes
 from mace_pl.models.pipeline import load_pipeline, model_fingerprint, scheduled
 from mace_pl.models.sampling import draw
 from mace_pl.models.text_encoding import spelled_as
@@ -97,6 +98,7 @@ class ErasureScores(LightningModule):
         self.pipeline = load_pipeline(pretrained, revision, variant, layout)
         with scheduled(self.pipeline, scheduler, "model.scheduler"):  # refused here, before anything is drawn
             self.unet = backbone_of(self.pipeline).network
+        self.hashes = base_hashes(self.pipeline)  # runs of another base are refused
         self.fingerprints = {ORIGINAL: model_fingerprint(self.pipeline)}
         self.targets: dict[str, list[str]] = {}
         self.weights: dict[str, dict[str, Tensor]] = {ORIGINAL: {}}
@@ -124,7 +126,7 @@ class ErasureScores(LightningModule):
             self.weights[name], self.targets[name] = {}, targets
             return
         own = self.unet.state_dict()
-        self.weights[name], self.targets[name] = read_edit(folder, own)
+        self.weights[name], self.targets[name] = read_edit(folder, own, self.hashes)
         self.weights[ORIGINAL] |= {key: own[key].clone() for key in self.weights[name]}
 
     def setup(self, stage: str) -> None:

@@ -17,10 +17,10 @@ from support.finished import finished_run
 from support.runs import content_hash, naming
 
 from mace_pl.commands.export import export_run
-from mace_pl.export.formats import PLACES
 from mace_pl.export.metadata import safe_name
 from mace_pl.files.paths import model_name, place_name
-from mace_pl.methods.edit import ConceptSums, load_concept, save_concept, stage2_file
+from mace_pl.methods.edit import ConceptSums
+from mace_pl.run import PLACES, Run
 
 #: version, whether it is of the second, and architecture, by family
 WORDS = {
@@ -80,7 +80,7 @@ def written(toy_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
     factors = {n.removesuffix(".weight"): (torch.ones(1, s[1]), torch.ones(s[0], 1)) for n, s in shapes.items()}
     width = next(iter(shapes.values()))[1]
     sums = ConceptSums(*[i * torch.eye(width, dtype=torch.float64) for i in (1, 2, 3)])
-    save_concept(run, "ship", sums, factors, {"target": "ship"})
+    Run.load(run).save_concept("ship", sums, factors)
     return base, run
 
 
@@ -136,7 +136,7 @@ def test_a_hub_id_is_the_base_of_the_card(tmp_path: Path, toy_pipeline: Path) ->
 )
 def test_what_is_no_lora_is_refused_by_loaders_of_loras(written: tuple[Path, Path], name: str) -> None:
     base, run = written
-    places = {"stage 2": stage2_file(run, "ship"), "statistics": run / "statistics" / "ship.safetensors"}
+    places = {"stage 2": Run.load(run).lora_file("ship"), "statistics": Run.load(run).statistics_file("ship")}
     file = places.get(name, run / name)
     pipeline = StableDiffusionPipeline.from_pretrained(base)
     with pytest.raises(ValueError, match="Invalid LoRA checkpoint"):
@@ -145,7 +145,7 @@ def test_what_is_no_lora_is_refused_by_loaders_of_loras(written: tuple[Path, Pat
 
 
 def test_stage_2_is_read_as_it_was_written(written: tuple[Path, Path]) -> None:
-    sums, factors = load_concept(written[1], "ship")
+    sums, factors = Run.load(written[1]).concept("ship")
     assert all(A.shape[0] == B.shape[1] == 1 and bool((A == 1).all()) for A, B in factors.values())
     assert len(factors) == len(load_file(written[1] / "refined.safetensors")) and sums.F.shape == sums.G.shape
 
@@ -154,8 +154,8 @@ def test_stage_2_keys_are_unknown_to_peft(written: tuple[Path, Path]) -> None:
     base, run = written
     unet = UNet2DConditionModel.from_pretrained(base, subfolder="unet")
     adapted = PeftModel.from_pretrained(unet, run / "lora_peft")
-    found = adapted.load_state_dict(load_file(stage2_file(run, "ship")), strict=False)
-    assert set(found.unexpected_keys) == set(load_file(stage2_file(run, "ship")))
+    found = adapted.load_state_dict(load_file(Run.load(run).lora_file("ship")), strict=False)
+    assert set(found.unexpected_keys) == set(load_file(Run.load(run).lora_file("ship")))
 
 
 def test_names_hold_no_place_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,10 +17,11 @@ from support.tolerances import FLOAT32_EDIT, MOVED, PRESERVED, RUN_WEIGHTS, abov
 from mace_pl import erase
 from mace_pl.cli import erase_main
 from mace_pl.methods.closed_form import gram
-from mace_pl.methods.edit import Edit, load_concept
+from mace_pl.methods.edit import Edit
 from mace_pl.models.backbone import backbone_of
 from mace_pl.models.sampling import draw
 from mace_pl.models.text_encoding import encode_prompts, encoder_fingerprint
+from mace_pl.run import Run
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +96,8 @@ def test_python_does_what_the_command_does(run: Path, toy_pipeline: Path) -> Non
         trainer={"accelerator": "cpu", "enable_progress_bar": False},
         output_dir=str(run.parent / "python"),
     )
-    first, other = load_file(run / "refined.safetensors"), load_file(written / "refined.safetensors")
+    assert written.folder == run.parent / "python" and written.targets == ["ship", "painter", "dog"]
+    first, other = load_file(run / "refined.safetensors"), load_file(written.place("refined"))
     assert all(torch.equal(first[name], other[name]) for name in first)
 
 
@@ -131,7 +133,7 @@ def test_a_run_is_written_without_fusion_or_without_loras(run: Path, toy_pipelin
     with safe_open(run.parent / "stay" / "edit.safetensors", framework="pt") as file:
         said = json.loads(file.metadata()["mace_pl"])
     assert (said["method"], said["refine"]["identity"], said["fuse"]["identity"]) == ("refined", 1e12, 1.0)
-    loras = [load_concept(run, c["target"])[1] for c in CONCEPTS]
+    loras = [Run.load(run).concept(c["target"])[1] for c in CONCEPTS]
     pipeline, moved = StableDiffusionPipeline.from_pretrained(toy_pipeline, safety_checker=None), []
     for name, weight in backbone_of(pipeline).key_values().items():
         refined = written["refined"][f"{name}.weight"]

@@ -15,9 +15,10 @@ from mace_pl.cli import erase_main
 from mace_pl.commands.export import export_run
 from mace_pl.commands.fuse import fuse_run
 from mace_pl.methods.closed_form import Preservation, refine
-from mace_pl.methods.edit import Edit, load_concept
+from mace_pl.methods.edit import Edit
 from mace_pl.models.backbone import backbone_of
 from mace_pl.models.pipeline import load_pipeline
+from mace_pl.run import Run
 
 METHODS = {"MaceRefinement": [], "UCE": ["--model.method.strength", "0.5"]}
 
@@ -38,7 +39,7 @@ def test_no_image_is_generated_and_no_lora_is_trained(run: Path) -> None:
 
 
 def test_every_key_and_value_is_w_t(run: Path, toy_pipeline: Path) -> None:
-    sums = [load_concept(run, target)[0] for target in ("ship", "painter", "dog")]
+    sums = [Run.load(run).concept(target)[0] for target in ("ship", "painter", "dog")]
     strength = 0.5 if run.name == "UCE" else 1.0
     F, G = (strength * torch.stack([getattr(s, name) for s in sums]).sum(0) for name in ("F", "G"))
     T = refine(F, G, Preservation(identity=1.0))
@@ -59,7 +60,7 @@ def test_what_is_exported_draws(run: Path) -> None:
 
 def test_it_is_fused_again_without_some_concepts(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fused = fuse_run(str(run), str(tmp_path / "fused"), drop=["dog"], save_pipeline=False)
-    sums = [load_concept(run, target)[0] for target in ("ship", "painter")]
+    sums = [Run.load(run).concept(target)[0] for target in ("ship", "painter")]
     strength = 0.5 if run.name == "UCE" else 1.0
     F, G = (strength * torch.stack([getattr(s, name) for s in sums]).sum(0) for name in ("F", "G"))
     close(Edit.load(fused / "edit.safetensors").R, refine(F, G, Preservation(identity=1.0)).float(), FLOAT32_EDIT)

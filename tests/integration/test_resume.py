@@ -85,7 +85,7 @@ def test_everything_finished_only_fuses(toy_pipeline: Path, tmp_path: Path, monk
         raise UserError("cannot write: no space left")
 
     with monkeypatch.context() as patched:
-        patched.setattr("mace_pl.callbacks.write_run.save_concept", full)
+        patched.setattr("mace_pl.run.Run.save_concept", full)
         with pytest.raises(SystemExit):
             erase_main(args)
     assert saved(tmp_path / ".late.training") == {"ship": STEPS, "painter": STEPS, "dog": STEPS}

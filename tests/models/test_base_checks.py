@@ -19,8 +19,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from mace_pl.cli import erase_main
 from mace_pl.commands.export import export_run
 from mace_pl.export.metadata import modelspec
-from mace_pl.export.run_base import base_kinds
 from mace_pl.export.single_file import single_file
+from mace_pl.models.base_model import BaseModel
 from mace_pl.models.pipeline import load_pipeline, vae_latents
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -251,7 +251,7 @@ def test_a_base_that_moved_is_named_and_checked(
     few = {"images_per_concept": 1, "image_steps": 1, "steps_per_concept": 1}
     concepts = [{"target": "ship", "anchor": "ground"}]
     erase_main([*config(tmp_path, Path("models/m"), "run", concepts, **few), "--save_pipeline", "false"])
-    assert base_kinds({"pretrained": "models/m", "layout": "a/b"}) == {"pretrained": "path", "layout": "hub"}
+    assert BaseModel.of({"pretrained": "models/m", "layout": "a/b"}).kinds == {"pretrained": "path", "layout": "hub"}
     call = [command[0], "--run", str(tmp_path / "run"), *command[1:]]
     output = ["--output", "x.safetensors"] if command[0] == "export" else ["--output_dir", "fused"]
     (tmp_path / "elsewhere").mkdir()

@@ -140,7 +140,7 @@ def other_model(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--model.runs", "[nowhere]"], "no refined.safetensors"),
+        (["--model.runs", "[nowhere]"], "is no output folder of fit or fuse"),
         (["--model.runs", "[a/run, b/run]"], "folder names that differ"),
         (["--model.runs", "[OTHER]"], "another model"),
         (["--data.synonyms", "{moon: [luna]}"], "not in data.names"),
