@@ -51,12 +51,10 @@ def erase(
         ValueError: a setting that cannot be used; the message names it, and the nearest that exists.
         KeyboardInterrupt: the run was interrupted; the same call resumes.
     """
-    from mace_pl.commands.lightning_commands import run  # these import diffusers, which takes seconds
-    from mace_pl.run import Run
+    from mace_pl.commands.lightning_commands import fit  # imports diffusers, which takes seconds
 
     try:
-        run(
-            "fit",
+        return fit(
             {
                 "model": model,
                 "data": data,
@@ -74,4 +72,3 @@ def erase(
         )
     except UserError as error:
         raise ValueError(str(error)) from error
-    return Run.load(output_dir, "output_dir")

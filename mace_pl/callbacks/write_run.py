@@ -32,7 +32,7 @@ class WriteRun(Callback):
             checkpoint, else ``pipeline``.
 
     Attributes:
-        written: whether the run is there.
+        run: what was written, on each rank; None before.
 
     Raises:
         UserError: a format does not exist, or ``output_dir`` exists.
@@ -50,7 +50,7 @@ class WriteRun(Callback):
         self.folder, self.seen, self.config = Path(output_dir), seen, config
         check_formats(export or [], "export")
         self.export, self.save_pipeline = export, save_pipeline
-        self.written = False
+        self.run: Run | None = None
         claim_output(self.folder, overwrite)
 
     def formats(self, pipeline: Any) -> list[str]:
@@ -66,20 +66,17 @@ class WriteRun(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the run and say where it lies."""
-        if trainer.is_global_zero:
-            module: Any = pl_module
-            with self.run(module).save() as aside:
-                self.write(aside, module)
-            self.written = True
-            self.show(module)
-
-    def run(self, module: Any) -> Run:
-        """The run that is written."""
+        module: Any = pl_module
         base = BaseModel.of(self.config["model"], module.fingerprint, module.unet_hash)
         concepts = [{"target": c.target, "anchor": c.anchor, "kind": c.kind} for c in module.data.concepts]
-        return Run(self.folder, base, concepts, self.config, module.seed)
+        run = Run(self.folder, base, concepts, self.config, module.seed)
+        if trainer.is_global_zero:
+            with run.save() as aside:
+                self.write(aside, run, module)
+            self.show(module)
+        self.run = run
 
-    def write(self, aside: Run, module: Any) -> None:
+    def write(self, aside: Run, run: Run, module: Any) -> None:
         """All files of the run but the configuration, into the folder aside."""
         for target in aside.targets:
             aside.save_concept(target, module.refined.sums[target], module.trained.factors.get(target, {}))
@@ -87,7 +84,7 @@ class WriteRun(Callback):
             self.seen.report.write(aside.report, module.trained.losses)
             write_json(aside.report / "preflight.json", self.seen.tokens)
         original = {name: weight.cpu() for name, weight in module.refined.original.items()}
-        finished = Finished(self.run(module), module.pipeline, module.edit, original, aside.metrics)
+        finished = Finished(run, module.pipeline, module.edit, original, aside.metrics)
         for form in dict.fromkeys(("edit", "refined", *self.formats(module.pipeline))):
             finished.write(form, aside.place(form))
 

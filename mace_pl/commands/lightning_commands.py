@@ -27,6 +27,7 @@ from mace_pl.modules.caption_statistics import PromptStatistics
 from mace_pl.modules.concept_erasure import ConceptErasure
 from mace_pl.modules.evaluation import ErasureScores
 from mace_pl.modules.sampler import Sampler
+from mace_pl.run import Run
 from mace_pl.training.trainer import MaceTrainer
 
 CHECKPOINT = ("ckpt_path", "weights_only")  # of Lightning; nothing here reads one
@@ -88,9 +89,9 @@ class _FitCLI(CommandLine):
         plain.pop("config", None)
         seen = BeforeAfter(config["kept"], config["classifier"], config["report_seeds"])
         names = ("output_dir", "overwrite", "save_pipeline", "export")
-        self.run = WriteRun(seen=seen, config=plain, **{name: config[name] for name in names})
+        self.write_run = WriteRun(seen=seen, config=plain, **{name: config[name] for name in names})
         checkpoint = LoRACheckpoint(config["output_dir"], config["keep_every_n_steps"])
-        self.trainer.callbacks += [seen, self.run, checkpoint]  # type: ignore[attr-defined]
+        self.trainer.callbacks += [seen, self.write_run, checkpoint]  # type: ignore[attr-defined]
 
     def after_fit(self) -> None:
         """Refuse to end as if all was well where nothing was written, as after a callback that ends the run early.
@@ -98,7 +99,7 @@ class _FitCLI(CommandLine):
         Raises:
             UserError: no edit was written.
         """
-        if self.trainer.is_global_zero and not self.run.written and not self.trainer.interrupted:
+        if self.trainer.is_global_zero and self.write_run.run is None and not self.trainer.interrupted:
             raise UserError("trainer.callbacks ended the run before the edit was written. Leave such callbacks out.")
 
 
@@ -148,8 +149,20 @@ PARTS: dict[str, tuple[type[CommandLine], Any, Any]] = {
 }
 
 
-def run(command: str, args: ArgsType) -> None:
-    """Run a command.
+def fit(settings: dict[str, Any]) -> Run:
+    """``fit`` with these settings; returns the run, on each rank.
+
+    Raises:
+        UserError: a setting that cannot be used, or no edit was written.
+        KeyboardInterrupt: the run was interrupted.
+    """
+    cli = run("fit", settings)
+    assert isinstance(cli, _FitCLI) and cli.write_run.run is not None
+    return cli.write_run.run
+
+
+def run(command: str, args: ArgsType) -> CommandLine:
+    """Run a command, and return its command line with what it has left.
 
     Args:
         command: one of :data:`PARTS`.
@@ -165,4 +178,4 @@ def run(command: str, args: ArgsType) -> None:
     cli, model, data = PARTS[command]
     given = [command, *args] if isinstance(args, list) else {"subcommand": command, command: args}
     with interrupts():
-        cli(model, data, MaceTrainer, given)
+        return cli(model, data, MaceTrainer, given)
