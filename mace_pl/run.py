@@ -19,7 +19,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +109,7 @@ class Run:
         made, settings = read_metadata(file, setting), place / CONFIG
         config = yaml.safe_load(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
         base = BaseModel.read(config.get("model", {}), made)
-        again = Fused(**{key: made[key] for key in Fused.__dataclass_fields__}) if "method" in made else None
+        again = Fused(**{own.name: made[own.name] for own in fields(Fused)}) if "method" in made else None
         return Run(place, base, made.get("concepts", []), config, made.get("seed"), again)
 
     @property
