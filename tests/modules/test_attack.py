@@ -120,7 +120,7 @@ def test_an_edit_is_attacked(toy_pipeline: Path, toy_clip: Path, tmp_path: Path)
     assert prints["original"] != prints["edited"]
     assert len((tmp_path / "attack.md").read_text().splitlines()) == 2 + len(success)
     assert (written["settings"]["edited"], written["settings"]["classifier"]) == ("run", toy_clip.name)
-    assert not naming(tmp_path, tmp_path.parent, "config.yaml", "edit.safetensors")  # as the test made them
+    assert not naming(tmp_path, tmp_path.parent, "config.yaml")
 
 
 def test_a_target_that_is_no_class_is_refused(

@@ -30,7 +30,7 @@ def finished_run(folder: Path, base: Path, variant: str | None = None) -> Path:
     R = torch.eye(width) + few / width + 0.01 * noise(width, width)
     edit = Edit(R, {n: (noise(1, width) / width**0.5, noise(len(w), 1)) for n, w in original.items()})
     folder.mkdir()
-    edit.save(folder / "edit.safetensors", {"pretrained": str(base), "concepts": CONCEPTS})
+    edit.save(folder / "edit.safetensors", {"pretrained": base.name, "concepts": CONCEPTS})
     model = {"pretrained": str(base), "variant": variant, "rank": 1, "refine": {"identity": 1000.0}}
     config = {"model": model, "seed_everything": 7}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
