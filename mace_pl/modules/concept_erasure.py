@@ -48,7 +48,7 @@ from mace_pl.stages.train import (
 from mace_pl.training.frozen_layers import frozen_layers
 from mace_pl.training.memory import LARGEST, LiveBytes, free_bytes, side_by_side
 from mace_pl.training.options import check_trainer, check_whole
-from mace_pl.training.sharding import Share, add_up, group_of, share_of
+from mace_pl.training.sharding import Share, add_up, group_of, share_of, unsynchronised
 from mace_pl.training.trainer import gathered
 
 
@@ -230,8 +230,8 @@ class ConceptErasure(LightningModule):
         losses = self.loss(concepts, batch["step"])
         optimizer: Any = self.optimizers()
         optimizer.zero_grad(set_to_none=True)
-        # the loss scale of 16-mixed alone: gradients cross ranks only where these share a concept's images
-        self.trainer.precision_plugin.pre_backward(losses.sum(), self).backward()
+        with unsynchronised(self.trainer.strategy):  # gradients cross ranks only where these share a concept's images
+            self.manual_backward(losses.sum())
         self.loras.activate(None)
         if self.group is not None:
             losses = add_up([p for c in concepts for p in self.loras.parameters_of(c)], losses, self.group)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from lightning.pytorch.strategies import ParallelStrategy, Strategy
 from torch import Tensor, nn
 
 
@@ -66,3 +68,8 @@ def add_up(parameters: Sequence[nn.Parameter], losses: Tensor, group: Any) -> Te
     for gradient, part in zip(gradients, parts[1:], strict=True):
         gradient.copy_(part.view_as(gradient))
     return parts[0]
+
+
+def unsynchronised(strategy: Strategy) -> AbstractContextManager[None]:
+    """Within the context a backward pass leaves gradients with their process: DDP would average all of them."""
+    return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext()
