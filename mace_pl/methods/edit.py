@@ -13,7 +13,7 @@ from torch import Tensor
 from mace_pl.files.artifacts import read_tensors, write_tensors
 from mace_pl.methods.closed_form import Preservation, apply_edit, fuse, refine
 from mace_pl.methods.lora import from_peft, to_peft
-from mace_pl.training.tensor_store import Filed
+from mace_pl.training.tensor_store import TensorStore
 
 Factors = dict[str, tuple[Tensor, Tensor]]
 
@@ -62,15 +62,15 @@ class SumsOnDisk(Mapping[str, ConceptSums]):
     """Statistics of concepts by target in a file: memory holds one concept at a time."""
 
     def __init__(self) -> None:
-        self.filed = Filed()
+        self.store = TensorStore()
         self.places: dict[str, list[int]] = {}
 
     def add(self, target: str, sums: ConceptSums) -> None:
         """Write a concept's."""
-        self.places[target] = [self.filed.add(matrix) for matrix in vars(sums).values()]
+        self.places[target] = [self.store.add(matrix) for matrix in vars(sums).values()]
 
     def __getitem__(self, target: str) -> ConceptSums:
-        return ConceptSums(*(self.filed[place] for place in self.places[target]))
+        return ConceptSums(*(self.store[place] for place in self.places[target]))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.places)

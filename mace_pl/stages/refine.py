@@ -14,7 +14,7 @@ from mace_pl.methods.base import ClosedForm
 from mace_pl.methods.closed_form import Preservation, gram
 from mace_pl.methods.edit import ConceptSums, SumsOnDisk, summed
 from mace_pl.models.backbone import Backbone
-from mace_pl.training.tensor_store import Filed
+from mace_pl.training.tensor_store import TensorStore
 
 BARE = "{}"  # the template of a method that looks at the bare name
 
@@ -29,7 +29,7 @@ class Texts:
         positions: [P, T] bool, the tokens that the loss looks at.
     """
 
-    embeddings: Filed
+    embeddings: TensorStore
     pooled: list[Tensor | None]
     positions: list[Tensor]
 
@@ -76,7 +76,7 @@ def refine_concepts(
     Raises:
         UserError: the system is singular.
     """
-    sums, texts = SumsOnDisk(), Texts(Filed(), [], [])
+    sums, texts = SumsOnDisk(), Texts(TensorStore(), [], [])
     for concept, own in zip(concepts, templates, strict=True):
         embeddings, pooled = backbone.encode([t.replace("{}", concept.target) for t in own])
         embeddings = embeddings.cpu()

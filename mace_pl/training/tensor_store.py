@@ -1,28 +1,32 @@
-"""Tensors that wait in a file until they are wanted, so that memory does not grow with the number of concepts."""
+"""Tensors that wait in files until they are wanted, so that memory does not grow with the number of concepts."""
 
 from __future__ import annotations
 
-import os
-from math import prod
-from tempfile import TemporaryFile, gettempdir
-from typing import Any
+from pathlib import Path
+from tempfile import TemporaryDirectory, gettempdir
 
-import numpy as np
-import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from mace_pl.errors import UserError
 
+NAME = "tensor"
 
-class Filed:
-    """Tensors in a temporary file, by their number.
 
-    The file has no name, so the system removes it however the process ends. It lies where ``TMPDIR`` says.
+class TensorStore:
+    """Tensors by their number, each in a safetensors file of a temporary folder.
+
+    The folder lies where ``TMPDIR`` says, and is removed with this object.
     """
 
     def __init__(self) -> None:
-        self.file: Any = TemporaryFile(prefix="mace-pl-")  # noqa: SIM115 - open as long as this object lives
-        self.places: list[tuple[int, np.dtype[Any], torch.Size]] = []
+        self.folder = TemporaryDirectory(prefix="mace-pl-", ignore_cleanup_errors=True)
+        self.shapes: list[tuple[int, ...]] = []
+
+    def path(self, number: int) -> Path:
+        """Where a tensor lies."""
+        return Path(self.folder.name) / f"{number}.safetensors"
 
     def add(self, tensor: Tensor) -> int:
         """Write a tensor; returns its number.
@@ -30,32 +34,29 @@ class Filed:
         Raises:
             UserError: there is no room.
         """
-        values = tensor.detach().cpu().numpy()
+        number = len(self.shapes)
         try:
-            self.places.append((self.file.seek(0, os.SEEK_END), values.dtype, tensor.shape))
-            self.file.write(values.tobytes())
-            self.file.flush()
-        except OSError as error:
+            save_file({NAME: tensor.detach().cpu().contiguous()}, self.path(number))
+        except (OSError, SafetensorError) as error:
             raise UserError(
                 f"cannot write to {gettempdir()} ({error}). Free some space, or set TMPDIR to a folder with more."
             ) from error
-        return len(self.places) - 1
+        self.shapes.append(tuple(tensor.shape))
+        return number
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.shapes)
 
     def __getitem__(self, number: int) -> Tensor:
         """The whole tensor."""
-        place, dtype, shape = self.places[number]
-        return self._read(place, dtype, shape)
+        with safe_open(self.path(number), "pt") as file:
+            found: Tensor = file.get_tensor(NAME)
+        return found
 
     def row(self, number: int, i: int) -> Tensor:
         """``self[number][i]`` without reading the rest."""
-        place, dtype, shape = self.places[number]
-        if not 0 <= i < shape[0]:
-            raise IndexError(f"row {i} of {shape[0]}")
-        return self._read(place + i * prod(shape[1:]) * dtype.itemsize, dtype, shape[1:])
-
-    def _read(self, place: int, dtype: np.dtype[Any], shape: torch.Size) -> Tensor:
-        self.file.seek(place)
-        return torch.from_numpy(np.fromfile(self.file, dtype, prod(shape))).view(shape)
+        if not 0 <= i < self.shapes[number][0]:
+            raise IndexError(f"row {i} of {self.shapes[number][0]}")
+        with safe_open(self.path(number), "pt") as file:
+            found: Tensor = file.get_slice(NAME)[i]
+        return found

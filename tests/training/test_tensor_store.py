@@ -1,41 +1,52 @@
 """What a run sets aside in a file comes back as it was."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 
+from mace_pl.errors import UserError
 from mace_pl.methods.edit import ConceptSums, SumsOnDisk, summed
-from mace_pl.training.tensor_store import Filed
+from mace_pl.training.tensor_store import TensorStore
 
 
 def test_tensors_and_rows_are_those_that_were_added() -> None:
-    tensors = [torch.randn(3, 5, 2), torch.randn(7, 4, dtype=torch.float64), torch.arange(6).view(2, 3).T]
-    filed = Filed()
-    assert [filed.add(tensor) for tensor in tensors] == [0, 1, 2] and len(filed) == 3
-    for number in (2, 0, 1):
-        found = filed[number]
+    tensors = [
+        torch.randn(3, 5, 2),
+        torch.randn(7, 4, dtype=torch.float64),
+        torch.arange(6).view(2, 3).T,  # not contiguous
+        torch.randn(2, 3).bfloat16(),
+        torch.tensor([[True], [False]]),
+    ]
+    store = TensorStore()
+    assert [store.add(tensor) for tensor in tensors] == [0, 1, 2, 3, 4] and len(store) == 5
+    for number in (2, 0, 4, 1, 3):
+        found = store[number]
         assert found.dtype == tensors[number].dtype and torch.equal(found, tensors[number])
         for i, row in enumerate(tensors[number]):
-            assert torch.equal(filed.row(number, i), row)
-    filed.add(torch.ones(2))  # after reading too
-    assert torch.equal(filed[3], torch.ones(2)) and torch.equal(filed[0], tensors[0])
+            assert torch.equal(store.row(number, i), row)
+    store.add(torch.ones(2))  # after reading too
+    assert torch.equal(store[5], torch.ones(2)) and torch.equal(store[0], tensors[0])
     with pytest.raises(IndexError, match="row 3 of 3"):
-        filed.row(0, 3)
+        store.row(0, 3)
 
 
-def test_a_full_disk_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Full:
-        def seek(self, *_: object) -> int:
-            return 0
+def test_a_store_leaves_no_files() -> None:
+    store = TensorStore()
+    store.add(torch.ones(2))
+    folder, found = Path(store.folder.name), store[0]
+    assert [path.name for path in folder.iterdir()] == ["0.safetensors"]
+    del store
+    assert not folder.exists() and torch.equal(found, torch.ones(2))
 
-        def write(self, _: bytes) -> None:
-            raise OSError("no space left on device")
 
-    filed = Filed()
-    monkeypatch.setattr(filed, "file", Full())
-    with pytest.raises(
-        ValueError, match=r"cannot write to .* \(no space left on device\)\. Free some space, or set TMPDIR"
-    ):
-        filed.add(torch.ones(2))
+def test_what_cannot_be_written_is_named() -> None:
+    store = TensorStore()
+    shutil.rmtree(store.folder.name)
+    with pytest.raises(UserError, match=r"cannot write to .* \(.+\)\. Free some space, or set TMPDIR"):
+        store.add(torch.ones(2))
+    assert len(store) == 0
 
 
 def test_statistics_come_back_by_target() -> None:
