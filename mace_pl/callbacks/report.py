@@ -21,7 +21,7 @@ from mace_pl.images.labelled_grid import labelled_grid
 from mace_pl.models.pipeline import scheduled
 from mace_pl.models.sampling import draw
 from mace_pl.training.progress import drawing
-from mace_pl.training.trainer import gathered
+from mace_pl.training.trainer import gathered, shows_progress
 
 MAX_COLUMNS = 10  # of the before/after picture
 
@@ -62,7 +62,7 @@ class Report:
             self.pictures[when] = []
             return
         chosen = scheduled(module.pipeline, data.image_scheduler, "data.image_scheduler")
-        with chosen, drawing(trainer, f"images {when}", len(own)) as progress:
+        with chosen, drawing(shows_progress(trainer), f"images {when}", len(own)) as progress:
             generated = draw(
                 module.pipeline,
                 [prompt for _, prompt, _ in own],

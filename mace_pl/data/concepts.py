@@ -174,11 +174,6 @@ class ConceptData(LightningDataModule):
         resized = [torch.nn.functional.interpolate(mask[None], size=size, mode="nearest") for mask in masks]
         return pixels, torch.cat(resized)
 
-    def place(self) -> tuple[int, int]:
-        """This process's rank, and how many there are."""
-        trainer = self.trainer
-        return (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
-
     def train_dataloader(self) -> Any:
         """The module's schedule: it knows how many concepts fit side by side and which steps are done."""
         assert self.trainer is not None

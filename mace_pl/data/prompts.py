@@ -75,16 +75,23 @@ class Prompts(LightningDataModule):
             raise UserError(f"data.file={file} holds no prompt. Give a file with at least one.")
         warn_of_equals(self.rows)
         self.batch_size = batch_size
-        self.done: Collection[int] = ()  # rows that were drawn by an earlier run, set by the module
 
-    def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """Batches {index, prompt, seed: lists, guidance} of rows that are not done; a process has every world-th row.
+    def predict_dataloader(self) -> Any:
+        """The module's share: it knows which rows its folder holds."""
+        assert self.trainer is not None
+        return self.trainer.lightning_module.predict_dataloader()
+
+    def share(self, done: Collection[int], rank: int, world: int) -> DataLoader[dict[str, Any]]:
+        """Batches {index, prompt, seed: lists, guidance} of the rows that are left to a process: every world-th.
 
         The rows of a batch have one guidance scale; it is None where the file has none.
+
+        Args:
+            done: rows that an earlier run has generated.
+            rank: the process.
+            world: how many there are.
         """
-        pending = [(i, row) for i, row in enumerate(self.rows) if i not in self.done]
-        trainer = self.trainer
-        rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
+        pending = [(i, row) for i, row in enumerate(self.rows) if i not in done]
         alike: dict[float | None, list[tuple[int, dict[str, Any]]]] = {}
         for i, row in pending[rank::world]:
             alike.setdefault(row.get("guidance"), []).append((i, row))

@@ -49,7 +49,7 @@ from mace_pl.training.frozen_layers import frozen_layers
 from mace_pl.training.memory import LARGEST, LiveBytes, free_bytes, side_by_side
 from mace_pl.training.options import check_trainer, check_whole
 from mace_pl.training.sharding import Share, add_up, group_of, share_of, unsynchronised
-from mace_pl.training.trainer import gathered
+from mace_pl.training.trainer import gathered, ranks_of
 
 
 class ConceptErasure(LightningModule):
@@ -153,7 +153,7 @@ class ConceptErasure(LightningModule):
         check_prompts(self.pipeline, data.concepts, data.templates)
         if self.method.trains:
             model = {"unet": self.unet_hash, "text_encoder": self.fingerprint}
-            prepare_pictures(self.pipeline, self.trainer, self.seed, model)
+            prepare_pictures(self.pipeline, data, ranks_of(self.trainer), self.seed, model)
         names = named_statistics(self.pipeline, self.domain_names, [c.target for c in data.concepts])
         self.keep_refine, self.keep_fuse = with_domain(self.keep_refine, names), with_domain(self.keep_fuse, names)
         settings = (self.method, self.keep_refine, self.attend_padding)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning import LightningModule
+from torch.utils.data import DataLoader
 
 from mace_pl.errors import UserError
 from mace_pl.export.apply import apply_files
@@ -65,6 +66,8 @@ class Sampler(LightningModule):
             if value is not None and (value < 8 or value % 8):
                 raise UserError(f"model.{name}={value} must be a positive multiple of 8.")
         self.output, self.overwrite = Path(output), overwrite
+        self.files: list[str] = []  # this and the next: of the rows, once the folder is claimed
+        self.done: Collection[int] = ()
         self.steps, self.guidance, self.negative, self.size = steps, guidance, negative, (height, width)
         self.pipeline = load_pipeline(pretrained, revision, variant, layout)
         apply_files(self.pipeline, apply or [])
@@ -83,20 +86,29 @@ class Sampler(LightningModule):
             "width": width,
         }
 
+    @property
+    def data(self) -> Any:
+        """The rows."""
+        return self.trainer.datamodule  # type: ignore[attr-defined]
+
     def setup(self, stage: str) -> None:
         """Claim the folder and leave out the rows that it holds."""
         check_trainer(self.trainer, "predict")
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        data = self.data
         self.files = [picture_name(i, row) for i, row in enumerate(data.rows)]
         rows = [{"file": file, **row} for file, row in zip(self.files, data.rows, strict=True)]
         content = {"model": self.source, "settings": self.settings, "rows": rows}
         if self.overwrite and self.trainer.is_global_zero:
             set_aside(self.output)
         self.trainer.strategy.barrier("the folder is as it was left")
-        data.done = begin(self.output, content)
+        self.done = begin(self.output, content)
         self.trainer.strategy.barrier("all have seen what is done")
         if self.trainer.is_global_zero:
             write_manifest(self.output, content)
+
+    def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """This process's share of the rows that the folder does not hold."""
+        return self.data.share(self.done, self.global_rank, self.trainer.world_size)  # type: ignore[no-any-return]
 
     def predict_step(self, batch: Mapping[str, Any], batch_idx: int) -> int:
         """Draw and write a batch of rows; returns their number."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from lightning import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.strategies import Strategy
 
 
 class MaceTrainer(Trainer):
@@ -36,7 +38,34 @@ class MaceTrainer(Trainer):
         self.test(model, dataloaders, datamodule=datamodule, verbose=False)
 
 
-def gathered(trainer: Any, value: Any) -> list[Any]:
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those of a run.
+
+    Attributes:
+        global_rank: its number.
+        world_size: how many there are.
+        strategy: broadcasts, barriers, and the device of this process.
+        shown: whether this process shows progress bars.
+    """
+
+    global_rank: int
+    world_size: int
+    strategy: Strategy
+    shown: bool = False
+
+
+def ranks_of(trainer: Trainer) -> Ranks:
+    """This process among those of the Trainer."""
+    return Ranks(trainer.global_rank, trainer.world_size, trainer.strategy, shows_progress(trainer))
+
+
+def shows_progress(trainer: Trainer) -> bool:
+    """Whether this process shows bars: rank 0 does where the Trainer's are not switched off."""
+    return trainer.progress_bar_callback is not None and trainer.is_global_zero
+
+
+def gathered(trainer: Trainer | Ranks, value: Any) -> list[Any]:
     """The values of all processes, on each of them."""
     if trainer.world_size == 1:
         return [value]

@@ -6,13 +6,13 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, EulerAncestralDiscreteScheduler
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from PIL import Image
 from support.runs import CONCEPTS, checksums
 from support.tolerances import OTHER_PICTURE, above, same_masks, same_pictures
@@ -22,6 +22,7 @@ from mace_pl.images.files import read_images
 from mace_pl.images.generate import Drawing, draw_concepts
 from mace_pl.images.prepare import prepare_pictures
 from mace_pl.models.pipeline import load_pipeline
+from mace_pl.training.trainer import Ranks
 
 KINDS = [("ship", "object", "attention"), ("painter", "style", "none"), ("dog", "object", "attention")]
 KINDS += [("house", "object", "none")]
@@ -72,17 +73,12 @@ def test_a_concept_comes_as_soon_as_its_last_picture_is_drawn(toy_pipeline: Path
 def prepare(
     pipeline: Path, folder: Path, rank: int = 0, world: int = 1, seed: int = 7, mask: str = "attention", **more: Any
 ) -> Any:
-    """The share of one process; a stand-in for the Trainer says which. Returns the pipeline as it is left."""
+    """The share of one process. Returns the pipeline as it is left."""
     settings = {"images_per_concept": 2, "image_steps": 1, "images_per_batch": 3, "mask": mask} | more
     data = ConceptData(CONCEPTS, pictures=str(folder), **settings)
-    place = SimpleNamespace(global_rank=rank, world_size=world, is_global_zero=False, progress_bar_callback=None)
-    place.datamodule = data
-    place.strategy = SimpleNamespace(
-        root_device=torch.device("cpu"), broadcast=lambda missing: missing, barrier=lambda name: None
-    )
-    data.trainer = place  # type: ignore[assignment]
     loaded = load_pipeline(str(pipeline))
-    prepare_pictures(loaded, place, seed, {"unet": "u", "text_encoder": "t"})
+    ranks = Ranks(rank, world, SingleDeviceStrategy(torch.device("cpu")))
+    prepare_pictures(loaded, data, ranks, seed, {"unet": "u", "text_encoder": "t"})
     return loaded
 
 
