@@ -61,8 +61,9 @@ class WriteRun(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse a model that a format cannot hold."""
-        if "single_file" in self.formats(pl_module.pipeline):
-            check_single_file(pl_module.pipeline)
+        module: Any = pl_module
+        if "single_file" in self.formats(module.pipeline):
+            check_single_file(module.pipeline)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the run and say where it lies."""

@@ -24,6 +24,7 @@ from mace_pl.files.paths import resolve
 from mace_pl.methods.gram_statistics import KIND
 from mace_pl.models.backbone import backbone_of
 from mace_pl.models.pipeline import load_pipeline, unet_fingerprint
+from mace_pl.models.protocols import Pipeline
 from mace_pl.models.text_encoding import encode_prompts, encoder_fingerprint
 from mace_pl.version import __version__
 
@@ -81,7 +82,7 @@ def import_cache(cache: str, model: ImportModel, output: str, overwrite: bool = 
     return target
 
 
-def provenance(path: Path, pipeline: Any, precision: str, found: dict[str, Any]) -> dict[str, Any]:
+def provenance(path: Path, pipeline: Pipeline, precision: str, found: dict[str, Any]) -> dict[str, Any]:
     """What is known of imported sums: the file, the model that it fits, and how well."""
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return {

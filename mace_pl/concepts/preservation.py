@@ -16,6 +16,7 @@ from mace_pl.files.identity import hash_files
 from mace_pl.files.paths import resolve
 from mace_pl.methods.closed_form import Preservation, gram
 from mace_pl.methods.gram_statistics import weighted_statistics
+from mace_pl.models.protocols import Pipeline
 from mace_pl.models.text_encoding import encode_prompts, names_beside
 
 TEMPLATES = (
@@ -74,7 +75,7 @@ def names_to_keep(given: Sequence[str] | str | None, stages: Sequence[StageWeigh
     return names
 
 
-def named_statistics(pipeline: Any, names: Sequence[str], targets: Collection[str]) -> Tensor | None:
+def named_statistics(pipeline: Pipeline, names: Sequence[str], targets: Collection[str]) -> Tensor | None:
     """Σ e eᵀ over all tokens of every name in each of ``TEMPLATES``, [D, D] in float64; None without names.
 
     Args:

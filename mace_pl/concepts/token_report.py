@@ -11,13 +11,14 @@ from rich.table import Table
 from mace_pl.concepts.concept import Concept
 from mace_pl.concepts.tokens import attended_positions, token_span
 from mace_pl.errors import UserError
+from mace_pl.models.protocols import Pipeline
 from mace_pl.models.text_encoding import name_tokens, text_parts, with_all_vectors
 
 KNOWN = 0.5  # accuracy of the base model's own pictures below which an edit can hardly be judged
 COLUMNS = ("target", "its tokens", "anchor", "its tokens", "base model", "shares tokens with")
 
 
-def check_prompts(pipeline: Any, concepts: Sequence[Concept], templates: Sequence[Sequence[str]]) -> None:
+def check_prompts(pipeline: Pipeline, concepts: Sequence[Concept], templates: Sequence[Sequence[str]]) -> None:
     """Find every target in its templates.
 
     Raises:
@@ -44,7 +45,7 @@ def check_prompts(pipeline: Any, concepts: Sequence[Concept], templates: Sequenc
 
 
 def preflight(
-    pipeline: Any,
+    pipeline: Pipeline,
     concepts: Sequence[Concept],
     templates: Sequence[Sequence[str]],
     kept: Sequence[str],

@@ -13,6 +13,7 @@ from mace_pl.files.paths import resolve
 from mace_pl.images.files import read_image, read_images
 from mace_pl.images.manifest import read_folder
 from mace_pl.models.pipeline import load_pipeline, model_fingerprint
+from mace_pl.models.protocols import Pipeline
 from mace_pl.run import Run
 
 
@@ -55,7 +56,7 @@ class WholePipelines:
     def __init__(self) -> None:
         self.places: dict[str, str] = {}
         self.name: str | None = None
-        self.pipeline: Any = None
+        self.pipeline: Pipeline | None = None
 
     @property
     def names(self) -> list[str]:

@@ -17,10 +17,11 @@ from torch import Tensor
 
 from mace_pl.errors import UserError
 from mace_pl.models.backbone import backbone_of
+from mace_pl.models.protocols import Pipeline
 from mace_pl.models.text_encoding import text_parts, with_all_vectors
 
 
-def check_attackable(pipeline: Any) -> None:
+def check_attackable(pipeline: Pipeline) -> None:
     """Refuse pipelines with more than one text encoder.
 
     Raises:
@@ -45,7 +46,7 @@ def _placed(encoder: Any, free_KD: Tensor) -> Iterator[None]:
         handle.remove()
 
 
-def encode_attacked(pipeline: Any, prompt: str, free_KD: Tensor) -> Tensor:
+def encode_attacked(pipeline: Pipeline, prompt: str, free_KD: Tensor) -> Tensor:
     """[1, T, D'] the text embeddings of a prompt with K free tokens between its start token and its words."""
     tokenizer, encoder = pipeline.tokenizer, pipeline.text_encoder
     length = tokenizer.model_max_length
@@ -58,7 +59,7 @@ def encode_attacked(pipeline: Any, prompt: str, free_KD: Tensor) -> Tensor:
     return found
 
 
-def diffusion_loss(pipeline: Any, latents: Tensor, text_1TD: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+def diffusion_loss(pipeline: Pipeline, latents: Tensor, text_1TD: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
     """Mean ‖ε − ε_θ(z_t, t, text)‖², or of what the model predicts in place of ε.
 
     Args:
@@ -75,7 +76,7 @@ def diffusion_loss(pipeline: Any, latents: Tensor, text_1TD: Tensor, noise: Tens
 
 
 def optimise_tokens(
-    pipeline: Any, prompt: str, latents: Tensor, tokens: int, steps: int, lr: float, generator: torch.Generator
+    pipeline: Pipeline, prompt: str, latents: Tensor, tokens: int, steps: int, lr: float, generator: torch.Generator
 ) -> tuple[Tensor, list[float]]:
     """K free tokens [K, D] that minimise the diffusion loss of target pictures, and the loss of each step.
 

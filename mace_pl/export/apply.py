@@ -14,13 +14,16 @@ from mace_pl.methods.edit import STAGE2, Edit
 from mace_pl.models.backbone import backbone_of
 from mace_pl.models.base_model import BaseModel, base_hashes
 from mace_pl.models.pipeline import load_pipeline
+from mace_pl.models.protocols import Pipeline
 from mace_pl.models.text_encoding import encoder_fingerprint
 from mace_pl.run import Run, read_refined
 
 HINT = "Give edit.safetensors, refined.safetensors, the output folder of fit, a LoRA file, or a folder of PEFT."
 
 
-def apply_files(pipeline: Any, files: Sequence[str], setting: str = "model.apply", same_unet: bool = False) -> None:
+def apply_files(
+    pipeline: Pipeline, files: Sequence[str], setting: str = "model.apply", same_unet: bool = False
+) -> None:
     """Change the pipeline's weights by each file in turn.
 
     Args:
@@ -60,7 +63,7 @@ def load_edited(
     return pipeline
 
 
-def apply_file(pipeline: Any, path: Path, setting: str, same_unet: bool = False) -> None:
+def apply_file(pipeline: Pipeline, path: Path, setting: str, same_unet: bool = False) -> None:
     """Apply one file, by what it says it is."""
     if (path / CONFIG).is_file():
         merge_lora(pipeline, path, setting)
@@ -100,7 +103,7 @@ def _metadata(path: Path, setting: str) -> dict[str, Any]:
         raise UserError(f"{error} {HINT}") from error
 
 
-def _edited(pipeline: Any, path: Path, setting: str) -> dict[str, Any]:
+def _edited(pipeline: Pipeline, path: Path, setting: str) -> dict[str, Any]:
     """W R + B A by layer name."""
     edit, original = Edit.load(path), backbone_of(pipeline).key_values()
     width = next(iter(original.values())).shape[1]
@@ -109,7 +112,7 @@ def _edited(pipeline: Any, path: Path, setting: str) -> dict[str, Any]:
     return edit.weights(original)
 
 
-def _refined(pipeline: Any, path: Path, setting: str) -> dict[str, Any]:
+def _refined(pipeline: Pipeline, path: Path, setting: str) -> dict[str, Any]:
     """The stored projections by layer name."""
     weights = read_refined(path, backbone_of(pipeline).network.state_dict(), setting)
     return {key.removesuffix(".weight"): value for key, value in weights.items()}

@@ -7,7 +7,6 @@ import re
 import shutil
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -18,6 +17,7 @@ from mace_pl.errors import UserError
 from mace_pl.export.readable import make_readable
 from mace_pl.files.artifacts import save_hashed, write_json
 from mace_pl.models.backbone import backbone_of
+from mace_pl.models.protocols import Pipeline
 
 #: under which names an original checkpoint holds a part; UNet and VAE begin alike in all families
 PREFIXES = {
@@ -31,26 +31,26 @@ WEIGHTS = re.compile(r"(?P<name>\w+)(\.(?P<variant>\w+))?(?P<end>(-\d+-of-\d+)?\
 INDEX = re.compile(r"(?P<name>\w+\.(safetensors|bin)\.index)(\.(?P<variant>\w+))?(?P<end>\.json)")
 
 
-def base_folder(pipeline: Any) -> Path | None:
+def base_folder(pipeline: Pipeline) -> Path | None:
     """The diffusers folder that the pipeline was loaded from (of a hub id, the one in the cache); None without one."""
     stored = backbone_of(pipeline).network.config.get("_name_or_path") or ""
     folder = Path(stored).parent
     return folder if stored and (folder / "model_index.json").is_file() else None
 
 
-def base_file(pipeline: Any) -> Path | None:
+def base_file(pipeline: Pipeline) -> Path | None:
     """The single checkpoint that the pipeline was loaded from; None where it was none."""
     file: Path | None = getattr(pipeline, "base_file", None)
     return file
 
 
-def base_variant(pipeline: Any) -> str | None:
+def base_variant(pipeline: Pipeline) -> str | None:
     """The variant of the files that the pipeline was loaded from, as in ``fp16``."""
     variant: str | None = getattr(pipeline, "base_variant", None)
     return variant
 
 
-def stored_dtype(pipeline: Any, part: str) -> torch.dtype:
+def stored_dtype(pipeline: Pipeline, part: str) -> torch.dtype:
     """The dtype in which the base stores a part; that of the loaded part where its files do not tell."""
     base, single, variant = base_folder(pipeline), base_file(pipeline), base_variant(pipeline)
     files = list((base / part).glob("*.safetensors")) if base else []
@@ -68,7 +68,7 @@ def stored_dtype(pipeline: Any, part: str) -> torch.dtype:
     return dtype
 
 
-def write_pipeline(folder: Path, pipeline: Any, weights: Mapping[str, Tensor], dtype: torch.dtype | None) -> None:
+def write_pipeline(folder: Path, pipeline: Pipeline, weights: Mapping[str, Tensor], dtype: torch.dtype | None) -> None:
     """Write a diffusers folder that differs from the base's in the cross-attention keys and values only.
 
     Every other part is copied, the safety checker included. The UNet's files keep shards and dtypes. What is written
@@ -112,7 +112,7 @@ def _without_place(file: Path) -> None:
 
 
 def _write_unet(
-    base: Path, folder: Path, pipeline: Any, weights: Mapping[str, Tensor], dtype: torch.dtype | None
+    base: Path, folder: Path, pipeline: Pipeline, weights: Mapping[str, Tensor], dtype: torch.dtype | None
 ) -> None:
     """The UNet's files with the edited values; saved anew in another dtype, or where the base has pickles only."""
     files = sorted((base / "unet").glob("*.safetensors"))
@@ -158,7 +158,7 @@ def _of_this_unet(file: Path, kept: Mapping[str, Tensor], stored: torch.dtype) -
     return same
 
 
-def _save(folder: Path, pipeline: Any, dtype: torch.dtype | None) -> None:
+def _save(folder: Path, pipeline: Pipeline, dtype: torch.dtype | None) -> None:
     """Save a pipeline that has no folder, in the dtypes of its checkpoint; what a layout gave it is copied."""
     if base_file(pipeline):
         for part in ("vae", "text_encoder", "text_encoder_2"):
@@ -177,7 +177,11 @@ def _save(folder: Path, pipeline: Any, dtype: torch.dtype | None) -> None:
 
 
 def rewrite_file(
-    path: Path, pipeline: Any, names: Mapping[str, list[str]], weights: Mapping[str, Tensor], header: Mapping[str, str]
+    path: Path,
+    pipeline: Pipeline,
+    names: Mapping[str, list[str]],
+    weights: Mapping[str, Tensor],
+    header: Mapping[str, str],
 ) -> None:
     """Write a checkpoint that differs from the base's in the cross-attention keys and values only.
 

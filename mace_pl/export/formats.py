@@ -21,6 +21,7 @@ from mace_pl.export.single_file import single_file, unet_names
 from mace_pl.files.artifacts import provenance, write_tensors
 from mace_pl.methods.edit import Edit
 from mace_pl.models.backbone import backbone_of
+from mace_pl.models.protocols import Pipeline
 from mace_pl.run import PLACES, Run
 
 
@@ -48,7 +49,7 @@ class Finished:
     """
 
     run: Run
-    pipeline: Any
+    pipeline: Pipeline
     edit: Edit
     original: Mapping[str, Tensor]
     metrics: Path | None = None

@@ -23,6 +23,7 @@ from mace_pl.files.screen import screen
 from mace_pl.methods.edit import Edit, Factors
 from mace_pl.methods.lora import to_peft
 from mace_pl.models.backbone import backbone_of
+from mace_pl.models.protocols import Pipeline
 
 KIND = "edit_lora"
 LORAS = ("lora", "lora_diffusers", "lora_peft")  # kohya's names, which every program reads; then those of two libraries
@@ -124,7 +125,7 @@ def write_lora(
     folder: Path,
     format: str,
     lora: WholeLora,
-    pipeline: Any,
+    pipeline: Pipeline,
     dtype: torch.dtype,
     metadata: Mapping[str, Any],
     said: Mapping[str, str],

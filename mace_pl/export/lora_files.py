@@ -21,6 +21,7 @@ from torch import Tensor
 from mace_pl.errors import UserError
 from mace_pl.export.single_file import UNET_PREFIX, has_original_names, unet_names
 from mace_pl.models.backbone import backbone_of
+from mace_pl.models.protocols import Pipeline
 
 #: what the names of kohya's sd-scripts begin with, by part
 KOHYA = {"unet": ("lora_unet_",), "text_encoder": ("lora_te_", "lora_te1_"), "text_encoder_2": ("lora_te2_",)}
@@ -71,7 +72,7 @@ class Scaling:
         return 1.0 if alpha is None else alpha / (math.sqrt(rank) if self.root else rank)
 
 
-def merge_lora(pipeline: Any, path: Path, setting: str) -> None:
+def merge_lora(pipeline: Pipeline, path: Path, setting: str) -> None:
     """Add a LoRA to the weights of UNet and text encoders.
 
     Args:
@@ -128,7 +129,7 @@ def merged(weight: Tensor, layer: Layer, scaling: Scaling, name: str, where: str
     return weight.double() + delta.view(weight.shape).to(weight.device)
 
 
-def layer_names(pipeline: Any) -> dict[str, tuple[str, str]]:
+def layer_names(pipeline: Pipeline) -> dict[str, tuple[str, str]]:
     """Part and module by every name that programs give a layer."""
     names: dict[str, tuple[str, str]] = {}
     for part, prefixes in KOHYA.items():

@@ -15,6 +15,7 @@ from safetensors import safe_open
 
 from mace_pl.export.base_model import base_file
 from mace_pl.models.pipeline import picture_size
+from mace_pl.models.protocols import Pipeline
 
 SPEC = "modelspec."
 ORIGINAL_CODE = "https://github.com/Stability-AI/generative-models"  # sd-scripts' name for the original layout
@@ -24,14 +25,14 @@ PREDICTIONS = {"v_prediction": "v", "epsilon": "epsilon"}
 STAYS = ("architecture", "resolution", "license", "timestep_range", "encoder_layer")
 
 
-def family(pipeline: Any) -> str:
+def family(pipeline: Pipeline) -> str:
     """``sd1``, ``sd2`` or ``sdxl``, by the text encoders."""
     if getattr(pipeline, "text_encoder_2", None) is not None:
         return "sdxl"
     return "sd1" if pipeline.text_encoder.config.hidden_act == "quick_gelu" else "sd2"  # OpenAI's CLIP or OpenCLIP
 
 
-def base_facts(pipeline: Any) -> dict[str, str]:
+def base_facts(pipeline: Pipeline) -> dict[str, str]:
     """What the base's checkpoint says about itself and what is true of the edit too; empty of a folder."""
     file = base_file(pipeline)
     if file is None:
@@ -41,7 +42,7 @@ def base_facts(pipeline: Any) -> dict[str, str]:
     return {f"{SPEC}{key}": header[f"{SPEC}{key}"] for key in STAYS if f"{SPEC}{key}" in header}
 
 
-def architecture(pipeline: Any) -> str:
+def architecture(pipeline: Pipeline) -> str:
     """The specification's name of the base's architecture."""
     kind = family(pipeline)
     if kind == "sd2":
@@ -50,7 +51,7 @@ def architecture(pipeline: Any) -> str:
     return {"sd1": "stable-diffusion-v1", "sdxl": "stable-diffusion-xl-v1-base"}[kind]
 
 
-def modelspec(pipeline: Any, title: str, description: str, licence: str | None, lora: bool) -> dict[str, str]:
+def modelspec(pipeline: Pipeline, title: str, description: str, licence: str | None, lora: bool) -> dict[str, str]:
     """The ``modelspec.`` entries; the hash comes in when the file is written.
 
     Args:
@@ -78,7 +79,7 @@ def modelspec(pipeline: Any, title: str, description: str, licence: str | None, 
     return found
 
 
-def kohya_facts(pipeline: Any, name: str, base: str, rank: int) -> dict[str, str]:
+def kohya_facts(pipeline: Pipeline, name: str, base: str, rank: int) -> dict[str, str]:
     """The ``ss_`` entries of a LoRA.
 
     Args:

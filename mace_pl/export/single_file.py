@@ -25,6 +25,7 @@ from torch import Tensor
 from mace_pl.errors import UserError
 from mace_pl.export.base_model import stored_dtype
 from mace_pl.models.backbone import backbone_of
+from mace_pl.models.protocols import Pipeline
 
 Tensors = dict[str, Tensor]
 Names = dict[str, list[str]]  # name in the original layout to the names in diffusers that it holds, in their order
@@ -37,7 +38,7 @@ OPEN_CLIP_LAYER = ("ln_1", "ln_2", "mlp.c_fc", "mlp.c_proj", "attn.out_proj")
 ENDS = ("weight", "bias")
 
 
-def single_file(pipeline: Any, dtype: torch.dtype | None) -> Tensors:
+def single_file(pipeline: Pipeline, dtype: torch.dtype | None) -> Tensors:
     """The tensors of UNet, VAE and text encoders under their original names.
 
     Args:
@@ -60,7 +61,7 @@ def single_file(pipeline: Any, dtype: torch.dtype | None) -> Tensors:
     return tensors | _marks(pipeline)
 
 
-def _marks(pipeline: Any) -> Tensors:
+def _marks(pipeline: Pipeline) -> Tensors:
     """Empty tensors by which other programs know that an SDXL checkpoint predicts v, and to zero terminal SNR."""
     settings = pipeline.scheduler.config
     if getattr(pipeline, "text_encoder_2", None) is None or settings.get("prediction_type") != "v_prediction":
@@ -69,7 +70,7 @@ def _marks(pipeline: Any) -> Tensors:
     return {name: torch.empty(0) for name in names}
 
 
-def check_single_file(pipeline: Any) -> None:
+def check_single_file(pipeline: Pipeline) -> None:
     """Refuse a pipeline that cannot be written as a single file, before anything is trained.
 
     Raises:
@@ -103,7 +104,7 @@ def own_tensors(module: Any) -> Tensors:
     return _without_wrapper(module.state_dict())
 
 
-def _layout(pipeline: Any) -> list[tuple[str, Names, Convert]]:
+def _layout(pipeline: Pipeline) -> list[tuple[str, Names, Convert]]:
     """Each part with its names and the loader's conversion."""
     unet, vae = backbone_of(pipeline).network, pipeline.vae
     if not isinstance(vae, AutoencoderKL):
@@ -177,7 +178,7 @@ def _vae_candidates(vae: Any) -> list[str]:
     return [f"{VAE_PREFIX}{name}" for name in found]
 
 
-def _clip(pipeline: Any, part: str, prefix: str) -> tuple[str, Names, Convert]:
+def _clip(pipeline: Pipeline, part: str, prefix: str) -> tuple[str, Names, Convert]:
     """OpenAI's CLIP keeps the names of transformers."""
 
     def convert(tensors: Tensors) -> Tensors:
@@ -186,7 +187,7 @@ def _clip(pipeline: Any, part: str, prefix: str) -> tuple[str, Names, Convert]:
     return part, {f"{prefix}text_model.{n}": [n] for n in own_tensors(getattr(pipeline, part))}, convert
 
 
-def _open_clip(pipeline: Any, part: str, prefix: str) -> tuple[str, Names, Convert]:
+def _open_clip(pipeline: Pipeline, part: str, prefix: str) -> tuple[str, Names, Convert]:
     """OpenCLIP has names of its own and stacks q, k and v."""
     encoder = getattr(pipeline, part)
 

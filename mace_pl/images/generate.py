@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from mace_pl.images.files import read_images
 from mace_pl.methods.lora import stream
 from mace_pl.models.backbone import backbone_of
 from mace_pl.models.pipeline import picture_size
+from mace_pl.models.protocols import Pipeline
 from mace_pl.models.sampling import draw
 from mace_pl.models.text_encoding import text_parts
 
@@ -126,7 +126,7 @@ def rows_of(drawings: Sequence[Drawing]) -> list[Row]:
 
 
 def draw_rows(
-    pipeline: Any, rows: Sequence[Row], batch_size: int, progress: Callable[[int], None] | None = None
+    pipeline: Pipeline, rows: Sequence[Row], batch_size: int, progress: Callable[[int], None] | None = None
 ) -> Iterator[Drawn]:
     """Pictures in batches that span concepts, those with masks first.
 
@@ -158,13 +158,13 @@ def by_concept(drawn: Iterable[Drawn]) -> Iterator[tuple[Drawing, list[Image.Ima
 
 
 def draw_concepts(
-    pipeline: Any, drawings: Sequence[Drawing], batch_size: int, progress: Callable[[int], None] | None = None
+    pipeline: Pipeline, drawings: Sequence[Drawing], batch_size: int, progress: Callable[[int], None] | None = None
 ) -> Iterator[tuple[Drawing, list[Image.Image], Tensor | None]]:
     """All pictures of several concepts: :func:`draw_rows`, :func:`by_concept`."""
     return by_concept(draw_rows(pipeline, rows_of(drawings), batch_size, progress))
 
 
-def _draw_batch(pipeline: Any, batch: Sequence[Row], masked: bool) -> tuple[list[Image.Image], list[Tensor]]:
+def _draw_batch(pipeline: Pipeline, batch: Sequence[Row], masked: bool) -> tuple[list[Image.Image], list[Tensor]]:
     """The picture of each row, and its mask [H, W]; an empty mask where none is asked for."""
     templates = [PICTURE_TEMPLATE[drawing.kind] for drawing, _ in batch]
     prompts = [t.replace("{}", drawing.target) for t, (drawing, _) in zip(templates, batch, strict=True)]

@@ -25,6 +25,7 @@ from mace_pl.images.segmentation import Seen, Segment, find, words_for
 from mace_pl.methods.lora import stream
 from mace_pl.models.backbone import backbone_of
 from mace_pl.models.pipeline import picture_latents
+from mace_pl.models.protocols import Pipeline
 from mace_pl.models.sampling import noised
 
 ATTENTION = "attention_masks"  # the folder of masks that are a fallback only
@@ -126,7 +127,7 @@ def fill_empty(masks: Sequence[Tensor], group: Pictured, words: str, method: str
 
 
 def attend_pictures(
-    pipeline: Any, groups: Sequence[Pictured], name: str, seed: int, guidance: float, model: Mapping[str, str]
+    pipeline: Pipeline, groups: Sequence[Pictured], name: str, seed: int, guidance: float, model: Mapping[str, str]
 ) -> None:
     """Fill the folder ``name`` of every target that has none made this way, by :func:`noised_masks`.
 
@@ -145,7 +146,7 @@ def attend_pictures(
 
 
 @torch.no_grad()
-def noised_masks(pipeline: Any, group: Pictured, seed: int, guidance: float) -> list[Tensor]:
+def noised_masks(pipeline: Pipeline, group: Pictured, seed: int, guidance: float) -> list[Tensor]:
     """Masks [H, W] of given pictures, each of its picture's size, from the model's own cross-attention.
 
     A drawn picture's attention is averaged over the steps that draw it. A given one has no such steps, so it is looked

@@ -14,11 +14,12 @@ from mace_pl.images.generate import Drawing, Drawn, by_concept, draw_rows, rows_
 from mace_pl.images.masking import ATTENTION, Pictured, attend_pictures, look_at_masks, segment_pictures
 from mace_pl.images.segmentation import NETWORKS
 from mace_pl.models.pipeline import scheduled
+from mace_pl.models.protocols import Pipeline
 from mace_pl.training.progress import drawing
 from mace_pl.training.trainer import Ranks, gathered
 
 
-def prepare_pictures(pipeline: Any, data: Any, ranks: Ranks, seed: int, model: Mapping[str, str]) -> None:
+def prepare_pictures(pipeline: Pipeline, data: Any, ranks: Ranks, seed: int, model: Mapping[str, str]) -> None:
     """Draw this process's share of the pictures of the targets that bring none, and make the masks that are missing.
 
     Each process draws on its own device and writes a concept as soon as its last picture is there, so a run that is
@@ -83,7 +84,7 @@ def share(data: Any, concepts: Sequence[Concept], ranks: Ranks) -> list[Pictured
     ]
 
 
-def attend_given(pipeline: Any, data: Any, ranks: Ranks, seed: int, model: Mapping[str, str]) -> None:
+def attend_given(pipeline: Pipeline, data: Any, ranks: Ranks, seed: int, model: Mapping[str, str]) -> None:
     """Look for the targets in this process's share of the user's own pictures by the model's cross-attention."""
     given = [c for c in data.concepts if c.images is not None and attention_of(data, c) != "none"]
     name = ATTENTION if data.mask in NETWORKS else "masks"

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mace_pl.models.cross_attention import attention_losses, compiled, key_values, observed
 from mace_pl.models.pipeline import picture_size, vae_latents
+from mace_pl.models.protocols import Pipeline
 from mace_pl.models.sampling import noised
 from mace_pl.models.text_encoding import encode_both, text_parts
 from mace_pl.models.unet_inputs import unet_conditions
@@ -106,7 +107,7 @@ class UNetBackbone:
 
     prefix = "unet"
 
-    def __init__(self, pipeline: Any) -> None:
+    def __init__(self, pipeline: Pipeline) -> None:
         self.pipeline = pipeline
 
     @property
@@ -199,6 +200,6 @@ class UNetBackbone:
         return compiled(self.network)
 
 
-def backbone_of(pipeline: Any) -> Backbone:
+def backbone_of(pipeline: Pipeline) -> Backbone:
     """The backbone of a pipeline; loading has refused what has none."""
     return UNetBackbone(pipeline)

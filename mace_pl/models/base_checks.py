@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from mace_pl.errors import UserError
 from mace_pl.models.cross_attention import cross_attentions
+from mace_pl.models.protocols import Pipeline
 from mace_pl.models.text_encoding import text_parts
 
 VAES = (AutoencoderKL, AsymmetricAutoencoderKL, AutoencoderTiny)
@@ -32,7 +33,7 @@ ORIGINAL = {
 UNET = "model.diffusion_model."
 
 
-def check_base(pipeline: Any, pretrained: str) -> None:
+def check_base(pipeline: Pipeline, pretrained: str) -> None:
     """Refuse a pipeline that cannot be edited, or that draws from something else than text.
 
     Args:
@@ -66,7 +67,7 @@ def check_base(pipeline: Any, pretrained: str) -> None:
     check_conditions(pipeline, name)
 
 
-def check_conditions(pipeline: Any, name: str) -> None:
+def check_conditions(pipeline: Pipeline, name: str) -> None:
     """Refuse a UNet that wants more than latents, text and picture size, or other ones than its neighbours give.
 
     Raises:
@@ -183,7 +184,7 @@ def marked_prediction(names: Sequence[str], header: Mapping[str, str]) -> tuple[
     return None, zero, "key ztsnr"
 
 
-def check_prediction(pipeline: Any, names: Sequence[str], header: Mapping[str, str], layout: str | None) -> None:
+def check_prediction(pipeline: Pipeline, names: Sequence[str], header: Mapping[str, str], layout: str | None) -> None:
     """Refuse a scheduler that contradicts the marks of a single checkpoint.
 
     A text that says epsilon is written by default into files of every kind: a layout that was given wins over it.

@@ -12,12 +12,13 @@ from mace_pl.files.paths import hub_id, model_name, resolve
 from mace_pl.models.backbone import backbone_of
 from mace_pl.models.loading import MODELS, variants_of
 from mace_pl.models.pipeline import BASE_SETTINGS, load_base, unet_fingerprint
+from mace_pl.models.protocols import Pipeline
 from mace_pl.models.text_encoding import encoder_fingerprint
 
 PLACES_OF_BASE = ("pretrained", "layout")
 
 
-def base_hashes(pipeline: Any) -> dict[str, str]:
+def base_hashes(pipeline: Pipeline) -> dict[str, str]:
     """SHA-256 of the weights of text encoder and UNet, by which a base model is known again."""
     return {"text_encoder": encoder_fingerprint(pipeline), "unet": unet_fingerprint(backbone_of(pipeline).network)}
 

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from mace_pl.errors import UserError, one_line
 from mace_pl.models.base_checks import FAMILY, check_keys, check_original, check_prediction, check_wanted, is_xl
+from mace_pl.models.protocols import Pipeline
 
 #: what the libraries raise of files that they cannot read
 UNREADABLE = (OSError, TypeError, KeyError, AttributeError, RuntimeError, ValueError, SafetensorError)
@@ -77,7 +78,7 @@ def load_folder(folder: Path, pretrained: str, variant: str | None, models: Sequ
     parts = {part: _part(folder, part, listed[part], own, name) for part, own in read.items()}
     without = [part for part in MODELS if part not in models and part in inspect.signature(cls.__init__).parameters]
     skipped = {part: None for part in (*(p for p in LEFT_OUT if p in index), *without)}
-    pipeline: Any = cls.from_pretrained(str(folder), dtype=torch.float32, **parts, **skipped)
+    pipeline: Pipeline = cls.from_pretrained(str(folder), dtype=torch.float32, **parts, **skipped)
     pipeline.base_variant = next((own for own in read.values() if own is not None), None)
     return pipeline
 
@@ -139,7 +140,7 @@ def load_file(source: Path, config: str | None, name: str) -> Any:
     check_original(shapes, name)
     cls = StableDiffusionXLPipeline if is_xl(shapes) else StableDiffusionPipeline
     try:
-        pipeline: Any = cls.from_single_file(str(source), config=config, dtype=torch.float32)
+        pipeline: Pipeline = cls.from_single_file(str(source), config=config, dtype=torch.float32)
     except UNREADABLE as error:
         given = f"model.layout={config} does not go with it" if config else "model.layout is not given"
         raise UserError(

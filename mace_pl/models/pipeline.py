@@ -17,6 +17,7 @@ from mace_pl.errors import UserError, one_line
 from mace_pl.files.paths import resolve
 from mace_pl.models.base_checks import check_base
 from mace_pl.models.loading import LEFT_OUT, UNREADABLE, load_file, load_folder
+from mace_pl.models.protocols import Pipeline
 from mace_pl.models.text_encoding import encoder_fingerprint, text_parts
 
 #: where a model is: the arguments of :func:`load_pipeline`, under ``model`` in a run's configuration
@@ -143,13 +144,13 @@ def unet_fingerprint(unet: Any) -> str:
     return digest.hexdigest()
 
 
-def model_fingerprint(pipeline: Any) -> str:
+def model_fingerprint(pipeline: Pipeline) -> str:
     """SHA-256 over all that decides which picture is drawn, but for settings: UNet, VAE, text encoders, tokenizers."""
     parts = (unet_fingerprint(pipeline.unet), unet_fingerprint(pipeline.vae), encoder_fingerprint(pipeline))
     return hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
-def set_scheduler(pipeline: Any, name: str, setting: str = "model.scheduler") -> None:
+def set_scheduler(pipeline: Pipeline, name: str, setting: str = "model.scheduler") -> None:
     """Put another scheduler of diffusers into the pipeline, with the settings of its own.
 
     Raises:
@@ -166,7 +167,7 @@ def set_scheduler(pipeline: Any, name: str, setting: str = "model.scheduler") ->
 
 
 @contextmanager
-def scheduled(pipeline: Any, name: str | None, setting: str) -> Iterator[None]:
+def scheduled(pipeline: Pipeline, name: str | None, setting: str) -> Iterator[None]:
     """The pipeline with another scheduler, then with its own again; with its own all along where ``name`` is None."""
     own = pipeline.scheduler
     try:
@@ -177,7 +178,7 @@ def scheduled(pipeline: Any, name: str | None, setting: str) -> Iterator[None]:
         pipeline.scheduler = own
 
 
-def picture_size(pipeline: Any) -> tuple[int, int]:
+def picture_size(pipeline: Pipeline) -> tuple[int, int]:
     """(height, width) in pixels that the pipeline draws by default."""
     size = pipeline.unet.config.sample_size
     height, width = (size, size) if isinstance(size, int) else size
@@ -186,7 +187,7 @@ def picture_size(pipeline: Any) -> tuple[int, int]:
 
 
 @torch.no_grad()
-def picture_latents(pipeline: Any, pictures: Sequence[Image.Image]) -> Tensor:
+def picture_latents(pipeline: Pipeline, pictures: Sequence[Image.Image]) -> Tensor:
     """[N, C, h, w]: pictures as the UNet sees them, without the noise of the encoder."""
     pixels = pipeline.image_processor.preprocess(list(pictures)).to(pipeline.vae.device, pipeline.vae.dtype)
     return vae_latents(pipeline.vae, pixels)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from mace_pl.models.protocols import Pipeline
 from mace_pl.training.frozen_layers import frozen_layers
 
 
 @torch.no_grad()
 def draw(
-    pipeline: Any,
+    pipeline: Pipeline,
     prompts: Sequence[str],
     seeds: Sequence[int],
     steps: int = 30,
@@ -42,7 +42,7 @@ def draw(
     for start in range(0, len(prompts), batch_size):
         rows = slice(start, start + batch_size)
         generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds[rows]]
-        with frozen_layers(pipeline.unet):  # a third less time on a CPU with AVX-512
+        with frozen_layers(pipeline.unet):  # 0.91 of the time (bundled model, one core with AVX-512)
             result = pipeline(
                 list(prompts[rows]),
                 num_inference_steps=steps,
@@ -58,7 +58,7 @@ def draw(
     return images
 
 
-def noised(pipeline: Any, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+def noised(pipeline: Pipeline, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     """√ᾱ_t x + √(1 − ᾱ_t) ε at one timestep, or at one of each sample [N].
 
     The ``add_noise`` of samplers wants timesteps of theirs.

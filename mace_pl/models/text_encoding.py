@@ -12,9 +12,10 @@ from diffusers.loaders import TextualInversionLoaderMixin
 from torch import Tensor
 
 from mace_pl.errors import UserError
+from mace_pl.models.protocols import Pipeline
 
 
-def text_parts(pipeline: Any) -> tuple[list[Any], list[Any]]:
+def text_parts(pipeline: Pipeline) -> tuple[list[Any], list[Any]]:
     """The pipeline's tokenizers and text encoders, in order (one pair for SD 1.x and 2.x, two for SDXL)."""
     suffixes = ("", "_2")
     tokenizers = [getattr(pipeline, f"tokenizer{s}", None) for s in suffixes]
@@ -28,18 +29,18 @@ def with_all_vectors(tokenizer: Any, prompt: str) -> str:
     return converted
 
 
-def name_tokens(pipeline: Any, name: str) -> tuple[tuple[int, ...], ...]:
+def name_tokens(pipeline: Pipeline, name: str) -> tuple[tuple[int, ...], ...]:
     """The tokens of a name in each of the pipeline's tokenizers: names of equal tokens are one to the model."""
     return tuple(tuple(t(with_all_vectors(t, name)).input_ids) for t in text_parts(pipeline)[0])
 
 
-def spelled_as(pipeline: Any, names: Sequence[str], others: Sequence[str]) -> list[str]:
+def spelled_as(pipeline: Pipeline, names: Sequence[str], others: Sequence[str]) -> list[str]:
     """The names, those of equal tokens with one of ``others`` in that one's spelling."""
     spellings = {name_tokens(pipeline, other): other for other in reversed(others)}
     return [name if name in others else spellings.get(name_tokens(pipeline, name), name) for name in names]
 
 
-def names_beside(pipeline: Any, names: Sequence[str], others: Iterable[str]) -> list[str]:
+def names_beside(pipeline: Pipeline, names: Sequence[str], others: Iterable[str]) -> list[str]:
     """The names whose tokens are neither those of ``others`` nor of an earlier one, whatever their spelling."""
     seen = {name_tokens(pipeline, other) for other in others}
     found = []
@@ -53,7 +54,7 @@ def names_beside(pipeline: Any, names: Sequence[str], others: Iterable[str]) -> 
 
 @torch.no_grad()
 def encode_both(
-    pipeline: Any, prompts: Sequence[str], batch_size: int = 64, length: int | None = None
+    pipeline: Pipeline, prompts: Sequence[str], batch_size: int = 64, length: int | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """Embeddings of prompts, [N, T, D], padded to the tokenizer's ``model_max_length``, padding included.
 
@@ -82,13 +83,15 @@ def encode_both(
     return torch.cat(chunks), torch.cat(pooled) if pooled else None
 
 
-def encode_prompts(pipeline: Any, prompts: Sequence[str], batch_size: int = 64, length: int | None = None) -> Tensor:
+def encode_prompts(
+    pipeline: Pipeline, prompts: Sequence[str], batch_size: int = 64, length: int | None = None
+) -> Tensor:
     """The first of :func:`encode_both`: embeddings [N, T, D] as cross-attention sees them."""
     return encode_both(pipeline, prompts, batch_size, length)[0]
 
 
 @contextmanager
-def padded_to(pipeline: Any, length: int | None) -> Iterator[None]:
+def padded_to(pipeline: Pipeline, length: int | None) -> Iterator[None]:
     """Within the context the pipeline pads prompts to ``length`` tokens; to its own length where that is None."""
     tokenizers = text_parts(pipeline)[0]
     before = [tokenizer.model_max_length for tokenizer in tokenizers]
@@ -101,7 +104,7 @@ def padded_to(pipeline: Any, length: int | None) -> Iterator[None]:
             tokenizer.model_max_length = own
 
 
-def token_counts(pipeline: Any, prompts: Sequence[str]) -> Tensor:
+def token_counts(pipeline: Pipeline, prompts: Sequence[str]) -> Tensor:
     """[N] int64: the tokens of each prompt from its start token to its end token, cut at ``model_max_length``.
 
     Raises:
@@ -117,7 +120,7 @@ def token_counts(pipeline: Any, prompts: Sequence[str]) -> Tensor:
     return torch.tensor(counts[0], dtype=torch.int64)
 
 
-def ignores_padding(pipeline: Any) -> bool:
+def ignores_padding(pipeline: Pipeline) -> bool:
     """Whether embeddings of a prompt do not depend on the padding behind it, as with CLIP's causal encoders."""
     prompt = ["a photo"]
     length = int(token_counts(pipeline, prompt)[0])
@@ -125,7 +128,7 @@ def ignores_padding(pipeline: Any) -> bool:
     return bool((whole - short).norm() <= 1e-4 * whole.norm())
 
 
-def encoder_fingerprint(pipeline: Any) -> str:
+def encoder_fingerprint(pipeline: Pipeline) -> str:
     """SHA-256 over the weights (as float32) and the vocabulary of the pipeline's text encoders and tokenizers.
 
     Two folders that hold the same encoder have the same fingerprint, whatever their paths, the storage dtype of equal

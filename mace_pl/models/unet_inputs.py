@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from mace_pl.models.pipeline import picture_size
+from mace_pl.models.protocols import Pipeline
 
 TIME_IDS = 6  # of SDXL: original size, top left corner of the crop, target size
 
 
-def unet_conditions(pipeline: Any, pooled: Tensor | None, count: int, guidance: float) -> dict[str, Any]:
+def unet_conditions(pipeline: Pipeline, pooled: Tensor | None, count: int, guidance: float) -> dict[str, Any]:
     """Keyword arguments of the UNet for ``count`` whole pictures of the model's own size.
 
     Args:

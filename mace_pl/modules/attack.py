@@ -23,6 +23,7 @@ from mace_pl.files.paths import model_name, place_name
 from mace_pl.files.screen import screen
 from mace_pl.methods.lora import stream
 from mace_pl.models.pipeline import load_pipeline, model_fingerprint, picture_latents
+from mace_pl.models.protocols import Pipeline
 from mace_pl.models.sampling import draw
 from mace_pl.training.options import check_trainer
 
@@ -140,7 +141,7 @@ class Attack(LightningModule):
             found = [self.sees(batch["target"], pictures) for pictures in (first, second)]
             self.counts.update(self.targets.index(batch["target"]), self.kinds.index(batch["kind"]), *found)
 
-    def draw(self, pipeline: Any, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
+    def draw(self, pipeline: Pipeline, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
         """A picture per prompt and seed."""
         return draw(pipeline, prompts, seeds, self.steps, self.guidance, len(prompts))
 

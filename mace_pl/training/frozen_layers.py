@@ -93,7 +93,7 @@ def frozen_layers(network: nn.Module) -> Iterator[None]:
     Results are those of torch but for rounding. Layers with a parameter to train stay as they are, and so do
     convolutions that pad with anything but zeros, and layers whose ``forward`` something else has replaced. On a GPU
     nothing changes: the gain was measured on CPUs alone (a step at the shapes of SD 1.4 in 6.3 s against 7.6, an image
-    of the bundled model in two thirds of the time).
+    of the bundled model in 0.91 of the time, all of it by oneDNN: without, 1.03).
     """
     passing: list[nn.Module] = []
     for layer in network.modules():

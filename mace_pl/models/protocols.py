@@ -1,0 +1,62 @@
+"""What is asked of a diffusers pipeline, whose classes have partial annotations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+
+class Pipeline(Protocol):
+    """A text-to-image pipeline of diffusers with a UNet, such as StableDiffusionPipeline.
+
+    A second tokenizer and text encoder (SDXL) are asked for by name, since others lack them.
+
+    Attributes:
+        unet: the UNet2DConditionModel.
+        vae: the AutoencoderKL or AutoencoderTiny.
+        tokenizer: the first one.
+        text_encoder: the first one.
+        scheduler: the noise scheduler.
+        image_processor: what turns images into pixels in [−1, 1] and back.
+        vae_scale_factor: pixels to a latent, along a side.
+        config: names of the parts' classes, and settings.
+        components: its parts by name.
+        base_file: the single checkpoint that it was loaded from; loading notes this and the next two where they apply.
+        base_layout: the folder with the configurations of that checkpoint's parts.
+        base_variant: which files of a folder were read, as in ``fp16``.
+    """
+
+    unet: Any
+    vae: Any
+    tokenizer: Any
+    text_encoder: Any
+    scheduler: Any
+    image_processor: Any
+    vae_scale_factor: int
+    base_file: Path | None
+    base_layout: Path | None
+    base_variant: str | None
+
+    @property
+    def config(self) -> Any: ...  # noqa: D102
+
+    @property
+    def components(self) -> dict[str, Any]: ...  # noqa: D102
+
+    def __call__(self, prompt: list[str], **settings: Any) -> Any:
+        """Generate images of prompts."""
+
+    def to(self, device: Any) -> Any:
+        """Move all parts."""
+
+    def encode_prompt(self, prompt: Any, **settings: Any) -> tuple[Any, ...]:
+        """Text embeddings, of the guided against, pooled ones."""
+
+    def set_progress_bar_config(self, *, disable: bool) -> None:
+        """Switch the bar of denoising steps."""
+
+    def save_pretrained(self, folder: Any, **settings: Any) -> None:
+        """Write the folder."""
+
+    def get_guidance_scale_embedding(self, scales: Any, embedding_dim: int) -> Any:
+        """What a distilled UNet is told of the guidance."""
