@@ -19,7 +19,7 @@ from support.tolerances import OTHER_PICTURE, above, same_masks, same_pictures
 
 from mace_pl.data.concepts import ConceptData
 from mace_pl.images.files import read_images
-from mace_pl.images.generate import Drawing, draw_concepts
+from mace_pl.images.generate import Drawing, draw_concepts, otsu
 from mace_pl.images.prepare import prepare_pictures
 from mace_pl.models.pipeline import load_pipeline
 from mace_pl.training.trainer import Ranks
@@ -145,3 +145,17 @@ def test_the_seed_of_a_picture_is_its_own() -> None:
     assert one.seeds()[:2] == replace(one, count=2).seeds()
     assert not set(one.seeds()) & set(replace(one, target="dog").seeds())
     assert not set(one.seeds()) & set(replace(one, seed=8).seeds())
+
+
+def test_otsu_finds_the_split_of_greatest_variance_between_two_classes() -> None:
+    values = torch.tensor([0.1, 0.4, 0.2, 0.35, 0.9, 0.7, 0.15, 0.8], dtype=torch.float64)
+
+    def between(threshold: float) -> float:
+        low, high = values[values <= threshold], values[values > threshold]
+        return float(len(low) * len(high) * (high.mean() - low.mean()) ** 2)
+
+    found = otsu(values)
+    ordered = values.sort().values
+    candidates = [float(a + b) / 2 for a, b in zip(ordered[:-1], ordered[1:], strict=True)]
+    assert found in candidates and between(found) == max(between(c) for c in candidates)
+    assert otsu(values.flip(0)) == found  # whatever their order
