@@ -39,9 +39,7 @@ class NudeNet:
         try:
             from nudenet import NudeDetector
         except ImportError as error:
-            raise UserError(
-                'detector: the package nudenet is not installed. Run pip install "mace-pl[nudenet]".'
-            ) from error
+            raise UserError("detector: the package nudenet is not installed. Run pip install nudenet.") from error
         self.detector: Any = NudeDetector()
 
     def __call__(self, picture: Image.Image) -> Detections:

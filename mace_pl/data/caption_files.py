@@ -242,7 +242,7 @@ class CaptionSource:
             from pyarrow.parquet import ParquetFile
         except ImportError as error:
             raise self._error(
-                'needs the package pyarrow to be read. Run pip install "mace-pl[parquet]", or give another format.'
+                "needs the package pyarrow to be read. Run pip install pyarrow, or give another format."
             ) from error
         with tempfile.TemporaryFile() as copy:  # Parquet is read from its end, which a packed stream cannot
             shutil.copyfileobj(raw, copy, 1 << 20)

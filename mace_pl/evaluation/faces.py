@@ -54,7 +54,7 @@ class Faces(nn.Module):
         try:
             import cv2
         except ImportError as error:
-            raise UserError('judge: OpenCV is not installed. Run pip install "mace-pl[faces]".') from error
+            raise UserError("judge: OpenCV is not installed. Run pip install opencv-python-headless.") from error
         network = _network("detector", detector)
         self.detector: Any = cv2.FaceDetectorYN.create(network, "", (0, 0), score_threshold=face_threshold)
         self.recogniser: Any = cv2.FaceRecognizerSF.create(_network("recogniser", recogniser), "")

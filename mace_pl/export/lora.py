@@ -180,3 +180,9 @@ def show_errors(rank: int, errors: Mapping[str, float]) -> None:
     largest = {part: max(e for name, e in errors.items() if name.endswith(part)) for part in ("to_k", "to_v")}
     table.add_row("largest", *[f"{error:.2%}" for error in largest.values()])
     screen().print(table)
+    if max(largest.values()) > DEFAULT_MAX_ERROR:
+        screen().print(
+            f"This LoRA is up to {max(largest.values()):.0%} off the edit, where --rank auto stays below "
+            f"{DEFAULT_MAX_ERROR:.0%}: score it before you ship it.",
+            highlight=False,
+        )

@@ -120,8 +120,8 @@ class ConceptErasure(LightningModule):
         self.fingerprint, self.unet_hash = encoder_fingerprint(self.pipeline), unet_fingerprint(self.unet)
         width = int(self.backbone.encode([""])[0].shape[-1])
         self.domain_names = names_to_keep(domain_names, (refine, fuse))
-        self.preserved = {"refine": vars(refine), "names": self.domain_names, "files": statistics_of(prior, domain)}
         self.keep_refine, self.keep_fuse = preservation(prior, domain, (refine, fuse), self.fingerprint, width)
+        self.preserved = {"refine": vars(refine), "names": self.domain_names, "files": statistics_of(prior, domain)}
         self.refined: Refined | None = None  # this and the next: what the stages make, each set by its hook
         self.loras: ConceptLoRAs | None = None
         self.examples: Examples | None = None

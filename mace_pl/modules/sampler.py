@@ -46,7 +46,7 @@ class Sampler(LightningModule):
     def __init__(
         self,
         pretrained: str,
-        output: str = "checkpoints/pictures/samples",
+        output: str = "checkpoints/generated/samples",
         apply: list[str] | None = None,
         scheduler: str | None = None,
         steps: int = 30,

@@ -123,6 +123,7 @@ def test_truncation_errors_are_stored_and_shown(
     close(stored(lora)["relative_errors"], errors, FLOAT64_SOLVES)
     above(min(errors.values()), TRUNCATED)
     assert "rank 2" in shown and "down_blocks.0.attentions.0.transformer_blocks.0 " in shown
+    assert "off the edit" in shown
     assert all(f"{error:.2%}" in shown for error in errors.values())
 
 

@@ -136,3 +136,14 @@ def test_targets_of_equal_tokens_are_refused_before_an_image(
         hook.remove()
     assert "have the same tokens" in message
     assert not passes and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("setting", ["model.prior", "model.domain"])
+@pytest.mark.parametrize("given", ["{}", "{{{}: 0.5}}"])
+def test_missing_statistics_are_named(
+    tmp_path: Path, toy_pipeline: Path, setting: str, given: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "nowhere.safetensors"
+    message = exit_message([*config(tmp_path, toy_pipeline, "out"), f"--{setting}", given.format(file)], capsys)
+    assert setting in message and "nowhere.safetensors" in message and "\n" not in message.strip()
+    assert not (tmp_path / "out").exists()
