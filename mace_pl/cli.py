@@ -7,12 +7,14 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mace_pl.errors import UserError
 from mace_pl.files.screen import show_anything
 
 Words = list[str]
+HELP = Path(__file__).parent / "commands" / "help"  # made by scripts/options.py, for the libraries take seconds
 
 
 def erase_main(args: Words | None = None) -> None:
@@ -26,6 +28,9 @@ def erase_main(args: Words | None = None) -> None:
     try:
         if command not in COMMANDS:
             raise UserError(f"there is no such command. {USAGE}")
+        if words[1:] in (["-h"], ["--help"]):  # with other options, as a class of the user's, the parser answers
+            print((HELP / f"{command}.txt").read_text(encoding="utf-8"), end="")
+            return
         COMMANDS[command].run(words[1:])
     except UserError as error:
         sys.exit(f"erase.py {command}: error: {error}")
@@ -44,6 +49,7 @@ class Command:
         trainer: the command of the Trainer.
         words: what people write, as the options that the parser reads.
         tells: whether the function returns what was written.
+        logs: whether that is a folder of a run, with a log.
     """
 
     says: str
@@ -51,17 +57,20 @@ class Command:
     trainer: str = ""
     words: Callable[[Words], Words] = list
     tells: bool = True
+    logs: bool = False
 
     def run(self, args: Words) -> None:
         """Import what the command needs, and run it."""
         words = self.words(args)
-        imported("mace_pl.commands.quiet:quiet_libraries")()
-        if self.function is None:
-            imported("mace_pl.commands.lightning_commands:run")(self.trainer, words)
-            return
-        found = imported("mace_pl.commands.calling:call")(imported(self.function), words)
-        if self.tells and found is not None:
-            print(f"Written to {found}")
+        with imported("mace_pl.commands.quiet:quiet_terminal")() as log:
+            if self.function is None:
+                imported("mace_pl.commands.lightning_commands:run")(self.trainer, words, log)
+                return
+            found = imported("mace_pl.commands.calling:call")(imported(self.function), words)
+            if self.logs:
+                log.open(found / "report")
+            if self.tells and found is not None:
+                print(f"Written to {found}")
 
 
 def imported(name: str) -> Any:
@@ -126,6 +135,7 @@ COMMANDS = {
         "fuse a finished run again, without some concepts or with other weights, without training",
         "mace_pl.commands.fuse:fuse_run",
         words=fuse_words,
+        logs=True,
     ),
     "export": Command(
         "write a finished run in another format: pipeline, refined, edit, lora, single_file, unet ...",

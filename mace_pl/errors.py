@@ -14,6 +14,10 @@ class UserError(ValueError):
     """
 
 
+class Advice(UserWarning):
+    """A warning to a user of a command, whose terminal shows it; warnings of other kinds go into the run's log."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """The sentence that tells the known name next to a misspelt one; empty where none is near."""
     found = difflib.get_close_matches(name, list(known), n=1)

@@ -1,4 +1,4 @@
-"""Write docs/options.md: every option of every command, as ``--help`` prints it.
+"""Write docs/options.md and what ``--help`` prints at once, from the whole help that the parsers print.
 
 Run it as ``python scripts/options.py`` after an option has changed; a test says when that is due.
 """
@@ -6,9 +6,11 @@ Run it as ``python scripts/options.py`` after an option has changed; a test says
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 import re
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +18,10 @@ from unittest import mock
 
 from mace_pl.cli import erase_main
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "options.md"
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "options.md"
+HELP = ROOT / "mace_pl" / "commands" / "help"
+WIDE = 120  # columns of a line of the help
 COMMANDS = (
     *("fit", "export", "fuse", "cache", "merge", "inspect", "import-cache"),
     *("prompts", "predict", "test", "attack", "detect"),
@@ -26,6 +31,23 @@ NOT_OURS = (
     *("-h", "--help", "-c", "--config", "--print_config", "--trainer"),
     *("--ckpt_path", "--weights_only", "--verbose", "--return_predictions"),
 )
+#: headings of the help, and the options under each
+TOPICS = {
+    "Model": r"--(model\.)?(pretrained|revision|variant|layout|edited|runs?|apply)",
+    "Concepts": r"--(data\.)?(concepts|targets?|templates?|names|synonyms|descriptions|kept|preserved)",
+    "Method and preservation": r"--model\.(method|prior|domain|domain_names|(refine|fuse)\..*)",
+    "LoRA training": r"--(model|data)\.(rank|lr|weight_decay|gradient_\w+|importance_sampling|squared_loss"
+    r"|attend_padding|compile|steps_per_concept|concepts_per_batch|images_per_step)",
+    "Prompts and captions": r"--data\.(file|column|limit|\w+_column|sources|member|tokens)",
+    "Image generation": r"--(model|data)\.(pictures|images|images_per_\w+|image_\w+|steps|guidance|scheduler|negative"
+    r"|height|width|seeds|first_seed|batch_size)",
+    "Masks": r"--data\.(mask|segment\..*)",
+    "Evaluation": r"--model\.(classifier|targets|judge|features|reference|kid_subset|nearest|shown|ablation)",
+    "Token attack": r"--(model|data)\.(tokens|attacks|attack_\w+)",
+    "Output": r"--(model\.)?(output|output_dir|overwrite|save_pipeline|export|classifier|report_seeds|format)",
+    "Run": r"--(seed_everything|\w+_every_n_steps|model\.(save_every|seed)|seed)",
+}
+OTHER = "Settings of the command"
 HEAD = """# Options
 
 <!-- made by python scripts/options.py; do not edit -->
@@ -55,15 +77,16 @@ class Group:
     options: list[Option] = field(default_factory=list)
 
 
+@functools.cache
 def printed_help(command: str) -> str:
-    """What ``erase.py command --help`` prints, on lines of any length."""
+    """What ``erase.py command --help.all`` prints, on lines of any length."""
     shown = io.StringIO()
     with (
         mock.patch.dict(os.environ, {"COLUMNS": "100000", "NO_COLOR": "1"}),
         contextlib.redirect_stdout(shown),
         contextlib.suppress(SystemExit),
     ):
-        erase_main([command, "--help"])
+        erase_main([command, "--help.all"])
     return shown.getvalue()
 
 
@@ -83,12 +106,18 @@ def groups(text: str) -> Iterator[Group]:
     yield group
 
 
-def described(option: Option) -> str:
-    """A row of the table: name, meaning and default; the type is left to the help."""
+def parts(option: Option) -> tuple[str, str, str]:
+    """Name, meaning and default of an option; the default is ``required`` where there must be a value."""
     name = re.split(r"[ ,]", option.name)[0]
     found = re.search(r"\s*\((required, )?type: .*?(?:, default: (.*?))?(?:, known subclasses: .*)?\)$", option.text)
     text, required, default = (option.text[: found.start()], *found.groups()) if found else (option.text, None, None)
-    value = "required" if required else f"`{default}`" if default else ""
+    return name, text, "required" if required else default or ""
+
+
+def described(option: Option) -> str:
+    """A row of the table: name, meaning and default; the type is left to the help."""
+    name, text, default = parts(option)
+    value = default if default in ("", "required") else f"`{default}`"
     cells = [cell.replace("|", "\\|") for cell in (f"`{name}`", text.replace("``", "`"), value)]
     return f"| {' | '.join(cells)} |"
 
@@ -121,9 +150,46 @@ def page(commands: Sequence[str] = COMMANDS) -> str:
     return "\n\n".join([HEAD.strip(), *(section(command, printed_help(command)) for command in commands)]) + "\n"
 
 
+def topic_of(name: str) -> str:
+    """The heading of the help under which an option stands."""
+    return next((topic for topic, names in TOPICS.items() if re.fullmatch(names, name)), OTHER)
+
+
+def line_of(option: Option) -> str:
+    """An option on one line of the help, with its default."""
+    name, text, default = parts(option)
+    value = "" if default in ("", "null") else f" [{textwrap.shorten(default, 40, placeholder='…')}]"
+    start = f"  {name:<33} "
+    plain = text.replace("``", "").removesuffix(".")
+    return start + textwrap.shorten(plain, WIDE - len(start) - len(value), placeholder=" …") + value
+
+
+def short_help(command: str, text: str) -> str:
+    """What ``erase.py command --help`` prints: the project's options by topic, each on one line."""
+    lines = [f"usage: erase.py {command} [options]   [default]; every option in full: docs/options.md, --help.all"]
+    options = [option for group in groups(text) for option in of_ours(group)]
+    for topic in (*TOPICS, OTHER):
+        found = [option for option in options if topic_of(parts(option)[0]) == topic]
+        lines += [f"{topic}:", *map(line_of, found)] if found else []
+    lines += ["Configuration:", "  --config FILE                     YAML file of these settings; options override it"]
+    lines += ["  --print_config                    print the configuration that the other options make"]
+    if "--trainer." in text:
+        lines += ["  --trainer.NAME VALUE              options of Lightning's Trainer, listed by --help.all"]
+    return "\n".join(lines) + "\n"
+
+
+def help_pages() -> dict[str, str]:
+    """What is printed by command."""
+    found = {command: short_help(command, printed_help(command)) for command in COMMANDS}
+    return found | {"compare": found["test"].replace("erase.py test [", "erase.py compare RUN_A RUN_B ... [")}
+
+
 def main() -> None:
-    """Write the page."""
+    """Write the page and the texts of the help."""
     PAGE.write_text(page(), encoding="utf-8")
+    HELP.mkdir(exist_ok=True)
+    for command, text in help_pages().items():
+        (HELP / f"{command}.txt").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch  # noqa: F401 - its import sets loggers up, which no test is to be blamed for
 import pytest
 import torch
 from support import toys

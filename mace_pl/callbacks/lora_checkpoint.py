@@ -13,6 +13,7 @@ from torch import Tensor
 from mace_pl.errors import UserError
 from mace_pl.files.artifacts import read_tensors, slug, write_tensors
 from mace_pl.files.identity import differing, identity, not_taken
+from mace_pl.files.paths import training_folder
 from mace_pl.files.screen import screen
 from mace_pl.stages.train import ConceptState
 
@@ -37,8 +38,7 @@ class LoRACheckpoint(Callback):
     def __init__(self, output_dir: str, every_n_steps: int = 50) -> None:
         if every_n_steps < 1:
             raise UserError(f"keep_every_n_steps={every_n_steps} must be at least 1.")
-        output = Path(output_dir)
-        self.folder = output.with_name(f".{output.name}.training")
+        self.folder = training_folder(Path(output_dir))
         self.every_n_steps = every_n_steps
         self.identities: dict[int, dict[str, str]] = {}
         self.pending: Any = None  # the last batch that was trained, where it is not saved yet

@@ -8,10 +8,13 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 
 from mace_pl.callbacks.before_after import BeforeAfter
+from mace_pl.errors import UserError
 from mace_pl.export.base_model import base_file
 from mace_pl.export.formats import Finished, check_formats
 from mace_pl.export.single_file import check_single_file
 from mace_pl.files.artifacts import claim_output, write_json
+from mace_pl.files.paths import training_folder
+from mace_pl.files.run_log import RunLog, logs
 from mace_pl.files.screen import screen
 from mace_pl.models.base_model import BaseModel
 from mace_pl.models.pipeline import relative_to_project
@@ -30,6 +33,7 @@ class WriteRun(Callback):
         export: ``pipeline``, ``lora``, ``lora_diffusers``, ``lora_peft``, ``single_file``, ``unet``; ``edit`` and
             ``refined`` are always written. None writes the form of the base: ``single_file`` where it is a single
             checkpoint, else ``pipeline``.
+        log: written as ``report/run.log``; beside the output folder while the run lasts.
 
     Attributes:
         run: what was written, on each rank; None before.
@@ -46,11 +50,13 @@ class WriteRun(Callback):
         overwrite: bool = False,
         save_pipeline: bool = True,
         export: list[str] | None = None,
+        log: RunLog | None = None,
     ) -> None:
         self.folder, self.seen, self.config = Path(output_dir), seen, config
         check_formats(export or [], "export")
         self.export, self.save_pipeline = export, save_pipeline
         self.run: Run | None = None
+        self.run_log, self.training = log, training_folder(self.folder)
         claim_output(self.folder, overwrite)
 
     def formats(self, pipeline: Any) -> list[str]:
@@ -65,6 +71,16 @@ class WriteRun(Callback):
         if "single_file" in self.formats(module.pipeline):
             check_single_file(module.pipeline)
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the log from now on, for all is checked."""
+        if self.run_log is not None:
+            self.run_log.open(self.training, trainer.global_rank)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Write the log of a run that fails before."""
+        if self.run_log is not None and isinstance(exception, Exception) and not isinstance(exception, UserError):
+            self.run_log.open(self.training, trainer.global_rank)
+
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the run and say where it lies."""
         module: Any = pl_module
@@ -74,6 +90,12 @@ class WriteRun(Callback):
         if trainer.is_global_zero:
             with run.save() as aside:
                 self.write(aside, run, module)
+                if self.run_log is not None:
+                    self.run_log.copy(aside.report)
+            if self.run_log is not None:
+                self.run_log.open(run.report)
+                for file in logs(self.training):
+                    file.unlink()
             self.show(module)
         self.run = run
 

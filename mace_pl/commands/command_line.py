@@ -24,6 +24,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from mace_pl.commands.parsing import LightningParser, check_config
 from mace_pl.errors import UserError, nearest, one_line
 from mace_pl.files.paths import resolve
+from mace_pl.files.run_log import RunLog
 from mace_pl.training.options import check_trainer
 
 #: options that people look for and that are called otherwise here
@@ -59,7 +60,10 @@ class CommandLine(LightningCLI):
 
     command_parser: LightningArgumentParser
 
-    def __init__(self, model: Any, data: Any, trainer: type[Trainer], args: ArgsType) -> None:
+    def __init__(
+        self, model: Any, data: Any, trainer: type[Trainer], args: ArgsType, log: RunLog | None = None
+    ) -> None:
+        self.parts, self.log = {"model": model, "data": data}, log
         raising = {"exit_on_error": False, "allow_abbrev": False}
         super().__init__(
             model,
@@ -97,6 +101,13 @@ class CommandLine(LightningCLI):
         parser = LightningParser(**kwargs)
         parser.add_argument("-c", "--config", action=ProjectConfig, help="YAML file of settings; later ones win")
         return parser
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Our options first, then those of the Trainer."""
+        for name, part in self.parts.items():
+            parser.add_lightning_class_args(part, name)
+        parser.add_lightning_class_args(self.trainer_class, "trainer")
+        parser.usage = f"erase.py {next(iter(self.subcommands()))} [--config FILE] [options]"
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Keep the command's parser: it knows all options."""

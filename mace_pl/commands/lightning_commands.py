@@ -22,6 +22,7 @@ from mace_pl.data.concepts import ConceptData
 from mace_pl.data.evaluation_prompts import EvaluationPrompts
 from mace_pl.data.prompts import Prompts
 from mace_pl.errors import UserError
+from mace_pl.files.run_log import RunLog
 from mace_pl.modules.attack import Attack
 from mace_pl.modules.caption_statistics import PromptStatistics
 from mace_pl.modules.concept_erasure import ConceptErasure
@@ -89,7 +90,7 @@ class _FitCLI(CommandLine):
         plain.pop("config", None)
         seen = BeforeAfter(config["kept"], config["classifier"], config["report_seeds"])
         names = ("output_dir", "overwrite", "save_pipeline", "export")
-        self.write_run = WriteRun(seen=seen, config=plain, **{name: config[name] for name in names})
+        self.write_run = WriteRun(seen=seen, config=plain, log=self.log, **{name: config[name] for name in names})
         checkpoint = LoRACheckpoint(config["output_dir"], config["keep_every_n_steps"])
         self.trainer.callbacks += [seen, self.write_run, checkpoint]  # type: ignore[attr-defined]
 
@@ -117,6 +118,11 @@ class _PredictCLI(CommandLine):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
         parser.set_defaults({"trainer.logger": False})
+
+    def after_predict(self) -> None:
+        """Write the log beside the images."""
+        if self.log is not None:
+            self.log.open(self.model.output, self.trainer.global_rank)
 
 
 class _AttackCLI(CommandLine):
@@ -161,12 +167,13 @@ def fit(settings: dict[str, Any]) -> Run:
     return cli.write_run.run
 
 
-def run(command: str, args: ArgsType) -> CommandLine:
+def run(command: str, args: ArgsType, log: RunLog | None = None) -> CommandLine:
     """Run a command, and return its command line with what it has left.
 
     Args:
         command: one of :data:`PARTS`.
         args: its options, as words or as a mapping.
+        log: goes into the folder that the command writes.
 
     Raises:
         UserError: a setting that cannot be used.
@@ -178,4 +185,4 @@ def run(command: str, args: ArgsType) -> CommandLine:
     cli, model, data = PARTS[command]
     given = [command, *args] if isinstance(args, list) else {"subcommand": command, command: args}
     with interrupts():
-        return cli(model, data, MaceTrainer, given)
+        return cli(model, data, MaceTrainer, given, log)

@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
 
-from mace_pl.errors import UserError
+from mace_pl.errors import Advice, UserError
 
 #: marks that are not seen: byte-order mark, blanks without width, soft hyphen, directions; joiners of emoji stay
 INVISIBLE = dict.fromkeys([0xFEFF, 0x200B, 0x2060, 0xAD, 0x200E, 0x200F, *range(0x202A, 0x202F)])
@@ -33,7 +33,10 @@ def clean_name(given: Any, setting: str) -> str:
     if odd is not None:
         raise UserError(f"{setting}: {given!r} holds the character U+{ord(odd):04X}, which no text has. Remove it.")
     if name != given and name:
-        rank_zero_warn(f"{setting}: {given!a} is taken as {name!r}: blanks, invisible marks or composition differ.")
+        rank_zero_warn(
+            f"{setting}: {given!a} is taken as {name!r}: blanks, invisible marks or composition differ.",
+            category=Advice,
+        )
     return name
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from mace_pl.concepts.concept import read_names
@@ -18,6 +18,8 @@ from mace_pl.methods.closed_form import Preservation, gram
 from mace_pl.methods.gram_statistics import weighted_statistics
 from mace_pl.models.protocols import Pipeline
 from mace_pl.models.text_encoding import encode_prompts, names_beside
+
+log = logging.getLogger(__name__)
 
 TEMPLATES = (
     "a photo of a {}",
@@ -86,7 +88,7 @@ def named_statistics(pipeline: Pipeline, names: Sequence[str], targets: Collecti
     kept = names_beside(pipeline, names, targets)
     if len(kept) < len(names):
         left = ", ".join(name for name in names if name not in kept)
-        rank_zero_info(f"model.domain_names: left out, for they are erased or named twice: {left}")
+        log.info(f"model.domain_names: left out, for they are erased or named twice: {left}")
     prompts = [template.replace("{}", name) for name in kept for template in TEMPLATES]
     tokens = (encode_prompts(pipeline, prompts[start : start + 64]).cpu() for start in range(0, len(prompts), 64))
     grams = [gram(part, part) for part in tokens]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 import warnings
@@ -11,13 +12,14 @@ from itertools import islice
 from typing import Any
 
 from lightning import LightningDataModule
-from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
 from mace_pl.data.batches import Batches
 from mace_pl.data.caption_files import CaptionSource
-from mace_pl.errors import UserError
+from mace_pl.errors import Advice, UserError
 from mace_pl.files.paths import resolve
+
+log = logging.getLogger(__name__)
 
 AUTO = "auto"
 #: known columns, of which the first that is there is meant; and words in the names of others that may mean the same
@@ -168,7 +170,7 @@ def numbers_of(columns: list[str], file: str, column: str, wanted: Mapping[str, 
                 )
             found |= {what: fitting[0]} if fitting else {}
     if found:
-        rank_zero_info(f"{file}: " + ", ".join(f"{what} from the column {own!r}" for what, own in found.items()))
+        log.info(f"{file}: " + ", ".join(f"{what} from the column {own!r}" for what, own in found.items()))
     return found
 
 
@@ -224,5 +226,6 @@ def warn_of_equals(rows: Iterable[dict[str, Any]]) -> None:
         warnings.warn(
             f"data: {more} of {counts.total()} rows draw the picture of another row, as {prompt!r} with seed {seed}, "
             f"which is there {most} times. Give rows of one prompt different seeds, or drop them.",
+            Advice,
             stacklevel=2,
         )

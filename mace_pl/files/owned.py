@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from mace_pl.errors import UserError
 
 RECORD = ".written.json"  # in a folder that was written as a whole: the files that came with it
+LOG = "run.log"  # it is written last
 LEFTOVER = re.compile(r"\..*\.[0-9a-f]{8}\.(partial|old)")  # of a process that was killed while it wrote
 #: what is written later into a folder of pictures, or was before folders had a record
 PICTURES = re.compile(
@@ -39,7 +40,8 @@ def foreign_file(folder: Path, known: re.Pattern[str] | None = None) -> Path | N
     for path in files:
         leftover = any(LEFTOVER.fullmatch(part) for part in path.relative_to(folder).parts)
         by_name = known is not None and known.fullmatch(path.relative_to(folder).as_posix())
-        if not (path in written or leftover or by_name or path.name == RECORD or _marked(path)):
+        ours = path in written or leftover or by_name or path.name in (RECORD, LOG)
+        if not (ours or _marked(path)):
             return path
     return None
 

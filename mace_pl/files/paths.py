@@ -20,6 +20,11 @@ def resolve(path: str | Path) -> Path:
     return given
 
 
+def training_folder(output_dir: Path) -> Path:
+    """Where a run that has not ended leaves what it resumes from, and its log."""
+    return output_dir.with_name(f".{output_dir.name}.training")
+
+
 def with_bundled(args: list[str]) -> list[str]:
     """``--config`` files are looked up in the project and in the installed package too."""
     found = list(args)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from mace_pl.concepts.templates import PICTURE_TEMPLATE
 from mace_pl.concepts.tokens import attended_positions
-from mace_pl.errors import UserError
+from mace_pl.errors import Advice, UserError
 from mace_pl.files.artifacts import written_aside
 from mace_pl.files.identity import hash_files, made_from, note_inputs
 from mace_pl.images.files import read_images
@@ -120,7 +120,7 @@ def fill_empty(masks: Sequence[Tensor], group: Pictured, words: str, method: str
             f"data.mask={method} found no {words!r} in {names}. Lower the thresholds of data.segment, look for other "
             f"words by data.segment.words, or allow data.segment.fallback."
         )
-    warnings.warn(f"data.mask={method} found no {words!r} in {names}: {fallback} instead.", stacklevel=2)
+    warnings.warn(f"data.mask={method} found no {words!r} in {names}: {fallback} instead.", Advice, stacklevel=2)
     by_attention = fallback == "attention"
     other = group.masks(ATTENTION) if by_attention else [torch.ones_like(mask) for mask in masks]
     return [other[i] if i in empty else mask for i, mask in enumerate(masks)]
@@ -184,4 +184,4 @@ def look_at_masks(group: Pictured) -> None:
         found = complaint(mask)
         if found is not None:
             name = group.folder / "masks" / f"{file.stem}.png"
-            warnings.warn(f"The mask {name} {found}. Look at {sheet}.", stacklevel=2)
+            warnings.warn(f"The mask {name} {found}. Look at {sheet}.", Advice, stacklevel=2)

@@ -12,7 +12,7 @@ from typing import Any
 from diffusers import AsymmetricAutoencoderKL, AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from lightning.pytorch.utilities import rank_zero_warn
 
-from mace_pl.errors import UserError
+from mace_pl.errors import Advice, UserError
 from mace_pl.models.cross_attention import cross_attentions
 from mace_pl.models.protocols import Pipeline
 from mace_pl.models.text_encoding import text_parts
@@ -198,7 +198,9 @@ def check_prediction(pipeline: Pipeline, names: Sequence[str], header: Mapping[s
     where = f"model.layout={layout}" if layout else "the layout that diffusers takes where model.layout is not given"
     wanted = [f'"prediction_type": "{marked}"'] if marked is not None and marked != own else []
     if wanted and marked == "epsilon" and layout is not None:
-        rank_zero_warn(f"model.pretrained is marked as epsilon ({mark}); {where} has {own}, which is used.")
+        rank_zero_warn(
+            f"model.pretrained is marked as epsilon ({mark}); {where} has {own}, which is used.", category=Advice
+        )
         wanted = []
     if zero and "rescale_betas_zero_snr" in config and not config["rescale_betas_zero_snr"]:
         wanted.append('"rescale_betas_zero_snr": true')

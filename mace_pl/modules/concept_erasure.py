@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -9,7 +10,6 @@ from typing import Any
 
 import torch
 from lightning import LightningModule
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -50,6 +50,8 @@ from mace_pl.training.memory import LARGEST, LiveBytes, free_bytes, side_by_side
 from mace_pl.training.options import check_trainer, check_whole
 from mace_pl.training.sharding import Share, add_up, group_of, share_of, unsynchronised
 from mace_pl.training.trainer import gathered, ranks_of
+
+log = logging.getLogger(__name__)
 
 
 class ConceptErasure(LightningModule):
@@ -194,7 +196,7 @@ class ConceptErasure(LightningModule):
                 free //= self.trainer.num_devices  # the ranks of a node share its memory
             chosen = side_by_side(free, live.peak, len(left))
             taken, left_over = (f"{size / 2**20:,.1f} MB" for size in (live.peak, free))
-            rank_zero_info(f"Concepts side by side: {chosen} (one takes {taken}, free: {left_over})")
+            log.info(f"Concepts side by side: {chosen} (one takes {taken}, free: {left_over})")
         return int(min(gathered(self.trainer, chosen)))  # the schedules of all ranks have one length
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:

@@ -1,29 +1,62 @@
-"""What other libraries say about themselves is not between a command's own lines."""
+"""A command shows its own lines alone; what other libraries say is in the run's log."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 from support.runs import SCRIPT, config
 
-NOTICES = ["torchvision", "Loading weights", "Loading pipeline", "LeafSpec", "eval mode", "Trainable params", "float32"]
+#: what our own lines are: bars, frames of tables and their titles, stages and the files of the run
+OWN = re.compile(
+    r"[─━╭╮╰╯│┃┏┓┗┛┡┩┳┇╇┴┬└┘├┤╞╪╡|+]|^\s*(Before training|Erased|Resuming .*|Not resumed: .*)\s*$"
+    r"|^Concepts side by side: |^The base model hardly |^Written to |^\s*(concepts|loss|step|stage): "
+    r"|^\s*[\d.]+\s*$|^\S+/run/[\w.]+/?$|^data: |^model\.domain_names: |^The log of the run is "
+)
+#: of lightning and of transformers
+OTHERS = ["lightning.fabric.utilities.seed: Seed set to 2024", "GPU available: False", "`Trainer.fit` stopped"]
 
 
-def run(args: list[str], **more: str) -> str:
-    done = subprocess.run([sys.executable, str(SCRIPT), *args], env=os.environ | more, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout + done.stderr
+def run(args: list[str], **more: str) -> subprocess.CompletedProcess[str]:
+    env = os.environ | {"COLUMNS": "300"} | more  # no path is broken
+    return subprocess.run([sys.executable, str(SCRIPT), *args], env=env, capture_output=True, text=True)
+
+
+def foreign(shown: str) -> list[str]:
+    """The lines that no command of ours shows."""
+    return [line for line in re.split(r"[\r\n]+", shown) if line.strip() and not OWN.search(line)]
 
 
 def test_a_run_shows_its_own_lines(toy_pipeline: Path, tmp_path: Path) -> None:
-    shown = run(config(tmp_path, toy_pipeline, "run"))
+    done = run(config(tmp_path, toy_pipeline, "run"))
+    assert done.returncode == 0, done.stderr
+    shown = done.stdout + done.stderr
     assert "Before training" in shown and "Concepts side by side" in shown and "Erased" in shown
-    assert not [notice for notice in NOTICES if notice in shown]
+    assert foreign(shown) == []
+    log = (tmp_path / "run" / "report" / "run.log").read_text(encoding="utf-8")
+    assert all(said in log for said in OTHERS), log
+    assert re.search(r"^\d{4}-\d\d-\d\d .* INFO mace_pl\.modules\.concept_erasure: Concepts side", log, re.MULTILINE)
+    assert not list(tmp_path.glob(".run*")), "the log has moved into the run"
+
+
+def test_what_libraries_say_is_seen_as_foreign() -> None:
+    said = "Seed set to 2024\nGPU available: False, used: False\nWarning: eval mode\nLoading weights: 100%"
+    assert len(foreign(said)) == len(said.splitlines())
 
 
 def test_who_asks_for_notices_sees_them(toy_pipeline: Path, tmp_path: Path) -> None:
     args = [*config(tmp_path, toy_pipeline, "run"), "--model.method", "MaceRefinement", "--report_seeds", "0"]
-    assert "torchvision" in run(args, TRANSFORMERS_VERBOSITY="info")
+    done = run(args, TRANSFORMERS_VERBOSITY="info")
+    assert "torchvision" in done.stdout + done.stderr
+
+
+def test_a_failed_run_says_where_its_log_is(toy_pipeline: Path, tmp_path: Path) -> None:
+    done = run([*config(tmp_path, toy_pipeline, "run"), "--trainer.max_time", "00:00:00:00"])
+    assert done.returncode == 1
+    told = re.search(r"^The log of the run is (.*)$", done.stderr, re.MULTILINE)
+    assert told is not None, done.stderr
+    log = Path(told[1]).read_text(encoding="utf-8")
+    assert "ERROR mace_pl: the error:" in log and "trainer.max_time stopped the training" in log

@@ -153,13 +153,8 @@ def test_as_many_as_fit_learn_the_same(
         return side_by_side(int(6.5 * cost), cost, count)
 
     monkeypatch.setattr("mace_pl.modules.concept_erasure.side_by_side", choose)
-    logger = logging.getLogger("lightning.pytorch")
-    logger.addHandler(caplog.handler)  # it may not pass its messages on
-    try:
-        with caplog.at_level(logging.INFO):
-            found = train(toy_pipeline, tmp_path / "pictures", concepts, {"concepts_per_batch": "auto"})
-    finally:
-        logger.removeHandler(caplog.handler)
+    with caplog.at_level(logging.INFO, "mace_pl"):
+        found = train(toy_pipeline, tmp_path / "pictures", concepts, {"concepts_per_batch": "auto"})
     assert found.side_by_side == 4
     assert f"Concepts side by side: 4 (one takes {costs[0] / 2**20:,.1f} MB, free: " in caplog.text
     assert_same_run(found, eight)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from types import ModuleType
 
 import pytest
 
-from mace_pl.cli import USAGE
+from mace_pl.cli import COMMANDS, USAGE, erase_main
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -38,6 +39,48 @@ def test_every_command_has_its_section(script: ModuleType) -> None:
     sections = re.split(r"^## (\S+)$", script.PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert sections[1::2] == list(script.COMMANDS)
     assert all("\n| `--" in section for section in sections[2::2])
+
+
+def test_the_help_is_current(script: ModuleType) -> None:
+    found = {file.stem: file.read_text(encoding="utf-8") for file in script.HELP.iterdir()}
+    assert set(found) == set(COMMANDS)
+    assert script.help_pages() == found, "run python scripts/options.py"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_shows_every_option_on_a_screen_and_a_half(script: ModuleType, command: str) -> None:
+    lines = (script.HELP / f"{command}.txt").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 75 and max(map(len, lines)) <= 120
+    sections = re.split(r"^## (\S+)$", script.PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    page = dict(zip(sections[1::2], sections[2::2], strict=True))["test" if command == "compare" else command]
+    shown = {line.split()[0] for line in lines if line.startswith("  --")}
+    listed = set(re.findall(r"^\| `(--\S+)`", page, re.MULTILINE))
+    assert shown - {"--config", "--print_config", "--trainer.NAME"} == listed
+
+
+def test_the_help_is_printed_without_libraries(script: ModuleType) -> None:
+    code = (
+        "import sys; from mace_pl.cli import erase_main; erase_main(['fit', '--help']); "
+        "print(sorted({'torch', 'lightning', 'diffusers', 'transformers', 'jsonargparse'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == (script.HELP / "fit.txt").read_text(encoding="utf-8") + "[]\n"
+
+
+def test_the_help_of_a_class_is_the_parsers(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        erase_main(["fit", "--model.rank", "2", "--help"])
+    assert stop.value.code == 0
+    assert "--trainer.devices" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        erase_main(["test", "--model.judge.help", "mace_pl.evaluation.convolutional.ConvolutionalJudge"])
+    assert "ConvolutionalJudge" in capsys.readouterr().out
+
+
+def test_the_whole_help_has_the_trainers_options_last(script: ModuleType) -> None:
+    titles = [group.title for group in script.groups(script.printed_help("fit")) if script.of_ours(group)]
+    text = script.printed_help("fit")
+    assert all(text.index(f"{title}:") < text.index("--trainer.accelerator ") for title in titles)
 
 
 def test_a_help_becomes_rows(script: ModuleType) -> None:
