@@ -44,7 +44,7 @@ def quiet_terminal() -> Iterator[RunLog]:
     """
     log, terminal, own = RunLog(), Terminal(), logging.getLogger("mace_pl")
     places = [(logging.getLogger(), log), (own, terminal), (logging.getLogger("py.warnings"), terminal)]
-    level = own.level
+    level, passing = own.level, {name: logging.getLogger(name).propagate for name in LIGHTNING}
     own.setLevel(logging.INFO)
     for logger, handler in places:
         logger.addHandler(handler)
@@ -63,6 +63,8 @@ def quiet_terminal() -> Iterator[RunLog]:
         for logger, handler in [*places, *before]:
             (logger.addHandler if (logger, handler) in before else logger.removeHandler)(handler)
         own.setLevel(level)
+        for name, passed in passing.items():
+            logging.getLogger(name).propagate = passed
         log.shut()
 
 

@@ -54,7 +54,15 @@ def test_who_asks_for_notices_sees_them(toy_pipeline: Path, tmp_path: Path) -> N
 
 
 def test_a_failed_run_says_where_its_log_is(toy_pipeline: Path, tmp_path: Path) -> None:
-    done = run([*config(tmp_path, toy_pipeline, "run"), "--trainer.max_time", "00:00:00:00"])
+    done = run(
+        [
+            *config(tmp_path, toy_pipeline, "run"),
+            "--data.steps_per_concept",
+            "9999",
+            "--trainer.max_time",
+            "00:00:00:01",
+        ]
+    )
     assert done.returncode == 1
     told = re.search(r"^The log of the run is (.*)$", done.stderr, re.MULTILINE)
     assert told is not None, done.stderr
