@@ -6,6 +6,7 @@
 ``refined.safetensors``                 the edited keys and values
 ``stages/lora/<target>.safetensors``    what stage 2 trained for a concept; none where nothing was trained
 ``statistics/<target>.safetensors``     the sums of a concept
+``preserved.json``                      which names of ``model.domain_vocabulary`` ``fit`` preserved
 ``report/``                             images, scores and losses of ``fit``; ``fuse`` writes none
 ``pipeline/``, ``lora/`` and others     further formats of the edit (:data:`PLACES`)
 ======================================  ===============================================================================
@@ -164,6 +165,11 @@ class Run:
     def statistics_file(self, target: str) -> Path:
         """The sums of a concept."""
         return self.folder / "statistics" / f"{slug(target)}.safetensors"
+
+    @property
+    def preserved(self) -> Path:
+        """The names of ``model.domain_vocabulary`` that are preserved, and how far the plain edit would move them."""
+        return self.folder / "preserved.json"
 
     @property
     def report(self) -> Path:

@@ -12,6 +12,7 @@ from mace_pl.concepts.token_report import check_prompts, preflight, show_preflig
 from mace_pl.errors import UserError
 from mace_pl.files.screen import screen
 from mace_pl.models.text_encoding import names_beside
+from mace_pl.stages.refine import check_anchors
 
 
 class BeforeAfter(Callback):
@@ -42,7 +43,8 @@ class BeforeAfter(Callback):
         """The model as it was, and the table of tokens."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         module: Any = pl_module
-        check_prompts(module.pipeline, data.concepts, data.templates)  # before any image is generated
+        check_anchors(module.method, data.concepts)  # this and the next before any image is generated
+        check_prompts(module.pipeline, data.concepts, data.templates)
         module.pipeline.to(trainer.strategy.root_device)
         kept = names_beside(module.pipeline, self.kept, [c.target for c in data.concepts])
         self.report = Report(data.concepts, kept, self.classifier, self.seeds)

@@ -106,6 +106,10 @@ class WriteRun(Callback):
         if self.seen.report is not None:
             self.seen.report.write(aside.report, module.trained.losses)
             write_json(aside.report / "preflight.json", self.seen.tokens)
+        moved = module.refined.preserved.moved
+        if moved:
+            rows = [{"name": name, "original": size, "moved": by} for name, (size, by) in moved.items()]
+            write_json(aside.preserved, rows)
         original = {name: weight.cpu() for name, weight in module.refined.original.items()}
         finished = Finished(run, module.pipeline, module.edit, original, aside.metrics)
         for form in dict.fromkeys(("edit", "refined", *self.formats(module.pipeline))):

@@ -115,7 +115,8 @@ def _original(pipeline: Any, edit: Edit, base: BaseModel) -> dict[str, torch.Ten
     original = backbone_of(pipeline).key_values()
     sides = {layer: (B.shape[0], A.shape[1]) for layer, (A, B) in edit.factors.items()}
     width = {weight.shape[1] for weight in original.values()}
-    if width != {len(edit.R)} or sides not in ({}, {layer: tuple(weight.shape) for layer, weight in original.items()}):
+    shapes = {layer: tuple(weight.shape) for layer, weight in original.items()}
+    if width != {len(edit.R)} or not sides.items() <= shapes.items():
         raise UserError(
             f"run: the layers of {base.name} are not those that were edited. Give the run's base model with "
             f"--pretrained."

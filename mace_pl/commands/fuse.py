@@ -7,28 +7,21 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
+from torch import Tensor
 
-from mace_pl.concepts.concept import read_names
 from mace_pl.concepts.names import clean_name, clean_names
-from mace_pl.concepts.preservation import StageWeights, named_statistics, preservation, with_domain
+from mace_pl.concepts.preservation import StageWeights
 from mace_pl.errors import UserError
 from mace_pl.export.formats import Finished
 from mace_pl.files.artifacts import claim_output
 from mace_pl.files.paths import resolve
 from mace_pl.methods.base import ClosedForm
 from mace_pl.methods.chosen import chosen
-from mace_pl.methods.closed_form import Preservation
-from mace_pl.methods.edit import (
-    ConceptSums,
-    Edit,
-    Factors,
-    SumsOnDisk,
-    fusion,
-    summed,
-)
+from mace_pl.methods.edit import Edit, SumsOnDisk, added, fusion
 from mace_pl.models.backbone import backbone_of
 from mace_pl.run import CONFIG, Fused, Run
+from mace_pl.stages.preserve import Preserving, preserving
+from mace_pl.stages.refine import solve
 
 
 def fuse_run(
@@ -78,6 +71,8 @@ def fuse_run(
     for stage, changed in (("refine", refine or {}), ("fuse", fuse or {})):
         model[stage] = _changed(model, changed, stage)
     closed_form = chosen(model.get("method"))
+    if not closed_form.degrees and any(weight != 1 for weight in degrees.values()):
+        raise UserError(f"weights: {closed_form!r} has no degrees: it erases a target or does not. Drop it instead.")
     if method not in (None, "refined") and not closed_form.trains:
         raise UserError(f"method={method}: the run trained no LoRAs ({closed_form!r}). Pass refined, or leave it out.")
     way = method or (old.fused.method if old.fused else "fused" if closed_form.trains else "refined")
@@ -88,8 +83,7 @@ def fuse_run(
     config = {**old.config, "model": model | base.settings, "output_dir": str(output)}
     again = Fused(way, degrees, model["refine"], model["fuse"])
     new = Run(output, base, concepts, config, old.seed, again)
-    original = backbone_of(pipeline).key_values()
-    finished = Finished(new, pipeline, _edit(old, new, pipeline, closed_form), original)
+    finished = Finished(new, pipeline, *_edit(old, new, pipeline, closed_form))
     backbone_of(pipeline).set_key_values(finished.weights)
     with new.save() as aside:
         aside.take_concepts(old)
@@ -130,27 +124,29 @@ def _model_of(old: Run) -> dict[str, Any]:
     return dict(old.config["model"])
 
 
-def _edit(old: Run, new: Run, pipeline: Any, closed_form: ClosedForm) -> Edit:
-    """The edit of a new run from the sums and LoRAs of an old one."""
+def _edit(old: Run, new: Run, pipeline: Any, closed_form: ClosedForm) -> tuple[Edit, dict[str, Tensor]]:
+    """The edit of a new run from the sums and LoRAs of an old one, and the keys and values before it."""
     assert new.fused is not None
-    keep_refine, keep_fuse = _preservation(pipeline, new.config["model"], new.targets)
     sums, loras = SumsOnDisk(), {}
     for target in new.targets:
         weight = new.fused.weights.get(target, 1.0)
         own, factors = old.concept(target)
         sums.add(target, own.weighted(weight))
         loras[target] = {n: (A, weight * B) for n, (A, B) in factors.items()}
-    original, total = backbone_of(pipeline).key_values(), summed(sums.values())
-    T = closed_form.solve(total.F, total.G, keep_refine, original)
-    if new.fused.method == "refined":
-        return Edit(T, {})
-    return fusion(T, sums, loras, keep_fuse) if new.fused.method == "fused" else Edit(T, _added(sums, loras))
+    wanted = _wanted(pipeline, new.config["model"], closed_form)
+    edit, original, preserved = solve(pipeline, closed_form, sums, wanted)
+    if new.fused.method == "fused":
+        edit = fusion(edit, sums, loras, preserved.fuse)
+    elif new.fused.method == "added":
+        edit = added(edit, list(loras.values()))
+    return edit, original
 
 
 def _changed(model: dict[str, Any], changed: dict[str, float], stage: str) -> dict[str, float]:
     """The weights of a closed form, some of them changed."""
     terms = [field.name for field in fields(StageWeights)]
-    kept = {"prior": model.get("prior"), "domain": model.get("domain") or model.get("domain_names")}
+    domain = next((model[name] for name in ("domain", "domain_names", "domain_vocabulary") if model.get(name)), None)
+    kept = {"prior": model.get("prior"), "domain": domain}
     for term, value in changed.items():
         if value and term in kept and not kept[term]:
             raise UserError(f"{stage}: {term}={value} has no effect: the run has no model.{term}. Fit it with one.")
@@ -158,15 +154,6 @@ def _changed(model: dict[str, Any], changed: dict[str, float], stage: str) -> di
             raise UserError(f"{stage}: {term}={value} must be one of {', '.join(terms)}, each at least 0.")
     given: dict[str, float] = model[stage]
     return given | changed
-
-
-def _added(sums: Mapping[str, ConceptSums], loras: dict[str, Factors]) -> Factors:
-    """Σ_i B_i A_i by layer, as one LoRA of all ranks."""
-    factors = {}
-    for name in next(iter(loras.values())):
-        A, B = (torch.cat([loras[target][name][i].double() for target in sums], dim=i) for i in (0, 1))
-        factors[name] = (A, B)
-    return factors
 
 
 def _check_files(model: Mapping[str, Any]) -> None:
@@ -181,11 +168,10 @@ def _check_files(model: Mapping[str, Any]) -> None:
                 )
 
 
-def _preservation(pipeline: Any, model: dict[str, Any], targets: list[str]) -> tuple[Preservation, Preservation]:
+def _wanted(pipeline: Any, model: Mapping[str, Any], method: ClosedForm) -> Preserving:
+    """What the run preserves."""
     from mace_pl.models.text_encoding import encode_prompts, encoder_fingerprint
 
     fingerprint, width = encoder_fingerprint(pipeline), int(encode_prompts(pipeline, [""]).shape[-1])
     weights = [StageWeights(**model[stage]) for stage in ("refine", "fuse")]
-    stages = preservation(model.get("prior"), model.get("domain"), weights, fingerprint, width)
-    named = named_statistics(pipeline, read_names(model.get("domain_names"), "model.domain_names"), targets)
-    return with_domain(stages[0], named), with_domain(stages[1], named)
+    return preserving(model, weights, method, fingerprint, width)

@@ -21,7 +21,8 @@ class Concept:
 
     Attributes:
         target: the words that name it, as in "ship".
-        anchor: what its prompts shall mean instead (the paper's mapping concept), as in "ground".
+        anchor: what its prompts shall mean instead (the paper's mapping concept), as in "ground"; "" for a method
+            that puts nothing in the target's place.
         kind: ``object`` or ``person`` (with a mask; prompts of the latter have no article), or ``style`` (all pixels).
         images: folder of the user's own pictures of it, turned by their EXIF orientation and on white where they are
             transparent; None lets the original model draw them.
@@ -41,9 +42,10 @@ class Concept:
         Raises:
             UserError: an empty target or anchor, an unknown kind, or what is no text.
         """
+        without_anchor = self.anchor == ""
         for field in ("target", "anchor"):
             object.__setattr__(self, field, clean_name(getattr(self, field), f"data.concepts: {field}"))
-            if not getattr(self, field):
+            if not getattr(self, field) and not (field == "anchor" and without_anchor):
                 raise UserError(
                     f"data.concepts: {field} is empty in {self}. Name it, as in {{target: ship, anchor: ground}}."
                 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,13 +11,15 @@ import torch
 from torch import Tensor
 
 from mace_pl.concepts.concept import read_names
+from mace_pl.concepts.tokens import target_span
 from mace_pl.errors import UserError
 from mace_pl.files.identity import hash_files
 from mace_pl.files.paths import resolve
+from mace_pl.methods.base import Tokens
 from mace_pl.methods.closed_form import Preservation, gram
 from mace_pl.methods.gram_statistics import weighted_statistics
 from mace_pl.models.protocols import Pipeline
-from mace_pl.models.text_encoding import encode_prompts, names_beside
+from mace_pl.models.text_encoding import encode_prompts, names_beside, text_parts
 
 log = logging.getLogger(__name__)
 
@@ -63,36 +65,72 @@ def preservation(
     return [Preservation(w.identity, P, w.prior, D, w.domain) for w in stages]
 
 
-def names_to_keep(given: Sequence[str] | str | None, stages: Sequence[StageWeights]) -> list[str]:
-    """The names of ``model.domain_names``.
+def names_to_keep(
+    given: Sequence[str] | str | None, stages: Sequence[StageWeights], read: bool = False, setting: str = "domain_names"
+) -> list[str]:
+    """The names of ``model.domain_names`` or of another setting.
+
+    Args:
+        given: a list, or a text file.
+        stages: weights of both closed forms.
+        read: whether the method reads names whatever their weight.
+        setting: of ``model``.
 
     Raises:
         UserError: no stage gives them a weight.
     """
-    names = read_names(given, "model.domain_names")
-    if names and all(weights.domain == 0 for weights in stages):
+    names = read_names(given, f"model.{setting}")
+    if names and not read and all(weights.domain == 0 for weights in stages):
         raise UserError(
-            "model.domain_names has no effect: model.refine.domain and model.fuse.domain are 0. Raise one of them."
+            f"model.{setting} has no effect: model.refine.domain and model.fuse.domain are 0. Raise one of them."
         )
     return names
 
 
-def named_statistics(pipeline: Pipeline, names: Sequence[str], targets: Collection[str]) -> Tensor | None:
-    """Σ e eᵀ over all tokens of every name in each of ``TEMPLATES``, [D, D] in float64; None without names.
+def names_that_stay(pipeline: Pipeline, names: Sequence[str], targets: Collection[str], said: bool = True) -> list[str]:
+    """The names without those that are erased or named twice, in whatever spelling of the same tokens; says so."""
+    kept = names_beside(pipeline, names, targets)
+    if said and len(kept) < len(names):
+        left = ", ".join(name for name in names if name not in kept)
+        log.info(f"model.domain_names: left out, for they are erased or named twice: {left}")
+    return kept
+
+
+def named_statistics(
+    pipeline: Pipeline, names: Sequence[str], targets: Collection[str], tokens: Tokens = "coexisting"
+) -> Tensor | None:
+    """D = Σ e eᵀ over tokens of every name, [D, D] in float64; None without names.
 
     Args:
         pipeline: tokenizers and text encoders.
         names: what stays.
         targets: what is erased: left out where ``names`` hold it, in whatever spelling of the same tokens.
+        tokens: those that the method sums of its targets: ``last`` and ``bare`` sum these of the bare names, the
+            others all tokens of every name in each of ``TEMPLATES``.
     """
-    kept = names_beside(pipeline, names, targets)
-    if len(kept) < len(names):
-        left = ", ".join(name for name in names if name not in kept)
-        log.info(f"model.domain_names: left out, for they are erased or named twice: {left}")
-    prompts = [template.replace("{}", name) for name in kept for template in TEMPLATES]
-    tokens = (encode_prompts(pipeline, prompts[start : start + 64]).cpu() for start in range(0, len(prompts), 64))
-    grams = [gram(part, part) for part in tokens]
+    kept = names_that_stay(pipeline, names, targets)
+    if tokens == "last":
+        last = last_tokens(pipeline, kept)
+        return None if last is None else gram(last, last)
+    templates = ("{}",) if tokens == "bare" else TEMPLATES
+    prompts = [template.replace("{}", name) for name in kept for template in templates]
+    grams = [gram(part, part) for part in _encoded(pipeline, prompts)]
     return torch.stack(grams).sum(dim=0) if grams else None
+
+
+def last_tokens(pipeline: Pipeline, names: Sequence[str]) -> Tensor | None:
+    """The last token of every bare name, [N, D] in float64; None without names."""
+    tokenizer = text_parts(pipeline)[0][0]
+    last = [target_span(tokenizer, "{}", name)[1] - 1 for name in names]
+    rows = [
+        part.double()[range(len(part)), last[64 * i :][: len(part)]] for i, part in enumerate(_encoded(pipeline, names))
+    ]
+    return torch.cat(rows) if rows else None
+
+
+def _encoded(pipeline: Pipeline, prompts: Sequence[str]) -> Iterator[Tensor]:
+    """Embeddings [64, T, D] of some prompts at a time."""
+    return (encode_prompts(pipeline, prompts[start : start + 64]).cpu() for start in range(0, len(prompts), 64))
 
 
 def with_domain(keep: Preservation, added: Tensor | None) -> Preservation:

@@ -75,7 +75,7 @@ def attended_positions(tokenizer: Any, template: str, target: str, padding: bool
 
 
 def matched_positions(
-    tokenizer: Any, template: str, target: str, anchor: str, choice: Literal["coexisting", "all", "last"]
+    tokenizer: Any, template: str, target: str, anchor: str, choice: Literal["coexisting", "all", "bare", "last"]
 ) -> tuple[list[int], list[int]]:
     """Positions in the target's prompt and in the anchor's whose tokens a closed form pairs, lists of equal length.
 
@@ -84,10 +84,10 @@ def matched_positions(
         template: of both prompts.
         target: what is erased.
         anchor: what stands in its place.
-        choice: ``coexisting`` (see :func:`aligned_positions`), ``all`` position by position, or ``last``, the last
-            token of each of the two names.
+        choice: ``coexisting`` (see :func:`aligned_positions`), ``all`` or ``bare`` position by position, or ``last``,
+            the last token of each of the two names.
     """
-    if choice == "all":
+    if choice in ("all", "bare"):
         every = list(range(tokenizer.model_max_length))
         return every, every
     if choice == "last":

@@ -9,6 +9,7 @@ multi-LoRA fusion, in the factored form in which nothing depends on the layer bu
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,16 @@ def gram(left_KD: Tensor, right_KD: Tensor) -> Tensor:
     left = left_KD.reshape(-1, left_KD.shape[-1]).double()
     right = right_KD.reshape(-1, right_KD.shape[-1]).double()
     return left.T @ right
+
+
+def metric(layers: Iterable[Tensor]) -> Tensor:
+    """A = Σ_l W_lᵀ W_l, [D, D] in float64 on the CPU: eᵀ A e = Σ_l ‖W_l e‖² is the size of e as all layers see it."""
+    total: Tensor | None = None
+    for W in layers:
+        own = W.cpu().double().T @ W.cpu().double()
+        total = own if total is None else total + own
+    assert total is not None, "no layers"
+    return total
 
 
 @dataclass(frozen=True)
@@ -110,6 +121,22 @@ def refine(F_DD: Tensor, G_DD: Tensor, keep: Preservation) -> Tensor:
     return torch.eye(len(F), dtype=torch.float64) + solve_right(G - F, factored(F + S, keep, "refine"))
 
 
+def plain_edit(F_DD: Tensor, G_DD: Tensor) -> Tensor:
+    """T_e = I + (G − F)(F + I)⁻¹ [D, D]: the edit that preserves nothing but the weights, from means F and G.
+
+    What it moves is what an edit would harm. Source: SPEED (arXiv 2503.07392), its filter of what is preserved.
+    """
+    identity = torch.eye(len(F_DD), dtype=torch.float64)
+    factor = factored(F_DD.double() + identity, Preservation(identity=1.0), "refine")
+    return identity + solve_right(G_DD.double() - F_DD.double(), factor)
+
+
+def sizes(tokens_ND: Tensor, metric_DD: Tensor) -> Tensor:
+    """‖e‖_A = √(eᵀ A e) [N] of tokens, with A of :func:`metric`; also of (T − I) e."""
+    tokens = tokens_ND.double()
+    return ((tokens @ metric_DD) * tokens).sum(-1).clamp_min(0).sqrt()
+
+
 @dataclass(frozen=True)
 class Fusion:
     """Stage 3 in its compact form: W*_l = W_l R + Σ_i B_{l,i} A*_{l,i}.
@@ -117,10 +144,12 @@ class Fusion:
     Attributes:
         R: [D, D] in float64, shared by all layers.
         factor: the Cholesky factor of M [D, D].
+        own: Σ F_i + λ_I I [D, D], what agrees with stages 1 and 2.
     """
 
     R: Tensor
     factor: Tensor
+    own: Tensor
 
     def fused(self, A_KD: Tensor, F_DD: Tensor) -> Tensor:
         """A*_{l,i} = A_{l,i} F_i M⁻¹ [K, D] of one concept; K rows of A_{l,i}, of one layer or of all of them."""
@@ -147,7 +176,7 @@ def fuse(T_DD: Tensor, F_DD: Tensor, keep: Preservation) -> Fusion:
     M = own + keep.statistics(len(T))
     factor = factored(M, keep, "fuse")
     # R = I + (T − I)(Σ F_i + λ_I I) M⁻¹, the same matrix, exact where T = I
-    return Fusion(identity + solve_right((T - identity) @ own, factor), factor)
+    return Fusion(identity + solve_right((T - identity) @ own, factor), factor, own)
 
 
 def apply_edit(W_OD: Tensor, R_DD: Tensor, A_RD: Tensor, B_OR: Tensor) -> Tensor:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from mace_pl.files.artifacts import read_tensors, write_tensors
 from mace_pl.methods.closed_form import Preservation, apply_edit, fuse, refine
 from mace_pl.methods.lora import from_peft, to_peft
+from mace_pl.models.cross_attention import is_value
 from mace_pl.training.tensor_store import TensorStore
 
 Factors = dict[str, tuple[Tensor, Tensor]]
@@ -23,11 +24,16 @@ STAGE2_PREFIX = "mace_stage2."  # no loader of LoRAs knows it, and diffusers ref
 
 @dataclass(frozen=True)
 class ConceptSums:
-    """F and G of stage 1 and F of stage 3 for one concept, [D, D] each in float64."""
+    """F and G of stage 1 and F of stage 3 for one concept, [D, D] each in float64.
+
+    ``pairs`` [] counts the pairs of tokens in F and G. A concept without an anchor has zeros for G, a method that
+    trains nothing zeros for F_all.
+    """
 
     F: Tensor
     G: Tensor
     F_all: Tensor
+    pairs: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
 
     def weighted(self, weight: float) -> ConceptSums:
         """Erase to a degree: at 1 the tokens go to the anchor's, at 0 they stay what they are."""
@@ -36,26 +42,38 @@ class ConceptSums:
 
 @dataclass(frozen=True)
 class Edit:
-    """R [D, D] shared by all layers and, per layer, the fused LoRA (A* [n·r, D], B [O, n·r]); no LoRA where none is."""
+    """W* = W R + B A of every key and value.
+
+    Attributes:
+        R: [D, D] shared by all layers.
+        factors: (A [K, D], B [O, K]) by layer name: fused LoRAs, or what a closed form has per layer.
+        values_only: R is for the values alone; the keys have no R.
+    """
 
     R: Tensor
-    factors: Factors
+    factors: Factors = field(default_factory=dict)
+    values_only: bool = False
 
     def weights(self, original: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The edited projections by layer name, in the dtype of the originals."""
+        """The edited projections by layer name, in the dtype and on the device of the originals."""
         none = {name: (W.new_zeros(0, W.shape[1]), W.new_zeros(W.shape[0], 0)) for name, W in original.items()}
-        return {name: apply_edit(W, self.R, *(none | dict(self.factors))[name]) for name, W in original.items()}
+        identity, found = torch.eye(len(self.R), dtype=self.R.dtype), {}
+        for name, W in original.items():
+            R = identity if self.values_only and not is_value(name) else self.R
+            A, B = (none | dict(self.factors))[name]
+            found[name] = apply_edit(W, R.to(W.device), A.to(W.device), B.to(W.device))
+        return found
 
     def save(self, path: Path, metadata: Mapping[str, Any]) -> None:
         """Write ``edit.safetensors``: R and the fused LoRA, float32."""
         tensors = {"R": self.R.float()} | {k: v.float() for k, v in to_peft(self.factors).items()}
-        write_tensors(path, tensors, "edit", metadata)
+        write_tensors(path, tensors, "edit", {**metadata, "values_only": self.values_only})
 
     @staticmethod
     def load(path: Path) -> Edit:
         """Read ``edit.safetensors``."""
-        tensors, _ = read_tensors(path, "edit", "edit", {"R": (-1, -1)})
-        return Edit(tensors["R"], from_peft(tensors))
+        tensors, made = read_tensors(path, "edit", "edit", {"R": (-1, -1)})
+        return Edit(tensors["R"], from_peft(tensors), bool(made.get("values_only", False)))
 
 
 class SumsOnDisk(Mapping[str, ConceptSums]):
@@ -88,15 +106,22 @@ def summed(sums: Iterable[ConceptSums]) -> ConceptSums:
     return ConceptSums(**total)
 
 
-def refinement(sums: Mapping[str, ConceptSums], keep: Preservation) -> Tensor:
-    """Stage 1 over all concepts: T [D, D]."""
+def refinement(sums: Mapping[str, ConceptSums], keep: Preservation) -> Edit:
+    """Stage 1 of MACE over all concepts."""
     total = summed(sums.values())
-    return refine(total.F, total.G, keep)
+    return Edit(refine(total.F, total.G, keep))
 
 
-def fusion(T: Tensor, sums: Mapping[str, ConceptSums], loras: Mapping[str, Factors], keep: Preservation) -> Edit:
-    """Stage 3 over all concepts, one at a time. ``loras``: by target, then by layer, (A [r, D], B [O, r])."""
-    fused = fuse(T, summed(sums.values()).F_all, keep)
+def fusion(refined: Edit, sums: Mapping[str, ConceptSums], loras: Mapping[str, Factors], keep: Preservation) -> Edit:
+    """Stage 3 over all concepts, one at a time.
+
+    Args:
+        refined: what stage 1 made; whatever it has per layer, B_0 A_0, is fused to B_0 A_0 (Σ F_i + λ_I I) M⁻¹.
+        sums: by target.
+        loras: by target, then by layer, (A [r, D], B [O, r]).
+        keep: what is preserved.
+    """
+    fused = fuse(refined.R, summed(sums.values()).F_all, keep)
     layers = list(next(iter(loras.values())))
     A: dict[str, list[Tensor]] = {name: [] for name in layers}
     for target, s in sums.items():
@@ -104,5 +129,21 @@ def fusion(T: Tensor, sums: Mapping[str, ConceptSums], loras: Mapping[str, Facto
         rows = fused.fused(torch.cat(own), s.F_all).split([len(a) for a in own])
         for name, part in zip(layers, rows, strict=True):
             A[name].append(part)
-    B = {name: torch.cat([loras[target][name][1].double().cpu() for target in sums], dim=1) for name in layers}
-    return Edit(fused.R, {name: (torch.cat(A[name]), B[name]) for name in layers})
+    B = {name: [loras[target][name][1].double().cpu() for target in sums] for name in layers}
+    for name, (A_0, B_0) in refined.factors.items():
+        A[name].append(fused.fused(A_0, fused.own))
+        B[name].append(B_0.double())
+    return Edit(
+        fused.R, {name: (torch.cat(A[name]), torch.cat(B[name], dim=1)) for name in layers}, refined.values_only
+    )
+
+
+def added(refined: Edit, loras: Sequence[Factors]) -> Edit:
+    """The LoRAs simply on top of the refined weights: Σ_i B_i A_i by layer, as one LoRA of all ranks."""
+    parts = [refined.factors, *loras]
+    factors = {}
+    for name in dict.fromkeys(name for part in parts for name in part):
+        own = [part[name] for part in parts if name in part]
+        A, B = (torch.cat([pair[i].double().cpu() for pair in own], dim=i) for i in (0, 1))
+        factors[name] = (A, B)
+    return replace(refined, factors=factors)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Literal
 
-from torch import Tensor
-
-from mace_pl.methods.base import ClosedForm, Tokens
-from mace_pl.methods.closed_form import Preservation, refine
+from mace_pl.errors import UserError
+from mace_pl.methods.base import ClosedForm, Sums, Tokens
+from mace_pl.methods.closed_form import refine
+from mace_pl.methods.edit import Edit
 
 
 class MaceRefinement(ClosedForm):
@@ -22,24 +21,34 @@ class MaceRefinement(ClosedForm):
     def __init__(self, tokens: Literal["coexisting", "all"] = "coexisting") -> None:
         self.tokens: Tokens = tokens
 
-    def solve(self, F: Tensor, G: Tensor, keep: Preservation, layers: Mapping[str, Tensor]) -> Tensor:
+    def solve(self, sums: Sums) -> Edit:
         """See :func:`mace_pl.methods.closed_form.refine`."""
-        return refine(F, G, keep)
+        return Edit(refine(sums.F, sums.G, sums.keep))
 
 
 class Mace(ClosedForm):
     """All three stages: a refinement, a LoRA per concept on top of it, and the closed-form fusion.
 
     Args:
-        refinement: the closed form of stage 1; MACE's own when None.
+        refinement: the closed form of stage 1, any that trains nothing; MACE's own when None.
     """
 
     trains = True
 
     def __init__(self, refinement: ClosedForm | None = None) -> None:
         self.refinement = refinement or MaceRefinement()
+        if self.refinement.trains:
+            raise UserError(
+                f"model.method.refinement={type(self.refinement).__name__} trains LoRAs itself. Choose a closed form "
+                f"alone, such as MaceRefinement."
+            )
         self.tokens = self.refinement.tokens
+        self.anchored, self.degrees = self.refinement.anchored, self.refinement.degrees
+        self.reads_names = self.refinement.reads_names
 
-    def solve(self, F: Tensor, G: Tensor, keep: Preservation, layers: Mapping[str, Tensor]) -> Tensor:
-        """T of the refinement."""
-        return self.refinement.solve(F, G, keep, layers)
+    def solve(self, sums: Sums) -> Edit:
+        """The edit of the refinement."""
+        return self.refinement.solve(sums)
+
+    def __repr__(self) -> str:
+        return f"Mace(refinement={self.refinement!r})"

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from torch import Tensor
-
-from mace_pl.errors import UserError
-from mace_pl.methods.base import ClosedForm, Tokens
-from mace_pl.methods.closed_form import Preservation, refine
+from mace_pl.methods.base import ClosedForm, Sums, Tokens, above_zero
+from mace_pl.methods.closed_form import refine
+from mace_pl.methods.edit import Edit
 
 
 class UCE(ClosedForm):
@@ -16,9 +12,9 @@ class UCE(ClosedForm):
 
     W' = (Σ a W c* cᵀ + W S)(Σ a c cᵀ + S)⁻¹, so T = (a G + S)(a F + S)⁻¹ with S = b R + λ I. c and c* are the last
     tokens of the bare names of target and anchor. λ is ``model.refine.identity`` (published: 0.5), b is
-    ``model.refine.domain`` (published: 1) on R = Σ e_r e_rᵀ over what ``model.domain`` and ``model.domain_names`` hold.
-    The published R sums last tokens of bare names, ours all tokens of a few prompts of each name. Published anchors:
-    the empty text for objects, which is no name here, so choose a general one; "art" for styles.
+    ``model.refine.domain`` (published: 1) on R = Σ e_r e_rᵀ over the last tokens of ``model.domain_names`` and what
+    ``model.domain`` holds. Keys and values are edited. Published anchors: the empty text for objects, which is no name
+    here, so choose a general one; "art" for styles.
 
     Args:
         strength: a, the weight of the targets (published: 1).
@@ -27,10 +23,8 @@ class UCE(ClosedForm):
     tokens: Tokens = "last"
 
     def __init__(self, strength: float = 1.0) -> None:
-        if strength <= 0:
-            raise UserError(f"model.method.strength={strength} must be above 0 (published: 1).")
-        self.strength = strength
+        self.strength = above_zero("strength", strength, "1")
 
-    def solve(self, F: Tensor, G: Tensor, keep: Preservation, layers: Mapping[str, Tensor]) -> Tensor:
+    def solve(self, sums: Sums) -> Edit:
         """T = I + a (G − F)(a F + S)⁻¹."""
-        return refine(self.strength * F, self.strength * G, keep)
+        return Edit(refine(self.strength * sums.F, self.strength * sums.G, sums.keep))

@@ -32,6 +32,11 @@ def key_value_names(unet: nn.Module) -> list[str]:
     return [f"{name}.{part}" for name in cross_attentions(unet) for part in ("to_k", "to_v")]
 
 
+def is_value(name: str) -> bool:
+    """Whether a name of :func:`key_value_names` is a value's."""
+    return name.endswith(".to_v")
+
+
 def key_values(unet: nn.Module) -> dict[str, Tensor]:
     """Copies of the ``attn2`` keys and values W [O, D] by layer name."""
     return {name: unet.get_submodule(name).weight.detach().clone() for name in key_value_names(unet)}  # type: ignore[operator]

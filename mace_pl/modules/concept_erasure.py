@@ -13,14 +13,7 @@ from lightning import LightningModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from mace_pl.concepts.preservation import (
-    StageWeights,
-    named_statistics,
-    names_to_keep,
-    preservation,
-    statistics_of,
-    with_domain,
-)
+from mace_pl.concepts.preservation import StageWeights
 from mace_pl.concepts.token_report import check_prompts
 from mace_pl.data.batches import Batches
 from mace_pl.errors import UserError
@@ -34,6 +27,7 @@ from mace_pl.models.backbone import backbone_of
 from mace_pl.models.pipeline import load_pipeline, unet_fingerprint
 from mace_pl.models.text_encoding import encoder_fingerprint
 from mace_pl.stages.fuse import Trained, fuse_concepts
+from mace_pl.stages.preserve import AFFECTED, inputs_of, preserving
 from mace_pl.stages.refine import Refined, refine_concepts
 from mace_pl.stages.train import (
     ConceptState,
@@ -64,12 +58,14 @@ class ConceptErasure(LightningModule):
         variant: which files of a folder or hub id are read, as in ``fp16``.
         layout: diffusers folder or hub id with the configurations, tokenizer and scheduler of a single checkpoint; what
             diffusers takes for its family when None.
-        method: the closed form: ``Mace`` (all three stages, when None), ``MaceRefinement`` or ``UCE``, which train
-            nothing and need no images.
+        method: the closed form: ``Mace`` (all three stages, when None), or one of those that train nothing and need no
+            images: ``MaceRefinement``, ``UCE``, ``RECE``, ``SPEED``, ``NullSpace``, ``CURE``, ``OCE``.
         prior: file of prior statistics (``erase.py cache``), or files with their weights, or none.
         domain: file of domain statistics, or files with their weights, or none.
         domain_names: names to preserve, a list or a text file with one on each line: their prompts are added to
             ``domain`` when the run starts. Targets among them are left out.
+        domain_vocabulary: more names, likewise; those of them are preserved that the edit would move most.
+        domain_affected: how many of ``domain_vocabulary``.
         rank: rank of each concept's LoRA (paper: 1).
         refine: λ_I, λ_p, λ_d of stage 1.
         fuse: λ_I, μ_p, μ_d of stage 3.
@@ -106,6 +102,8 @@ class ConceptErasure(LightningModule):
         variant: str | None = None,
         layout: str | None = None,
         domain_names: list[str] | str | None = None,
+        domain_vocabulary: list[str] | str | None = None,
+        domain_affected: int = AFFECTED,
     ) -> None:
         super().__init__()
         if rank < 1:
@@ -121,9 +119,10 @@ class ConceptErasure(LightningModule):
         self.unet = self.backbone.network  # registered, so that the Trainer sees it
         self.fingerprint, self.unet_hash = encoder_fingerprint(self.pipeline), unet_fingerprint(self.unet)
         width = int(self.backbone.encode([""])[0].shape[-1])
-        self.domain_names = names_to_keep(domain_names, (refine, fuse))
-        self.keep_refine, self.keep_fuse = preservation(prior, domain, (refine, fuse), self.fingerprint, width)
-        self.preserved = {"refine": vars(refine), "names": self.domain_names, "files": statistics_of(prior, domain)}
+        given: dict[str, Any] = {"prior": prior, "domain": domain, "domain_names": domain_names}
+        given |= {"domain_vocabulary": domain_vocabulary, "domain_affected": domain_affected}
+        self.wanted = preserving(given, (refine, fuse), self.method, self.fingerprint, width)
+        self.told = inputs_of(given, refine, self.wanted)
         self.refined: Refined | None = None  # this and the next: what the stages make, each set by its hook
         self.loras: ConceptLoRAs | None = None
         self.examples: Examples | None = None
@@ -149,18 +148,16 @@ class ConceptErasure(LightningModule):
         if stage != "fit":
             return
         check_trainer(self.trainer, "fit")
-        data, backbone = self.data, self.backbone
+        data = self.data
         self.objective = replace(self.objective, guidance=data.image_guidance, images_per_step=data.images_per_step)
         self.pipeline.to(self.trainer.strategy.root_device)  # once; on every rank alike, so that their sums are equal
         check_prompts(self.pipeline, data.concepts, data.templates)
         if self.method.trains:
             model = {"unet": self.unet_hash, "text_encoder": self.fingerprint}
             prepare_pictures(self.pipeline, data, ranks_of(self.trainer), self.seed, model)
-        names = named_statistics(self.pipeline, self.domain_names, [c.target for c in data.concepts])
-        self.keep_refine, self.keep_fuse = with_domain(self.keep_refine, names), with_domain(self.keep_fuse, names)
-        settings = (self.method, self.keep_refine, self.attend_padding)
-        self.refined = refine_concepts(backbone, data.concepts, data.templates, *settings)
-        backbone.set_key_values(self.refined.weights())
+        settings = (self.method, self.wanted, self.attend_padding)
+        self.refined = refine_concepts(self.pipeline, data.concepts, data.templates, *settings)
+        self.backbone.set_key_values(self.refined.weights())
         if self.method.trains:
             self.loras = ConceptLoRAs(self.unet, [c.target for c in data.concepts], self.rank, self.seed)
             place = (self.global_rank, self.trainer.world_size, len(data.concepts))
@@ -264,7 +261,7 @@ class ConceptErasure(LightningModule):
             "settings": identity({**objective, **optimizer, "precision": str(self.trainer.precision)}),
             "model": identity({"unet": self.unet_hash, "text_encoder": self.fingerprint}),
             "prompts of the run": identity({"prompts": prompts, "attend_padding": self.attend_padding}),
-            "method or what it preserves": identity({"method": repr(self.method), **self.preserved}),
+            "method or what it preserves": identity({"method": repr(self.method), **self.told}),
             "images or masks": hash_files(data.files(data.concepts[concept])),
         }
 
@@ -297,6 +294,6 @@ class ConceptErasure(LightningModule):
                 factors |= others
                 losses |= values
         self.trained = Trained(factors, losses)
-        self.edit = fuse_concepts(self.refined, self.trained, self.keep_fuse)
+        self.edit = fuse_concepts(self.refined, self.trained)
         original = {name: weight.cpu() for name, weight in self.refined.original.items()}
         self.backbone.set_key_values(self.edit.weights(original))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mace_pl.methods.closed_form import Preservation
 from mace_pl.methods.edit import Edit, Factors, fusion
 from mace_pl.stages.refine import Refined
 
@@ -23,12 +22,12 @@ class Trained:
     losses: Mapping[str, Sequence[float]]
 
 
-def fuse_concepts(refined: Refined, trained: Trained, keep: Preservation) -> Edit:
-    """The whole edit: R and a LoRA where something was trained, else T alone.
+def fuse_concepts(refined: Refined, trained: Trained) -> Edit:
+    """The whole edit: R and a LoRA where something was trained, else that of stage 1 alone.
 
     Raises:
         UserError: the system is singular.
     """
     if not trained.factors:
-        return Edit(refined.T, {})
-    return fusion(refined.T, refined.sums, trained.factors, keep)
+        return refined.edit
+    return fusion(refined.edit, refined.sums, trained.factors, refined.preserved.fuse)

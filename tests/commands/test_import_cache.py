@@ -67,7 +67,7 @@ def test_a_published_cache_becomes_statistics(
     assert metadata["imported"]["matrices"] == len(published) // 2
     # and it is used like one of our own
     model = ConceptErasure(str(toy_pipeline), prior=str(tmp_path / "prior.safetensors"))
-    torch.testing.assert_close(model.keep_refine.prior, gram, rtol=0, atol=0)
+    torch.testing.assert_close(model.wanted.refine.prior, gram, rtol=0, atol=0)
     erase_main(["inspect", str(tmp_path / "prior.safetensors")])
     assert "number of tokens unknown" in capsys.readouterr().out
 

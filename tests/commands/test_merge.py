@@ -96,8 +96,8 @@ def test_what_cannot_be_added_is_refused(shards: list[str], tmp_path: Path, caps
 def test_fit_takes_one_file_or_several_with_weights(toy_pipeline: Path, shards: list[str]) -> None:
     first, second = (load_statistics(Path(file), "files")[0] for file in shards[:2])
     model = ConceptErasure(str(toy_pipeline), prior=shards[0], domain={shards[0]: 0.25, shards[1]: 4.0})
-    torch.testing.assert_close(model.keep_refine.prior, first, rtol=0, atol=0)
-    close(model.keep_fuse.domain, 0.25 * first + 4 * second, FLOAT64_SUMS)
+    torch.testing.assert_close(model.wanted.refine.prior, first, rtol=0, atol=0)
+    close(model.wanted.fuse.domain, 0.25 * first + 4 * second, FLOAT64_SUMS)
     fingerprint = encoder_fingerprint(load_text_parts(str(toy_pipeline)))
     assert weighted_statistics(None, fingerprint, 32, "model.prior") is None
     with pytest.raises(ValueError, match=r"model\.prior: .* has weight -1"):

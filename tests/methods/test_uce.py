@@ -11,12 +11,13 @@ from torch import Tensor
 
 from mace_pl.concepts.concept import Concept
 from mace_pl.concepts.templates import TEMPLATES
-from mace_pl.methods.base import ClosedForm
+from mace_pl.methods.base import ClosedForm, Sums
 from mace_pl.methods.closed_form import Preservation, gram
 from mace_pl.methods.mace import Mace, MaceRefinement
 from mace_pl.methods.uce import UCE
 from mace_pl.models.backbone import backbone_of
 from mace_pl.models.pipeline import load_pipeline
+from mace_pl.stages.preserve import Preserving
 from mace_pl.stages.refine import refine_concepts
 
 D = 12
@@ -40,18 +41,19 @@ def test_it_equals_equation_7_token_by_token(strength: float, width: int) -> Non
         right += b * torch.outer(e, e)
     expected = (left + lam * W) @ torch.linalg.inv(right + lam * torch.eye(D, dtype=torch.float64))
     keep = Preservation(lam, domain=gram(preserved, preserved), domain_weight=b)
-    T = UCE(strength).solve(gram(c, c), gram(anchors, c), keep, {"layer": W})
+    T = UCE(strength).solve(Sums(gram(c, c), gram(anchors, c), keep, {"layer": W})).R
     close(W @ T, expected, FLOAT64_SOLVES)
 
 
 def test_an_anchor_that_is_the_target_changes_nothing() -> None:
     c = rand(3, D, seed=1)
-    assert torch.equal(UCE().solve(gram(c, c), gram(c, c), Preservation(0.5), {}), torch.eye(D, dtype=torch.float64))
+    T = UCE().solve(Sums(gram(c, c), gram(c, c), Preservation(0.5), {})).R
+    assert torch.equal(T, torch.eye(D, dtype=torch.float64))
 
 
 def test_targets_land_on_their_anchors_where_nothing_is_preserved() -> None:
     c, anchors = rand(3, D, seed=1), rand(3, D, seed=2)
-    T = UCE().solve(gram(c, c), gram(anchors, c), Preservation(1e-9), {})
+    T = UCE().solve(Sums(gram(c, c), gram(anchors, c), Preservation(1e-9), {})).R
     close(c @ T.T, anchors, LANDED)
 
 
@@ -66,10 +68,11 @@ def test_a_strength_of_nothing_is_refused() -> None:
     ids=["last", "all", "coexisting", "MACE on UCE"],
 )
 def test_a_method_says_which_tokens_are_summed(toy_pipeline: Path, method: ClosedForm, pairs: int | None) -> None:
-    backbone = backbone_of(load_pipeline(str(toy_pipeline)))
+    pipeline = load_pipeline(str(toy_pipeline))
+    backbone = backbone_of(pipeline)
     templates = list(TEMPLATES["object"])[:30]
     keep = Preservation(identity=1.0)
-    refined = refine_concepts(backbone, [Concept("ship", "dog")], [templates], method, keep, True)
+    refined = refine_concepts(pipeline, [Concept("ship", "dog")], [templates], method, Preserving(keep), True)
     sums = refined.sums["ship"]
     if pairs == 1:
         (encoded,) = backbone.encode(["ship"])[0].double()
@@ -83,6 +86,6 @@ def test_a_method_says_which_tokens_are_summed(toy_pipeline: Path, method: Close
         whole = backbone.encode([t.replace("{}", "ship") for t in templates])[0].double()
         assert sums.F.trace() < whole.square().sum()
         assert torch.linalg.matrix_rank(sums.F) > 1
-    T = method.solve(sums.F, sums.G, keep, refined.original)
+    T = method.solve(Sums(sums.F, sums.G, keep, refined.original)).R
     for name, W in refined.original.items():
         close(refined.weights()[name], (W.double() @ T).float(), FLOAT32_EDIT)

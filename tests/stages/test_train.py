@@ -19,6 +19,7 @@ from mace_pl.methods.mace import Mace
 from mace_pl.models.backbone import Backbone, backbone_of
 from mace_pl.models.cross_attention import cross_attentions
 from mace_pl.models.pipeline import load_pipeline
+from mace_pl.stages.preserve import Preserving
 from mace_pl.stages.refine import Texts, refine_concepts
 from mace_pl.stages.train import Examples, Objective, attention_loss, sample, schedule
 
@@ -30,8 +31,9 @@ def backbone(toy_pipeline: Path) -> Backbone:
 
 def texts_of(backbone: Backbone, attend_padding: bool = True) -> Texts:
     templates = ["a photo of a {}", "a picture of the {} in the sky"]
-    keep = Preservation(identity=1.0)
-    return refine_concepts(backbone, [Concept("ship", "dog")], [templates], Mace(), keep, attend_padding).texts
+    wanted = Preserving(Preservation(identity=1.0))
+    concepts = [Concept("ship", "dog")]
+    return refine_concepts(backbone.pipeline, concepts, [templates], Mace(), wanted, attend_padding).texts
 
 
 def examples_of(backbone: Backbone, texts: Texts, objective: Objective) -> Examples:

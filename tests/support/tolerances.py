@@ -55,6 +55,9 @@ FLOAT64_STIFF = Tolerance("FLOAT64_STIFF", 0.007, absolute=1e-10)
 # by symmetric square roots, which lose half of the digits where an eigenvalue is near zero
 FLOAT64_ROOTS = Tolerance("FLOAT64_ROOTS", 0.0001, relative=1e-7, absolute=1e-7)
 
+# a closed form for all layers against loops per token and layer: systems of 12 unknowns of a condition below 1e5, up to
+# four one after the other; 1e-9 of a value
+CLOSED_FORMS = Tolerance("CLOSED_FORMS", 0.03, relative=1e-9, absolute=1e-9)
 # targets that UCE maps to their anchors with λ = 1e-9: λ over the smallest eigenvalue of their Gram matrix is left
 LANDED = Tolerance("LANDED", 0.01, absolute=1e-6)
 

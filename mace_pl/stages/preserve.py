@@ -1,0 +1,162 @@
+"""What an edit preserves: files of statistics, names, and the names of a vocabulary that the edit would move most."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mace_pl.concepts.preservation import (
+    StageWeights,
+    last_tokens,
+    named_statistics,
+    names_that_stay,
+    names_to_keep,
+    preservation,
+    statistics_of,
+    with_domain,
+)
+from mace_pl.errors import UserError
+from mace_pl.methods.base import ClosedForm
+from mace_pl.methods.closed_form import Preservation, metric, plain_edit, sizes
+from mace_pl.methods.edit import ConceptSums
+from mace_pl.models.protocols import Pipeline
+
+log = logging.getLogger(__name__)
+
+AFFECTED = 20  # names of a vocabulary
+
+
+@dataclass(frozen=True)
+class Preserving:
+    """What a run is told to preserve.
+
+    Attributes:
+        refine: terms of stage 1 from files, with its weights.
+        fuse: likewise of stage 3.
+        names: that stay.
+        vocabulary: names of which those stay that the edit would move most.
+        affected: how many of the vocabulary.
+    """
+
+    refine: Preservation
+    fuse: Preservation = field(default_factory=Preservation)
+    names: Sequence[str] = ()
+    vocabulary: Sequence[str] = ()
+    affected: int = AFFECTED
+
+
+@dataclass(frozen=True)
+class Preserved:
+    """What a run preserves.
+
+    Attributes:
+        refine: all terms of stage 1.
+        fuse: all terms of stage 3.
+        last: the last token of every name, [N, D]; None without names.
+        moved: of the names out of the vocabulary: ‖e‖_A in the original and ‖(T_e − I) e‖_A by the plain edit.
+    """
+
+    refine: Preservation
+    fuse: Preservation
+    last: Tensor | None = None
+    moved: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+
+def preserving(
+    model: Mapping[str, Any], stages: Sequence[StageWeights], method: ClosedForm, fingerprint: str, width: int
+) -> Preserving:
+    """What a run is told to preserve, with its files read.
+
+    Args:
+        model: the settings of ``model``, of which ``prior``, ``domain``, ``domain_names``, ``domain_vocabulary`` and
+            ``domain_affected`` count.
+        stages: the weights of stages 1 and 3.
+        method: the closed form.
+        fingerprint: of the text encoder.
+        width: D.
+
+    Raises:
+        UserError: a file that does not fit, names without a weight, or a number below 1.
+    """
+    names, vocabulary = (
+        names_to_keep(model.get(name), stages, method.reads_names, name)
+        for name in ("domain_names", "domain_vocabulary")
+    )
+    affected = model.get("domain_affected", AFFECTED)
+    if affected < 1:
+        raise UserError(f"model.domain_affected={affected} must be at least 1. Leave domain_vocabulary out for none.")
+    files = preservation(model.get("prior"), model.get("domain"), stages, fingerprint, width)
+    return Preserving(files[0], files[1], names, vocabulary, affected)
+
+
+def inputs_of(model: Mapping[str, Any], refine: StageWeights, wanted: Preserving) -> dict[str, Any]:
+    """All inputs that decide what stage 1 preserves, for the identity of a run; files by their hashes."""
+    files = statistics_of(model.get("prior"), model.get("domain"))
+    told: dict[str, Any] = {"refine": vars(refine), "names": wanted.names, "files": files}
+    if wanted.vocabulary:
+        told["vocabulary"] = {"names": wanted.vocabulary, "affected": wanted.affected}
+    return told
+
+
+def preserve(
+    pipeline: Pipeline,
+    wanted: Preserving,
+    method: ClosedForm,
+    total: ConceptSums,
+    targets: Sequence[str],
+    original: Mapping[str, Tensor],
+) -> Preserved:
+    """Sum the names that stay, over the tokens that the method sums of its targets; stage 3 over those of prompts.
+
+    Args:
+        pipeline: tokenizers and text encoders.
+        wanted: what the run was told.
+        method: the closed form.
+        total: the sums over all targets.
+        targets: what is erased.
+        original: the keys and values W [O, D] by layer name.
+    """
+    moved = most_affected(pipeline, wanted, total, targets, original)
+    names = [*wanted.names, *moved]
+    own = named_statistics(pipeline, names, targets, method.tokens)
+    prompts = named_statistics(pipeline, names, targets) if method.trains and method.tokens in ("last", "bare") else own
+    last = last_tokens(pipeline, names_that_stay(pipeline, names, targets, said=False)) if method.reads_names else None
+    return Preserved(with_domain(wanted.refine, own), with_domain(wanted.fuse, prompts), last, moved)
+
+
+def most_affected(
+    pipeline: Pipeline,
+    wanted: Preserving,
+    total: ConceptSums,
+    targets: Sequence[str],
+    original: Mapping[str, Tensor],
+) -> dict[str, tuple[float, float]]:
+    """The names of the vocabulary that the plain edit T_e moves most, in the metric A of all layers, most first.
+
+    After "Fantastic Targets for Concept Erasure in Diffusion Models, and Where to Find Them" (arXiv 2410.15618), which
+    looks for the concepts that an erasure harms, and SPEED (arXiv 2503.07392), whose filter ‖W_l (T_e − I) e‖ is
+    taken over all layers here: its square summed is ‖(T_e − I) e‖_A².
+
+    Returns:
+        By name: ‖e‖_A and ‖(T_e − I) e‖_A of its last token.
+    """
+    vocabulary = names_that_stay(pipeline, wanted.vocabulary, [*targets, *wanted.names], said=False)
+    tokens = last_tokens(pipeline, vocabulary)
+    if tokens is None:
+        return {}
+    A = metric(original.values())
+    T = plain_edit(total.F / total.pairs, total.G / total.pairs)
+    before, moved = sizes(tokens, A), sizes(tokens @ (T - torch.eye(len(T), dtype=T.dtype)).T, A)
+    order = moved.argsort(descending=True, stable=True)[: wanted.affected].tolist()
+    chosen = {vocabulary[i]: (float(before[i]), float(moved[i])) for i in order}
+    shown = ", ".join(f"{name} {moved:.3g} of {size:.3g}" for name, (size, moved) in chosen.items())
+    log.info(
+        f"model.domain_vocabulary: {len(chosen)} of {len(vocabulary)} names are preserved, those that the edit would "
+        f"move most (by how much, of their size in the original): {shown}"
+    )
+    return chosen
