@@ -19,6 +19,7 @@ from mace_pl.export.metadata import described, modelspec, safe_name
 from mace_pl.export.model_card import licence, model_card
 from mace_pl.export.single_file import single_file, unet_names
 from mace_pl.files.artifacts import provenance, write_tensors
+from mace_pl.methods.chosen import source_of
 from mace_pl.methods.edit import Edit
 from mace_pl.models.backbone import backbone_of
 from mace_pl.models.protocols import Pipeline
@@ -140,7 +141,8 @@ class Finished:
     def said(self, lora: bool) -> dict[str, str]:
         """What a LoRA or a checkpoint says about itself to other programs."""
         known = licence(base_folder(self.pipeline))
-        text = described(self.metadata["concepts"], self.metadata["pretrained"])
+        method = source_of(self.run.config).split(" (")[0]
+        text = described(self.metadata["concepts"], self.metadata["pretrained"], method)
         return modelspec(self.pipeline, self.name, text, known.get("license_name") or known.get("license"), lora)
 
     def card(self) -> str:

@@ -10,6 +10,7 @@ from huggingface_hub import ModelCardData
 
 from mace_pl.export.model_card import TAGS, UNKNOWN, base_line, licence, listed, scores_table, settings_table, table
 from mace_pl.files.paths import hub_id
+from mace_pl.methods.chosen import source_of
 from mace_pl.version import __version__
 
 BY_DIFFUSERS = """pipeline.load_lora_weights("path/to/this/folder", weight_name="{name}.safetensors")"""
@@ -26,8 +27,8 @@ TEMPLATE = """---
 
 # {name}: {base} without {targets}
 
-A LoRA that takes concepts out of a text-to-image model. It is the best approximation of rank {rank} of an edit by MACE
-(Lu et al., CVPR 2024) with mace-pl {version}; the largest relative error of a layer is {error:.1%}.
+A LoRA that takes concepts out of a text-to-image model. It is the best approximation of rank {rank} of an edit by
+{source} with mace-pl {version}; the largest relative error of a layer is {error:.1%}.
 
 - Base model: {base_line}
 - Licence: {licence}
@@ -108,6 +109,7 @@ def lora_card(
         targets=listed([c["target"] for c in concepts]),
         rank=rank,
         version=__version__,
+        source=source_of(config),
         error=error,
         licence=known.get("license_name") or known.get("license") or UNKNOWN,
         concepts=table(["target", "anchor", "kind", "degree"], rows),

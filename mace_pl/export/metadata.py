@@ -102,11 +102,11 @@ def kohya_facts(pipeline: Pipeline, name: str, base: str, rank: int) -> dict[str
     }
 
 
-def described(concepts: Sequence[Mapping[str, Any]], base: str, most: int = 20) -> str:
+def described(concepts: Sequence[Mapping[str, Any]], base: str, method: str = "MACE", most: int = 20) -> str:
     """One line on what was erased; the names are no words that have to be in a prompt."""
-    shown = [f"{c['target']} (now {c['anchor']})" for c in concepts[:most]]
+    shown = [f"{c['target']} (now {c['anchor']})" if c["anchor"] else c["target"] for c in concepts[:most]]
     more = [f"{len(concepts) - most} more"] if len(concepts) > most else []
-    return f"Erases from {base} by MACE: {', '.join([*shown, *more])}. Works in every prompt; use it at strength 1."
+    return f"Erases from {base} by {method}: {', '.join([*shown, *more])}. Works in every prompt; use it at strength 1."
 
 
 def safe_name(folder: Path) -> str:

@@ -12,11 +12,13 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from mace_pl.files.markdown import plain
 from mace_pl.files.paths import hub_id
+from mace_pl.methods.chosen import chosen, source_of
 from mace_pl.version import __version__
 
 UNKNOWN = "unknown: see the base model"
 TAGS = ["text-to-image", "stable-diffusion", "concept-erasure", "mace", "mace-pl"]
 SETTINGS = (
+    "model.method",
     "model.rank",
     "model.lr",
     "model.refine",
@@ -36,7 +38,7 @@ TEMPLATE = """---
 
 # {base} without {targets}
 
-Concepts were erased from a text-to-image model by MACE (Lu et al., CVPR 2024) with mace-pl {version}. Only the keys and
+Concepts were erased from a text-to-image model by {source} with mace-pl {version}. Only the keys and
 values of the UNet's cross-attention differ from the base model; every other part is the base's.
 
 - Base model: {base_line}
@@ -108,6 +110,7 @@ def model_card(
         base_line=base_line(pretrained),
         targets=listed([c["target"] for c in concepts]),
         version=__version__,
+        source=source_of(config),
         licence=known.get("license_name") or known.get("license") or UNKNOWN,
         concepts=table(["target", "anchor", "kind", "degree"], rows),
         settings=settings_table(config),
@@ -140,7 +143,9 @@ def settings_table(config: Mapping[str, Any]) -> str:
         value: Any = config
         for key in setting.split("."):
             value = value.get(key) if isinstance(value, Mapping) else None
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and "class_path" in value:
+            value = repr(chosen(value))
+        elif isinstance(value, Mapping):
             value = ", ".join(f"{k} {v}" for k, v in value.items())
         if value is not None:
             rows.append([f"`{setting}`", str(value)])

@@ -65,6 +65,7 @@ class ClosedForm(ABC):
     """A method whose edit of the keys and values is solved from sums.
 
     Attributes:
+        source: name and paper, for the cards of what is exported.
         tokens: which tokens enter the sums.
         trains: whether LoRAs and their fusion (stages 2 and 3 of MACE) follow; a method that trains nothing needs no
             images.
@@ -73,6 +74,7 @@ class ClosedForm(ABC):
         reads_names: whether ``Sums.names`` and ``Sums.blank`` are used, whatever the weight of the domain.
     """
 
+    source: str
     tokens: Tokens = "coexisting"
     trains: bool = False
     anchored: bool = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pydoc
+from collections.abc import Mapping
 from typing import Any
 
 from mace_pl.errors import UserError
@@ -30,3 +31,8 @@ def chosen(given: Any) -> ClosedForm:
     }
     made: ClosedForm = found(**settings)
     return made
+
+
+def source_of(config: Mapping[str, Any]) -> str:
+    """Name and paper of the method of a run's configuration, which may be empty."""
+    return chosen((config.get("model") or {}).get("method")).source

@@ -23,6 +23,7 @@ class CURE(ClosedForm):
         alpha: α, from 1 (f is ρ itself) to a hard projector at infinity (published: 2 to 5; 2 is the default here).
     """
 
+    source = "CURE (arXiv 2505.12677, NeurIPS 2025)"
     tokens: Tokens = "bare"
     anchored = False
     degrees = False

@@ -18,6 +18,8 @@ class MaceRefinement(ClosedForm):
             maps all tokens, position by position.
     """
 
+    source = "the refinement of MACE (Lu et al., CVPR 2024)"
+
     def __init__(self, tokens: Literal["coexisting", "all"] = "coexisting") -> None:
         self.tokens: Tokens = tokens
 
@@ -33,6 +35,7 @@ class Mace(ClosedForm):
         refinement: the closed form of stage 1, any that trains nothing; MACE's own when None.
     """
 
+    source = "MACE (Lu et al., CVPR 2024)"
     trains = True
 
     def __init__(self, refinement: ClosedForm | None = None) -> None:
@@ -42,6 +45,8 @@ class Mace(ClosedForm):
                 f"model.method.refinement={type(self.refinement).__name__} trains LoRAs itself. Choose a closed form "
                 f"alone, such as MaceRefinement."
             )
+        if not isinstance(self.refinement, MaceRefinement):
+            self.source = f"{type(self).source} on top of {self.refinement.source}"
         self.tokens = self.refinement.tokens
         self.anchored, self.degrees = self.refinement.anchored, self.refinement.degrees
         self.reads_names = self.refinement.reads_names

@@ -27,6 +27,7 @@ class NullSpace(ClosedForm):
             too).
     """
 
+    source = "the null-space edit (arXiv 2604.10032, CVPR 2026)"
     tokens: Tokens = "last"
 
     def __init__(self, share: float = 0.9, safe_anchors: bool = False) -> None:

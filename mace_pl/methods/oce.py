@@ -30,6 +30,7 @@ class OCE(ClosedForm):
         strength: a (published: 800).
     """
 
+    source = "OCE (arXiv 2605.28902, ICML 2026)"
     tokens: Tokens = "last"
     degrees = False
 

@@ -26,6 +26,7 @@ class RECE(ClosedForm):
         ridge: λ (published: 0.1 for nudity, 1e-3 for styles).
     """
 
+    source = "RECE (Gong et al., ECCV 2024)"
     tokens: Tokens = "bare"
     degrees = False  # c' has to reach the anchor, which a mean of target and anchor is not
 

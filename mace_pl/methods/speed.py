@@ -33,6 +33,7 @@ class SPEED(ClosedForm):
         copies: noisy copies of a name.
     """
 
+    source = "SPEED (Li et al., ICLR 2026)"
     reads_names = True
 
     def __init__(

@@ -20,6 +20,7 @@ class UCE(ClosedForm):
         strength: a, the weight of the targets (published: 1).
     """
 
+    source = "UCE (Gandikota et al., WACV 2024)"
     tokens: Tokens = "last"
 
     def __init__(self, strength: float = 1.0) -> None:

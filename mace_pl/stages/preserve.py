@@ -122,10 +122,10 @@ def preserve(
         original: the keys and values W [O, D] by layer name.
     """
     moved = most_affected(pipeline, wanted, total, targets, original)
-    names = [*wanted.names, *moved]
-    own = named_statistics(pipeline, names, targets, method.tokens)
-    prompts = named_statistics(pipeline, names, targets) if method.trains and method.tokens in ("last", "bare") else own
-    last = last_tokens(pipeline, names_that_stay(pipeline, names, targets, said=False)) if method.reads_names else None
+    names = names_that_stay(pipeline, [*wanted.names, *moved], targets)
+    own = named_statistics(pipeline, names, (), method.tokens)
+    prompts = named_statistics(pipeline, names, ()) if method.trains and method.tokens in ("last", "bare") else own
+    last = last_tokens(pipeline, names) if method.reads_names else None
     return Preserved(with_domain(wanted.refine, own), with_domain(wanted.fuse, prompts), last, moved)
 
 

@@ -85,6 +85,10 @@ def test_what_is_exported_draws(run: Path) -> None:
     pipeline("a photo of a ship", num_inference_steps=1)
     for form in ("lora", "unet"):
         assert export_run(run=str(run), format=form).exists()
+    method = chosen(yaml.safe_load((run / "config.yaml").read_text())["model"]["method"])
+    for card in ("pipeline/README.md", "lora/README.md"):
+        assert f"by\n{method.source} with" in (text := (run / card).read_text()) or f"by {method.source} with" in text
+    assert f"`model.method` | {method!r}" in text
 
 
 def solved(pipeline: Any, method: str, targets: int) -> Refined:
