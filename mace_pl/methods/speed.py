@@ -74,7 +74,6 @@ class SPEED(ClosedForm):
             raise UserError(f"model.method.threshold={self.threshold}: no direction is left to edit. Raise it.")
         factor = torch.linalg.cholesky(V.T @ F @ V + torch.eye(V.shape[1], dtype=torch.float64))
         left, fixed = torch.cholesky_inverse(factor), V.T @ C
-        KC = left @ fixed
-        # C itself may lie in what is retained, in part or as a whole: then there is less to keep, and no inverse
+        KC = left @ fixed  # C may lie in what is retained, in part or as a whole: then there is no inverse below
         found: Tensor = V @ (left - KC @ torch.linalg.pinv(fixed.T @ KC, rtol=1e-10, hermitian=True) @ KC.T) @ V.T
         return found
