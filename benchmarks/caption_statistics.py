@@ -194,8 +194,8 @@ def benchmark(
     if threads:
         torch.set_num_threads(threads)
     distinct = list(dict.fromkeys(itertools.islice(CaptionSource(captions).captions(), 2 * count + 2000)))[:count]
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         save_pipeline(folder, distinct, width, layers)
         contest = Contest(folder, width)
         forms = {"a": contest.encoder, "b": contest.cache, "c": contest.by_the_book}

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 
 import torch
-from common import Peak, alone, quiet, show
+from common import Peak, alone, quiet, show_table
 from jsonargparse import auto_cli
 from reference import textbook_fuse, textbook_refine
 from torch import Tensor
@@ -71,11 +71,11 @@ def ours(given: Given) -> Iterator[Tensor]:
     sums = SumsOnDisk()
     for c in range(given.concepts):
         target, anchor = given.tokens(c, 0), given.tokens(c, 1)
-        own = gram(target, target)  # all tokens co-exist here, so that F of stages 1 and 3 are the same
-        sums.add(str(c), ConceptSums(own, gram(anchor, target), own))
-    keep = Preservation(prior=given.prior, prior_weight=PRIOR)
+        grams = gram(target, target)  # all tokens co-exist here, so that F of stages 1 and 3 are the same
+        sums.add(str(c), ConceptSums(grams, gram(anchor, target), grams))
+    preservation = Preservation(prior=given.prior, prior_weight=PRIOR)
     loras = {str(c): {str(layer): given.lora(c, layer) for layer in layers} for c in range(given.concepts)}
-    edit = fusion(refinement(sums, keep), sums, loras, keep)
+    edit = fusion(refinement(sums, preservation), sums, loras, preservation)
     for layer in layers:
         yield apply_edit(given.matrix(layer), edit.R, *edit.factors[str(layer)])
 
@@ -118,8 +118,8 @@ def benchmark(
         torch.set_num_threads(threads)
     size = (concepts, prompts, width, matrices)
     seconds, memory, expected = alone(measure, "textbook", *size)
-    own_seconds, own_memory, found = alone(measure, "ours", *size)
-    errors = [float((a - b).norm() / b.norm()) for a, b in zip(found, expected, strict=True)]
+    own_seconds, own_memory, corners = alone(measure, "ours", *size)
+    errors = [float((a - b).norm() / b.norm()) for a, b in zip(corners, expected, strict=True)]
     if not max(errors) < LARGEST_ERROR:
         raise ValueError(f"the two forms differ by {max(errors):.1e}")
     faster, share = seconds / own_seconds, own_memory / memory
@@ -128,7 +128,7 @@ def benchmark(
         ["ours", f"{own_seconds:.1f}", f"{faster:.1f}", f"{own_memory:,.0f}", f"{share:.2f}"],
     ]
     title = f"stages 1 and 3 of {concepts} concepts, {prompts} prompts, width {width}, {matrices} matrices"
-    show(title, ["form", "seconds", "times faster", "peak MB beyond the process", "ratio"], rows)
+    show_table(title, ["form", "seconds", "times faster", "peak MB beyond the process", "ratio"], rows)
     print(f"largest relative difference of a matrix {max(errors):.1e}")
     return faster
 

@@ -21,7 +21,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-PICTURES = 8  # of each concept, as the method has them
+IMAGES = 8  # of each concept, as the method has them
 
 
 def quiet() -> None:
@@ -36,19 +36,19 @@ def quiet() -> None:
 
 
 def made_up(folder: Path, count: int, size: tuple[int, int]) -> list[dict[str, str]]:
-    """Concepts with pictures of noise (height, width) and masks of a square: their content costs no time."""
+    """Concepts with images of noise (height, width) and masks of a square: their content costs no time."""
     height, width = size
     generator = torch.Generator().manual_seed(0)
     for kind in ("images", "masks"):
         (folder / kind).mkdir(parents=True, exist_ok=True)
     mask = torch.zeros(height, width, dtype=torch.uint8)
     mask[height // 4 : -height // 4, width // 4 : -width // 4] = 255
-    for i in range(PICTURES):
+    for i in range(IMAGES):
         pixels = torch.randint(256, (height, width, 3), generator=generator, dtype=torch.uint8)
         Image.fromarray(pixels.numpy()).save(folder / "images" / f"{i}.png")
         Image.fromarray(mask.numpy()).save(folder / "masks" / f"{i}.png")
-    own = {"kind": "object", "anchor": "house", "images": str(folder / "images"), "masks": str(folder / "masks")}
-    return [{"target": f"ship {i}", **own} for i in range(count)]
+    shared = {"kind": "object", "anchor": "house", "images": str(folder / "images"), "masks": str(folder / "masks")}
+    return [{"target": f"ship {i}", **shared} for i in range(count)]
 
 
 def resident(name: str) -> int:
@@ -89,13 +89,13 @@ def _quietly(threads: int, measure: Callable[..., Any], *arguments: Any) -> Any:
 def machine() -> str:
     """Processor, cores, torch: what a figure came from."""
     info = Path("/proc/cpuinfo")
-    found = [x for x in info.read_text().splitlines() if x.startswith("model name")] if info.is_file() else []
-    name = found[0].split(":")[1].strip() if found else platform.processor()
+    models = [x for x in info.read_text().splitlines() if x.startswith("model name")] if info.is_file() else []
+    name = models[0].split(":")[1].strip() if models else platform.processor()
     threads = torch.get_num_threads()
     return f"{name}, {os.cpu_count()} cores, {threads} threads, torch {torch.__version__}"
 
 
-def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table, the machine beneath it."""
     table = Table(title=title, caption=machine())
     for i, column in enumerate(columns):

@@ -1,6 +1,6 @@
 """A plain reference for the benchmarks, written from the method's equations without any identity or saving.
 
-Stage 2: one concept at a time, batch 1, picture and prompt encoded at each step, the attention probabilities of every
+Stage 2: one concept at a time, batch 1, image and prompt encoded at each step, the attention probabilities of every
 layer formed, those of ``attn2`` kept in a list until the whole UNet has run.
 
 Stages 1 and 3: every token through every matrix, two sums and an inverse per matrix.
@@ -58,7 +58,7 @@ class PlainTraining:
 
     Args:
         pipeline: the model; its UNet is changed in place.
-        pictures: [I, 3, H, W] in [−1, 1].
+        images: [I, 3, H, W] in [−1, 1].
         masks: [I, 1, H, W].
         prompts: prompts of the concept.
         positions: which of the T tokens count, for each prompt.
@@ -68,13 +68,13 @@ class PlainTraining:
     def __init__(
         self,
         pipeline: Any,
-        pictures: Tensor,
+        images: Tensor,
         masks: Tensor,
         prompts: Sequence[str],
         positions: Sequence[Sequence[bool]],
         lr: float = 1e-3,
     ) -> None:
-        self.pipeline, self.pictures, self.masks = pipeline, pictures, masks
+        self.pipeline, self.images, self.masks = pipeline, images, masks
         self.prompts, self.positions = prompts, torch.tensor(positions)
         self.maps: list[Tensor] = []
         parameters: list[nn.Parameter] = []
@@ -91,7 +91,7 @@ class PlainTraining:
     def step(self, i: int) -> None:
         """Step number i: encode, add noise, run the UNet, sum the norms of all masked maps, step."""
         device = self.pipeline.unet.device
-        pixels = self.pictures[i % len(self.pictures)][None].to(device)
+        pixels = self.images[i % len(self.images)][None].to(device)
         prompt = i % len(self.prompts)
         with torch.no_grad():
             latents = self.pipeline.vae.encode(pixels).latent_dist.mode() * self.pipeline.vae.config.scaling_factor

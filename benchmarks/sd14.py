@@ -1,8 +1,8 @@
 """Time and peak memory of a training step at the shapes of SD 1.4, beside a plain reference.
 
 Run it as ``python benchmarks/sd14.py``: some minutes and about 10 GB on two CPU cores. Weights are random, the
-picture has 512 × 512 pixels. On a GPU, the table over the number of concepts side by side:
-``python benchmarks/sd14.py --device cuda --precision bf16 --side_by_side "[1, 2, 4, 8, 16]"``. Each row runs in
+image has 512 × 512 pixels. On a GPU, the table over the number of concepts at once:
+``python benchmarks/sd14.py --device cuda --precision bf16 --concepts_at_once "[1, 2, 4, 8, 16]"``. Each row runs in
 a process of its own.
 
 Ours keeps latents and text embeddings, as the module does; the reference (``reference.py``) encodes them at each step.
@@ -18,7 +18,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from common import Peak, alone, quiet, show
+from common import Peak, alone, quiet, show_table
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from jsonargparse import auto_cli
 from reference import PlainTraining
@@ -76,14 +76,14 @@ def pipeline(scale: int, layers: int, device: str) -> Any:
 
 
 def given(size: int) -> tuple[Tensor, Tensor, list[str], list[list[bool]]]:
-    """A picture, its mask, a prompt and the tokens that count."""
+    """An image, its mask, a prompt and the tokens that count."""
     mask = torch.zeros(1, 1, size, size)
     mask[..., size // 4 : -size // 4, size // 4 : -size // 4] = 1
     return torch.rand(1, 3, size, size) * 2 - 1, mask, ["a photo of a ship"], [[i == 5 or i > 5 for i in range(TOKENS)]]
 
 
 def ours(model: Any, size: int, count: int, checkpointing: bool) -> Callable[[int], None]:
-    """A step of ``count`` concepts side by side, as the module takes it."""
+    """A step of ``count`` concepts at once, as the module takes it."""
     device = model.unet.device
     pixels, mask, prompts, positions = given(size)
     with torch.no_grad():
@@ -150,7 +150,7 @@ def benchmark(
     precision: str = "32",
     size: int = 512,
     steps: int = 2,
-    side_by_side: list[int] | None = None,
+    concepts_at_once: list[int] | None = None,
     scale: int = 1,
     layers: int = 12,
     threads: int | None = None,
@@ -161,9 +161,9 @@ def benchmark(
     Args:
         device: ``cpu`` or ``cuda``.
         precision: ``32``, or ``bf16`` for mixed precision.
-        size: of the pictures, in pixels.
+        size: of the images, in pixels.
         steps: how many are measured, after one that is not; the table shows their median.
-        side_by_side: numbers of concepts, each a row; one concept when left out.
+        concepts_at_once: numbers of concepts, each a row; one concept when left out.
         scale: divides the widths of the networks, for trials.
         layers: of the text encoder.
         threads: threads of torch; its own choice when left out.
@@ -173,7 +173,7 @@ def benchmark(
     if threads:
         torch.set_num_threads(threads)
     forms = [("reference", 1)]
-    forms += [(form, count) for form in ("ours", "checkpointing") for count in side_by_side or [1]]
+    forms += [(form, count) for form in ("ours", "checkpointing") for count in concepts_at_once or [1]]
     rows, ratios = [], {}
     plain: tuple[float, float, float] | None = None
     runs: dict[tuple[str, int], list[tuple[float, float, float]]] = {row: [] for row in forms}
@@ -191,7 +191,7 @@ def benchmark(
         rows.append([form, str(count), *numbers])
     columns = ["form", "concepts", "s/sample", "ratio", "peak MB", "ratio", "beyond weights MB", "ratio"]
     columns += ["samples/s", "hours for 100 × 50"]
-    show(f"a step at {size} × {size} on {device}, precision {precision}", columns, rows)
+    show_table(f"a step at {size} × {size} on {device}, precision {precision}", columns, rows)
     return ratios
 
 

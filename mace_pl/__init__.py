@@ -37,9 +37,9 @@ def erase(
         seed_everything: the run's seed.
         overwrite: replace ``output_dir`` where it exists.
         save_pipeline: write the whole diffusers pipeline too.
-        kept: names that stay, shown and scored in the report.
-        classifier: folder of the CLIPModel that scores the pictures before and after; no scores when None.
-        report_seeds: pictures per name, before and after.
+        kept: names to preserve, shown and scored in the report.
+        classifier: folder of the CLIPModel that scores the images before and after; no scores when None.
+        report_seeds: images per name, before and after.
         export: formats beside edit and refined weights: ``pipeline``, ``lora``, ``lora_diffusers``, ``lora_peft``,
             ``single_file``, ``unet``; None writes the base model's form.
         keep_every_n_steps: how often a concept in training is kept on disk; the same call resumes an interrupted run.

@@ -66,11 +66,11 @@ class Command:
             if self.function is None:
                 imported("mace_pl.commands.lightning_commands:run")(self.trainer, words, log)
                 return
-            found = imported("mace_pl.commands.calling:call")(imported(self.function), words)
+            written = imported("mace_pl.commands.calling:call")(imported(self.function), words)
             if self.logs:
-                log.open(found / "report")
-            if self.tells and found is not None:
-                print(f"Written to {found}")
+                log.open(written / "report")
+            if self.tells and written is not None:
+                print(f"Written to {written}")
 
 
 def imported(name: str) -> Any:
@@ -81,18 +81,18 @@ def imported(name: str) -> Any:
 
 def fuse_words(args: Words) -> Words:
     """``--drop ship,dog`` and ``--weights ship=0.5,dog=1`` as people write them, to the lists that the parser reads."""
-    found = [word for arg in args for word in (arg.split("=", 1) if arg.startswith("--") else [arg])]
-    for i, option in enumerate(found[:-1]):
-        value = found[i + 1]
+    words = [word for arg in args for word in (arg.split("=", 1) if arg.startswith("--") else [arg])]
+    for i, option in enumerate(words[:-1]):
+        value = words[i + 1]
         if option == "--drop" and not value.startswith("["):
-            found[i + 1] = json.dumps([name.strip() for name in value.split(",")])
+            words[i + 1] = json.dumps([name.strip() for name in value.split(",")])
         elif option == "--weights" and not value.startswith("{"):
             pairs = [pair.rsplit("=", 1) for pair in value.split(",")]
             try:
-                found[i + 1] = json.dumps({name.strip(): float(degree) for name, degree in pairs})
+                words[i + 1] = json.dumps({name.strip(): float(strength) for name, strength in pairs})
             except ValueError as error:
-                raise UserError(f"weights={value} must be target=degree pairs, as in ship=0.5,dog=1.") from error
-    return found
+                raise UserError(f"weights={value} must be target=strength pairs, as in ship=0.5,dog=1.") from error
+    return words
 
 
 def file_words(option: str, many: bool = False) -> Callable[[Words], Words]:

@@ -20,8 +20,8 @@ class Advice(UserWarning):
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """The sentence that tells the known name next to a misspelt one; empty where none is near."""
-    found = difflib.get_close_matches(name, list(known), n=1)
-    return f" The nearest that exists is {found[0]}." if found else ""
+    matches = difflib.get_close_matches(name, list(known), n=1)
+    return f" The nearest that exists is {matches[0]}." if matches else ""
 
 
 def one_line(error: BaseException) -> str:

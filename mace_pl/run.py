@@ -53,7 +53,7 @@ class Fused:
 
     Attributes:
         method: ``fused``, ``added`` or ``refined``.
-        weights: degree by target; 1 where a target is not named.
+        weights: erasure strength by target; 1 where a target is not named.
         refine: weights of the refinement.
         fuse: weights of the fusion.
     """
@@ -103,15 +103,15 @@ class Run:
         Raises:
             UserError: no run is there, or its edit cannot be read.
         """
-        place = resolve(folder)
-        file = Run.edit_in(place)
+        root = resolve(folder)
+        file = Run.edit_in(root)
         if file is None:
             raise UserError(f"{setting}={folder} is no output folder of fit or fuse (it has no {PLACES['edit']}).")
-        made, settings = read_metadata(file, setting), place / CONFIG
+        made, settings = read_metadata(file, setting), root / CONFIG
         config = yaml.safe_load(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
         base = BaseModel.read(config.get("model", {}), made)
-        again = Fused(**{own.name: made[own.name] for own in fields(Fused)}) if "method" in made else None
-        return Run(place, base, made.get("concepts", []), config, made.get("seed"), again)
+        again = Fused(**{item.name: made[item.name] for item in fields(Fused)}) if "method" in made else None
+        return Run(root, base, made.get("concepts", []), config, made.get("seed"), again)
 
     @property
     def targets(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""Draw the ten CIFAR-10 names in all styles by the bundled model, as one picture.
+"""Generate the ten CIFAR-10 names in all styles by the bundled model, as one image.
 
 Run it as ``python scripts/contact_sheet.py``. Takes about half a minute on two CPU cores.
 """
@@ -12,7 +12,7 @@ from PIL import Image
 
 from mace_pl.files.artifacts import claim_output
 from mace_pl.models.pipeline import load_pipeline
-from mace_pl.models.sampling import draw
+from mace_pl.models.sampling import generate
 
 TEN = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 STYLES = ("noto", "blob", "fluent", "fluent flat", "twemoji", "emojione")
@@ -29,11 +29,11 @@ def main(
     """One row per style, one column per name, the same seed everywhere."""
     claim_output(Path(output), overwrite, "output")
     prompts = [f"a photo of a {name} in {style} style" for style in STYLES for name in TEN]
-    pictures = draw(load_pipeline(pretrained), prompts, [seed] * len(prompts), steps, guidance)
-    width, height = pictures[0].size
+    images = generate(load_pipeline(pretrained), prompts, [seed] * len(prompts), steps, guidance)
+    width, height = images[0].size
     sheet = Image.new("RGB", (width * len(TEN), height * len(STYLES)))
-    for i, picture in enumerate(pictures):
-        sheet.paste(picture, (i % len(TEN) * width, i // len(TEN) * height))
+    for i, image in enumerate(images):
+        sheet.paste(image, (i % len(TEN) * width, i // len(TEN) * height))
     sheet.save(output)
     print(f"Written to {output}")
 

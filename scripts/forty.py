@@ -55,9 +55,9 @@ def plot(scores: Mapping[str, Any], path: Path) -> None:
     figure = Figure(figsize=(6, 4))
     axes = figure.subplots()
     for label in dict.fromkeys(label for label, _ in CURVE.values()):
-        found = [(scores[run]["after"]["top1"], weight) for run, (own, weight) in CURVE.items() if own == label]
-        axes.plot([top["acc_e"] for top, _ in found], [top["acc_s"] for top, _ in found], marker="o", label=label)
-        for top, weight in found:
+        points = [(scores[run]["after"]["top1"], weight) for run, (curve, weight) in CURVE.items() if curve == label]
+        axes.plot([top["acc_e"] for top, _ in points], [top["acc_s"] for top, _ in points], marker="o", label=label)
+        for top, weight in points:
             axes.annotate(str(weight), (top["acc_e"], top["acc_s"]), textcoords="offset points", xytext=(5, -12))
     axes.set(xlabel="Acc_e, lower is better", ylabel="Acc_s, higher is better", title="Weight of the domain")
     axes.legend()

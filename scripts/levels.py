@@ -21,7 +21,7 @@ from mace_pl.evaluation.convolutional import ConvolutionalJudge
 from mace_pl.files.artifacts import claim_output, write_json
 from mace_pl.files.paths import resolve
 from mace_pl.models.pipeline import load_pipeline
-from mace_pl.models.sampling import draw
+from mace_pl.models.sampling import generate
 from mace_pl.pretraining.sentences import fill, read_grammar
 
 TEN = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -47,7 +47,9 @@ def levels(folder: Path, styles: Sequence[str], names: Sequence[str], seeds: int
 def share(judge: Any, images: Sequence[Image.Image], truth: Sequence[str], names: Sequence[str]) -> dict[str, float]:
     """The share of the images that are taken for what they should show, and of those with nothing to judge."""
     chances = judge(images)
-    seen = [names[i] if found else "" for i, found in zip(chances.argmax(-1).tolist(), chances.any(-1), strict=True)]
+    seen = [
+        names[i] if detected else "" for i, detected in zip(chances.argmax(-1).tolist(), chances.any(-1), strict=True)
+    ]
     right = sum(one == other for one, other in zip(seen, truth, strict=True))
     return {"seen": right / len(truth), "empty": seen.count("") / len(truth)}
 
@@ -84,19 +86,19 @@ def main(
     folder_of_clip = clip or f"{pretrained}/clip"
     of_clip = ClipClassifier(folder_of_clip, names)
     of_styles = ClipClassifier(folder_of_clip, styles, "an image in the style of {}")
-    pipeline, found = load_pipeline(pretrained), {}
+    pipeline, results = load_pipeline(pretrained), {}
     for level, asked in levels(resolve(folder), styles, names, seeds).items():
         prompts, truth = [prompt for prompt, _ in asked], [name for _, name in asked]
-        images = draw(pipeline, prompts, range(first_seed, first_seed + len(asked)), steps, guidance)
+        images = generate(pipeline, prompts, range(first_seed, first_seed + len(asked)), steps, guidance)
         rows = [("CLIP", of_clip), ("judge", judges["concepts"])]
-        found[level] = {who: share(one, images, truth, names) for who, one in rows}
+        results[level] = {who: share(one, images, truth, names) for who, one in rows}
         if level == "names in styles":
             wanted = [style for style in styles for _ in TEN]
             rows = [("CLIP", of_styles), ("judge", judges["styles"])]
-            found["styles"] = {who: share(one, images, wanted, styles) for who, one in rows}
-        print(level, json.dumps(found[level]), flush=True)
-    write_json(Path(output), found)
-    print(f"styles {json.dumps(found['styles'])}\nWritten to {output}")
+            results["styles"] = {who: share(one, images, wanted, styles) for who, one in rows}
+        print(level, json.dumps(results[level]), flush=True)
+    write_json(Path(output), results)
+    print(f"styles {json.dumps(results['styles'])}\nWritten to {output}")
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ TOPICS = {
     "LoRA training": r"--(model|data)\.(rank|lr|weight_decay|gradient_\w+|importance_sampling|squared_loss"
     r"|attend_padding|compile|steps_per_concept|concepts_per_batch|images_per_step)",
     "Prompts and captions": r"--data\.(file|column|limit|\w+_column|sources|member|tokens)",
-    "Image generation": r"--(model|data)\.(pictures|images|images_per_\w+|image_\w+|steps|guidance|scheduler|negative"
+    "Image generation": r"--(model|data)\.(images|images|images_per_\w+|image_\w+|steps|guidance|scheduler|negative"
     r"|height|width|seeds|first_seed|batch_size)",
     "Masks": r"--data\.(mask|segment\..*)",
     "Evaluation": r"--model\.(classifier|targets|judge|features|reference|kid_subset|nearest|shown|ablation)",

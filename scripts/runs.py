@@ -57,7 +57,7 @@ def fuse(run: Path, name: str, *more: str) -> Path:
 
 
 def score(config: str, name: str, runs: list[Path], *more: str) -> None:
-    """Score runs in one table, each process a share of the pictures."""
+    """Score runs in one table, each rank a share of the images."""
     files = ["--model.output", str(SCORES / f"{name}.json"), "--model.overwrite", "true"]
     both = ["--trainer.accelerator", "cpu", "--trainer.devices", str(PROCESSES), "--trainer.strategy", "ddp"]
     command("test", "--config", config, "--model.runs", json.dumps([str(run) for run in runs]), *files, *both, *more)

@@ -36,7 +36,7 @@ FEW = ("--data.seeds", "4")  # of the many variants of forty concepts
 def scored(name: str) -> Mapping[str, Any]:
     """What a score file says of each run."""
     scores = json.loads((SCORES / f"{name}.json").read_text(encoding="utf-8"))["scores"]
-    return {run: found for run, found in scores.items() if run != "original"}
+    return {run: result for run, result in scores.items() if run != "original"}
 
 
 def ten(pool: Executor, _: Future[Path]) -> Finish:
@@ -44,9 +44,9 @@ def ten(pool: Executor, _: Future[Path]) -> Finish:
     ship = "configs/emoji/erase_ship.yaml"
     runs = []
     for name in TEN:
-        own = concepts_of(ship)[0] | {"target": name}
-        own["anchor"] = ANCHORS.get(name, own["anchor"])
-        runs.append(pool.submit(fit, ship, f"only_{name}", [own]))
+        concept = concepts_of(ship)[0] | {"target": name}
+        concept["anchor"] = ANCHORS.get(name, concept["anchor"])
+        runs.append(pool.submit(fit, ship, f"only_{name}", [concept]))
     runs.append(pool.submit(fit, "configs/emoji/erase_animals.yaml", "erase_animals"))
 
     def finish() -> dict[str, str]:
@@ -73,7 +73,7 @@ def characters(pool: Executor, whole: Future[Path]) -> Finish:
     one = concepts_of(config)[0]
     crowd = {
         f"characters_{count}": [one | {"target": name} for name in CHARACTERS[:count]]
-        for count in sorted(CROWDS, reverse=True)  # the largest first, whose pictures the others take
+        for count in sorted(CROWDS, reverse=True)  # the largest first, whose images the others take
     }
     runs = {name: pool.submit(after, whole, some, config, name, concepts) for name, concepts in crowd.items()}
 
@@ -94,29 +94,29 @@ def many(pool: Executor, whole: Future[Path]) -> Finish:
     def finish() -> dict[str, str]:
         runs = [whole.result(), *forty.variants(whole.result(), plain.result()), *(run.result() for run in counts)]
         score(forty.JUDGE, "variants", runs, *STEPS, *FEW)
-        found = scored("variants")
-        forty.plot(found, SCORES / "tradeoff.png")
-        tops = {label: found[run]["after"]["top1"] for run, label in forty.STAGES.items()}
+        scores = scored("variants")
+        forty.plot(scores, SCORES / "tradeoff.png")
+        tops = {label: scores[run]["after"]["top1"] for run, label in forty.STAGES.items()}
         rows = [{"label": label} | {key: top[key] for key in ("acc_e", "acc_s", "h")} for label, top in tops.items()]
         write_json(SCORES / "ablation.json", rows)
         stages = ("--model.ablation", json.dumps([str(SCORES / "ablation.json")]))
         refined = [run for run, (method, _) in forty.CURVE.items() if method == forty.ALONE]
-        best = max(refined, key=lambda run: found[run]["after"]["top1"]["h_c"])
+        best = max(refined, key=lambda run: scores[run]["after"]["top1"]["h_c"])
         score(forty.JUDGE, "forty", [runs[0], RUNS / best], *stages, *STEPS, *SEEDS)
         labels = {"erase_40": "40, all stages", best: f"40, {forty.ALONE}, weight {forty.CURVE[best][1]}"}
         curve = {run: f"{method}, {weight}" for run, (method, weight) in forty.CURVE.items()}
         return {
             "forty": crowds(scored("forty"), labels, "concepts"),
-            "ablation": crowds(found, forty.STAGES, "stages"),
-            "counts": crowds(found, forty.NUMBERS, "concepts"),
-            "tradeoff": crowds(found, curve, "method, weight of the domain"),
+            "ablation": crowds(scores, forty.STAGES, "stages"),
+            "counts": crowds(scores, forty.NUMBERS, "concepts"),
+            "tradeoff": crowds(scores, curve, "method, weight of the domain"),
         }
 
     return finish
 
 
 def after(first: Future[Path], function: Callable[..., Path], *arguments: Any) -> Path:
-    """Call a function when another run is there, whose pictures it takes."""
+    """Call a function when another run is there, whose images it takes."""
     first.result()
     return function(*arguments)
 

@@ -2,7 +2,7 @@
 
 Run it as ``python scripts/tokens.py``. Runs that exist are kept; delete a folder to make it again. Takes about
 five minutes on two CPU cores; the table is written to checkpoints/scores/tokens.md, with the distance to the
-original's pictures in the page beside it. Only the captions are preserved, so that they alone make the difference.
+original's images in the page beside it. Only the captions are preserved, so that they alone make the difference.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ def main(seeds: int = 20) -> None:
             concept = concepts_of(SHIP)[0] | {"target": target}
             runs.append(fit(SHIP, f"tokens_{tokens}_{target}", [concept], *alone))
     score("configs/evaluate/emoji_ten.yaml", "tokens", runs, "--data.seeds", str(seeds))
-    for name, found in json.loads((SCORES / "tokens.json").read_text(encoding="utf-8"))["scores"].items():
+    for name, result in json.loads((SCORES / "tokens.json").read_text(encoding="utf-8"))["scores"].items():
         if name != "original":
-            top, quality = found["after"]["top1"], found["quality"]
+            top, quality = result["after"]["top1"], result["quality"]
             print(f"{name}: H_o {top['h']:.3f}, Acc_s {top['acc_s']:.3f}, distance {quality['distance']:.4f}")
 
 

@@ -18,23 +18,23 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def changed(found: Mapping[str, Any], kind: str, name: str) -> str:
+def changed(result: Mapping[str, Any], kind: str, name: str) -> str:
     """A score of a run, original → edited; empty where it has none."""
-    before, after = (found[when][kind] for when in ("before", "after"))
+    before, after = (result[when][kind] for when in ("before", "after"))
     return f"{before[name]:.3f} → {after[name]:.3f}" if name in after else ""
 
 
-def reached(found: Mapping[str, Any]) -> list[str]:
+def reached(result: Mapping[str, Any]) -> list[str]:
     """Acc_e, Acc_s and H_c of a run."""
-    return [*(changed(found, "top1", name) for name in ("acc_e", "acc_s")), f"{found['after']['top1']['h_c']:.3f}"]
+    return [*(changed(result, "top1", name) for name in ("acc_e", "acc_s")), f"{result['after']['top1']['h_c']:.3f}"]
 
 
 def objects(scores: Scores, single: Sequence[str]) -> str:
     """Runs over names with synonyms: a row per run, the mean H_o of those with one target below them."""
     rows = []
-    for name, found in scores.items():
-        cells = [changed(found, "top1", kind) for kind in ("acc_e", "acc_s", "acc_g")]
-        rows.append([name.removeprefix("only_"), *cells, f"{found['after']['top1']['h']:.3f}"])
+    for name, result in scores.items():
+        cells = [changed(result, "top1", kind) for kind in ("acc_e", "acc_s", "acc_g")]
+        rows.append([name.removeprefix("only_"), *cells, f"{result['after']['top1']['h']:.3f}"])
     mean = sum(scores[name]["after"]["top1"]["h"] for name in single) / len(single)
     rows.insert(len(single), [f"mean of {len(single)}", "", "", "", f"{mean:.3f}"])
     return markdown(["erased", "Acc_e", "Acc_s", "Acc_g", "H_o"], rows)
@@ -45,20 +45,20 @@ def crowds(scores: Scores, labels: Mapping[str, str], head: str) -> str:
     return markdown([head, "Acc_e", "Acc_s", "H_c"], [[label, *reached(scores[n])] for n, label in labels.items()])
 
 
-def styles(found: Mapping[str, Any]) -> str:
+def styles(result: Mapping[str, Any]) -> str:
     """The accuracy and the CLIP score of each style, the erased one first, and H_a."""
-    erased = [row["word"] for row in found["concepts"] if row["role"] == "erased"]
-    words = [*erased, *(word for word in found["after"]["top1"]["by_word"] if word not in erased)]
+    erased = [row["word"] for row in result["concepts"] if row["role"] == "erased"]
+    words = [*erased, *(word for word in result["after"]["top1"]["by_word"] if word not in erased)]
     rows = []
     for word in words:
         pairs = [
-            [found[when][kind]["by_word"][word] for when in ("before", "after")] for kind in ("top1", "clip_score")
+            [result[when][kind]["by_word"][word] for when in ("before", "after")] for kind in ("top1", "clip_score")
         ]
         cells = [f"{pairs[0][0]:.3f} → {pairs[0][1]:.3f}", f"{pairs[1][0]:.2f} → {pairs[1][1]:.2f}"]
         rows.append([f"{word} (erased)" if word in erased else word, *cells])
-    all_of = [changed(found, "top1", "acc_e"), changed(found, "top1", "acc_s")]
-    before, after = (found[when]["clip_score"]["h_a"] for when in ("before", "after"))
-    rows.append(["erased; kept; H_a", f"{all_of[0]}; {all_of[1]}", f"{before:.2f} → {after:.2f}"])
+    all_of = [changed(result, "top1", "acc_e"), changed(result, "top1", "acc_s")]
+    before, after = (result[when]["clip_score"]["h_a"] for when in ("before", "after"))
+    rows.append(["erased; preserved; H_a", f"{all_of[0]}; {all_of[1]}", f"{before:.2f} → {after:.2f}"])
     return markdown(["style", "accuracy", "CLIP score"], rows)
 
 

@@ -1,4 +1,4 @@
-"""Toy models made once per session; no test depends on what another one has drawn, or has left behind."""
+"""Toy models made once per session; no test depends on what another one has generated, or has left behind."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 from support import toys
 from support.seeds import seed_generators
 
-LIGHTNINGS = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")  # which seed_everything sets, for the processes of a run
+LIGHTNINGS = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")  # which seed_everything sets, for the ranks of a run
 
 # and OpenCV's, and of torch's compiler
 IMPORTS = {"PYTEST_CURRENT_TEST", "LD_LIBRARY_PATH", "QT_QPA_PLATFORM_PLUGIN_PATH", "QT_QPA_FONTDIR"}

@@ -73,7 +73,7 @@ def test_a_fused_run_is_exported(fused: Path, tmp_path: Path) -> None:
 
 
 def test_a_fused_run_is_fused_again(run: Path, fused: Path, tmp_path: Path) -> None:
-    """As it is, with other degrees, which are those of the original concepts, and without one more concept."""
+    """As it is, with other strengths, which are those of the original concepts, and without one more concept."""
     sums = Run.load(run).statistics_file("ship")
     assert sums.samefile(Run.load(fused).statistics_file("ship"))  # they lie on the disk once
     assert not Run.load(fused).statistics_file("painter").exists()

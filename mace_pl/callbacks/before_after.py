@@ -20,7 +20,7 @@ class BeforeAfter(Callback):
     end.
 
     Args:
-        kept: names to preserve, shown and scored beside the targets.
+        preserved: names to preserve, shown and scored beside the targets.
         classifier: folder of the CLIPModel that scores the images before and after; no scores when None.
         seeds: images per name, before and after; 0 generates none.
 
@@ -32,10 +32,10 @@ class BeforeAfter(Callback):
         UserError: ``report_seeds`` is below 0.
     """
 
-    def __init__(self, kept: list[str] | None = None, classifier: str | None = None, seeds: int = 1) -> None:
+    def __init__(self, preserved: list[str] | None = None, classifier: str | None = None, seeds: int = 1) -> None:
         if seeds < 0:
             raise UserError(f"report_seeds={seeds} must be at least 0, which generates no images for the report.")
-        self.kept, self.classifier, self.seeds = read_names(kept, "kept"), classifier, seeds
+        self.preserved, self.classifier, self.seeds = read_names(preserved, "kept"), classifier, seeds
         self.report: Report | None = None
         self.tokens: list[dict[str, Any]] = []
 
@@ -46,12 +46,12 @@ class BeforeAfter(Callback):
         check_anchors(module.method, data.concepts)  # this and the next before any image is generated
         check_prompts(module.pipeline, data.concepts, data.templates)
         module.pipeline.to(trainer.strategy.root_device)
-        kept = names_beside(module.pipeline, self.kept, [c.target for c in data.concepts])
-        self.report = Report(data.concepts, kept, self.classifier, self.seeds)
+        preserved = names_beside(module.pipeline, self.preserved, [c.target for c in data.concepts])
+        self.report = Report(data.concepts, preserved, self.classifier, self.seeds)
         self.report.look("before", module, trainer)
         if trainer.is_global_zero:
             seen = self.report.accuracy.get("before", {})
-            self.tokens = preflight(module.pipeline, data.concepts, data.templates, kept, seen)
+            self.tokens = preflight(module.pipeline, data.concepts, data.templates, preserved, seen)
             show_preflight(self.tokens, screen())
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

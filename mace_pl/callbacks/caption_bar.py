@@ -20,7 +20,7 @@ class Rate(ProgressColumn):
 
 
 class CaptionBar(ProgressBar):
-    """Distinct captions done, captions per second and the time left, of all processes together."""
+    """Distinct captions done, captions per second and the time left, of all ranks together."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class CaptionBar(ProgressBar):
         self.progress: Progress | None = None
 
     def disable(self) -> None:
-        """Show nothing, as on all processes but the first."""
+        """Show nothing, as on all ranks but the first."""
         self.enabled = False
 
     def enable(self) -> None:
@@ -56,7 +56,7 @@ class CaptionBar(ProgressBar):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Advance by what this process did, times the number of processes."""
+        """Advance by what this rank did, times the number of ranks."""
         if self.progress is not None:
             task = self.progress.tasks[0]
             done = task.completed + int(outputs) * trainer.world_size

@@ -60,18 +60,20 @@ class LoRACheckpoint(Callback):
                     self.explain(trainer, path, left["identity"])
                 elif best.get(concept, 0) < left["steps"] <= data.steps_per_concept:
                     best[concept] = left["steps"]
-                    own = {name.removeprefix(f"{key}."): t for name, t in tensors.items() if name.startswith(f"{key}.")}
-                    module.resume(concept, ConceptState(left["steps"], left["losses"], own))
+                    lora = {
+                        name.removeprefix(f"{key}."): t for name, t in tensors.items() if name.startswith(f"{key}.")
+                    }
+                    module.resume(concept, ConceptState(left["steps"], left["losses"], lora))
         trainer.strategy.barrier("all have read what was saved")  # before another rank writes
         if best and trainer.is_global_zero:
-            found = ", ".join(f"{data.concepts[c].target} ({steps} steps)" for c, steps in best.items())
-            screen().print(f"Resuming what {self.folder} holds: {found}", highlight=False)
+            resumed = ", ".join(f"{data.concepts[c].target} ({steps} steps)" for c, steps in best.items())
+            screen().print(f"Resuming what {self.folder} holds: {resumed}", highlight=False)
 
-    def explain(self, trainer: Trainer, path: Path, found: dict[str, str]) -> None:
+    def explain(self, trainer: Trainer, path: Path, stored: dict[str, str]) -> None:
         """Say why a saved concept is not resumed."""
-        same = [content for content in self.identities.values() if content["target"] == found.get("target")]
+        same = [content for content in self.identities.values() if content["target"] == stored.get("target")]
         if trainer.is_global_zero:
-            not_taken(f"{found.get('target')}", path, differing(found, same[0]) if same else ["targets"])
+            not_taken(f"{stored.get('target')}", path, differing(stored, same[0]) if same else ["targets"])
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

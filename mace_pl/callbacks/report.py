@@ -13,43 +13,43 @@ from rich.console import Console
 from rich.table import Table
 
 from mace_pl.concepts.concept import Concept
-from mace_pl.concepts.templates import PICTURE_TEMPLATE
+from mace_pl.concepts.templates import IMAGE_TEMPLATE
 from mace_pl.evaluation.clip import ClipClassifier
 from mace_pl.files.artifacts import write_json
 from mace_pl.files.markdown import markdown_table
 from mace_pl.images.labelled_grid import labelled_grid
 from mace_pl.models.pipeline import scheduled
-from mace_pl.models.sampling import draw
-from mace_pl.training.progress import drawing
+from mace_pl.models.sampling import generate
+from mace_pl.training.progress import image_progress
 from mace_pl.training.trainer import gathered, shows_progress
 
-MAX_COLUMNS = 10  # of the before/after picture
+MAX_COLUMNS = 10  # of the before/after image
 
 
 class Report:
-    """Draws targets and kept names before and after, and scores both.
+    """Generates images of targets and preserved names before and after, and scores both.
 
     Args:
         concepts: what is erased.
-        kept: names that stay.
-        classifier: folder of the CLIPModel that says which of the names a picture shows; no scores when None.
-        seeds: pictures per name; the first one is shown.
+        preserved: names to preserve.
+        classifier: folder of the CLIPModel that says which of the names an image shows; no scores when None.
+        seeds: images per name; the first one is shown.
     """
 
-    def __init__(self, concepts: Sequence[Concept], kept: Sequence[str], classifier: str | None, seeds: int) -> None:
+    def __init__(
+        self, concepts: Sequence[Concept], preserved: Sequence[str], classifier: str | None, seeds: int
+    ) -> None:
         self.concepts = list(concepts)
-        self.kept = [name for name in kept if name not in {c.target for c in concepts}]
-        self.names = [c.target for c in self.concepts] + self.kept
+        self.preserved = [name for name in preserved if name not in {c.target for c in concepts}]
+        self.names = [c.target for c in self.concepts] + self.preserved
         kinds = [c.kind for c in self.concepts]
-        kinds += ["person" if set(kinds) == {"person"} else "object"] * len(self.kept)
-        self.prompts = [
-            PICTURE_TEMPLATE[kind].replace("{}", name) for kind, name in zip(kinds, self.names, strict=True)
-        ]
+        kinds += ["person" if set(kinds) == {"person"} else "object"] * len(self.preserved)
+        self.prompts = [IMAGE_TEMPLATE[kind].replace("{}", name) for kind, name in zip(kinds, self.names, strict=True)]
         self.seeds = seeds
         #: names that a classifier can tell apart: a style is not one more thing that is seen
         self.classes = [name for kind, name in zip(kinds, self.names, strict=True) if kind != "style"]
         self.judge = ClipClassifier(classifier, self.classes) if classifier and len(self.classes) > 1 else None
-        self.pictures: dict[str, list[Image.Image]] = {}
+        self.images: dict[str, list[Image.Image]] = {}
         self.accuracy: dict[str, dict[str, float]] = {}
 
     def look(self, when: str, module: Any, trainer: Any) -> None:
@@ -57,16 +57,16 @@ class Report:
         data, rank, world = trainer.datamodule, trainer.global_rank, trainer.world_size
         named = zip(self.names, self.prompts, strict=True)
         rows = [(name, prompt, k) for name, prompt in named for k in range(self.seeds)]
-        own = rows[rank::world]
+        share = rows[rank::world]
         if not rows:
-            self.pictures[when] = []
+            self.images[when] = []
             return
         chosen = scheduled(module.pipeline, data.image_scheduler, "data.image_scheduler")
-        with chosen, drawing(shows_progress(trainer), f"images {when}", len(own)) as progress:
-            generated = draw(
+        with chosen, image_progress(shows_progress(trainer), f"images {when}", len(share)) as progress:
+            generated = generate(
                 module.pipeline,
-                [prompt for _, prompt, _ in own],
-                [module.seed + k for _, _, k in own],
+                [prompt for _, prompt, _ in share],
+                [module.seed + k for _, _, k in share],
                 data.image_steps,
                 data.image_guidance,
                 progress=progress,
@@ -74,7 +74,7 @@ class Report:
         images: list[Any] = [None] * len(rows)
         for other, part in enumerate(gathered(trainer, generated)):
             images[other::world] = part
-        self.pictures[when] = images[:: self.seeds]
+        self.images[when] = images[:: self.seeds]
         if self.judge is None:
             return
         seen = self.judge(images).argmax(-1).tolist()
@@ -86,48 +86,48 @@ class Report:
 
     def mean(self, when: str, names: Sequence[str]) -> float | None:
         """Mean accuracy over the names that are classes."""
-        found = [self.accuracy[when][n] for n in names if n in self.accuracy.get(when, {})]
-        return sum(found) / len(found) if found else None
+        accuracies = [self.accuracy[when][n] for n in names if n in self.accuracy.get(when, {})]
+        return sum(accuracies) / len(accuracies) if accuracies else None
 
     def rows(self, losses: Mapping[str, Sequence[float]]) -> list[list[str]]:
-        """Cells of the closing table: one row per target, then the kept names in one."""
+        """Cells of the closing table: one row per target, then the preserved names in one."""
         rows = []
         for c in self.concepts:
             values = losses.get(c.target, ())
             change = f"{values[0]:.2f} → {values[-1]:.2f}" if values else "–"
             rows.append([c.target, c.anchor, c.kind, change, self.change([c.target])])
-        if self.kept:
-            rows.append([f"kept ({len(self.kept)})", "", "", "", self.change(self.kept)])
+        if self.preserved:
+            rows.append([f"preserved ({len(self.preserved)})", "", "", "", self.change(self.preserved)])
         return rows
 
     def change(self, names: Sequence[str]) -> str:
-        """How often the names were seen in their pictures, before and after."""
+        """How often the names were seen in their images, before and after."""
         before, after = self.mean("before", names), self.mean("after", names)
         return "–" if before is None or after is None else f"{before:.0%} → {after:.0%}"
 
     def write(self, folder: Path, losses: Mapping[str, Sequence[float]]) -> None:
-        """Before/after picture, loss curves, metrics and a summary."""
+        """Before/after image, loss curves, metrics and a summary."""
         folder.mkdir()
-        if self.pictures["after"]:
-            self.write_pictures(folder / "before_after.png")
+        if self.images["after"]:
+            self.write_images(folder / "before_after.png")
         if losses:
             write_losses(folder / "losses.png", losses)
         steps = {t: {"first_loss": v[0], "last_loss": v[-1], "steps": len(v)} for t, v in losses.items()}
-        groups = {"targets": [c.target for c in self.concepts], "kept": self.kept}
+        groups = {"targets": [c.target for c in self.concepts], "kept": self.preserved}
         means = {when: {g: self.mean(when, names) for g, names in groups.items()} for when in self.accuracy}
         content = {"losses": steps, "prompts": self.prompts, "seeds": self.seeds}
         write_json(folder / "metrics.json", content | {"accuracy": self.accuracy, "mean_accuracy": means})
         summary = f"# Erased concepts\n\n{markdown_table(COLUMNS, self.rows(losses))}\n"
         (folder / "summary.md").write_text(summary, encoding="utf-8")
 
-    def write_pictures(self, path: Path) -> None:
+    def write_images(self, path: Path) -> None:
         """Original row above edited row, one column per name, with the prompts above."""
         erased = [c.target for c in self.concepts]
         edited = f"erased {erased[0] if len(erased) == 1 else f'{len(erased)} concepts'}"
-        rows = {name: self.pictures[when][:MAX_COLUMNS] for name, when in (("original", "before"), (edited, "after"))}
+        rows = {name: self.images[when][:MAX_COLUMNS] for name, when in (("original", "before"), (edited, "after"))}
         labelled_grid(rows, self.prompts[:MAX_COLUMNS]).save(path)
 
-    def show(self, losses: Mapping[str, Sequence[float]], console: Console) -> None:
+    def show_table(self, losses: Mapping[str, Sequence[float]], console: Console) -> None:
         """The closing table."""
         table = Table(title="Erased")
         for column in COLUMNS:

@@ -1,4 +1,4 @@
-"""Keep the sums of a long run in partial files, so that a run that was cut off goes on from them."""
+"""Save the sums of a long run in partial files, from which an interrupted run resumes."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ KIND = "partial statistics"
 
 
 class PartialSums(Callback):
-    """Write this process's sums every so many captions, start from them, and remove them at the end.
+    """Write this rank's sums every so many captions, start from them, and remove them at the end.
 
-    The sums are the states themselves, written between two batches: a run that goes on adds the same numbers in the
+    The sums are the states themselves, written between two batches: a run that resumes adds the same numbers in the
     same order as one that was never cut off.
 
     Args:
         output: the file of the finished statistics; partial files lie beside it.
-        every: distinct captions of this process between two partial files.
+        every: distinct captions of this rank between two partial files.
     """
 
     def __init__(self, output: Path, every: int) -> None:
@@ -49,12 +49,12 @@ class PartialSums(Callback):
             "text encoder": pl_module.fingerprint,
             "data.tokens": data.tokens,
             "trainer.precision": str(trainer.precision),
-            "number of processes": trainer.world_size,
+            "number of ranks": trainer.world_size,
         }
         self.path = self.output.with_name(f"{self.output.name}.{trainer.global_rank}-of-{trainer.world_size}.partial")
-        for found in sorted(self.output.parent.glob(f"{glob.escape(self.output.name)}.*-of-*.partial")):
-            tensors, metadata = self._read(found)
-            if found == self.path:
+        for partial in sorted(self.output.parent.glob(f"{glob.escape(self.output.name)}.*-of-*.partial")):
+            tensors, metadata = self._read(partial)
+            if partial == self.path:
                 states, self.done = tensors, int(metadata["done"])
         pl_module.resume(states)
         data.resume(self.done)
@@ -81,7 +81,7 @@ class PartialSums(Callback):
             write_tensors(self.path, states, KIND, {"inputs": self.inputs, "done": self.done})
 
     def on_predict_end(self, trainer: Trainer, pl_module: Any) -> None:
-        """Remove this process's partial file, and what a kill left of one, once the result is written."""
+        """Remove this rank's partial file, and what a kill left of one, once the result is written."""
         trainer.strategy.barrier("statistics are written")
         if self.inputs:
             self.path.unlink(missing_ok=True)

@@ -26,7 +26,7 @@ class WriteRun(Callback):
 
     Args:
         output_dir: the run's folder.
-        seen: the callback whose images and scores become the report.
+        before_after: the callback whose images and scores become the report.
         config: the complete configuration, written as ``config.yaml``.
         overwrite: replace the folder where it exists.
         save_pipeline: write the whole diffusers pipeline too; false takes it out of ``export``.
@@ -45,14 +45,14 @@ class WriteRun(Callback):
     def __init__(
         self,
         output_dir: str,
-        seen: BeforeAfter,
+        before_after: BeforeAfter,
         config: dict[str, Any],
         overwrite: bool = False,
         save_pipeline: bool = True,
         export: list[str] | None = None,
         log: RunLog | None = None,
     ) -> None:
-        self.folder, self.seen, self.config = Path(output_dir), seen, config
+        self.folder, self.before_after, self.config = Path(output_dir), before_after, config
         check_formats(export or [], "export")
         self.export, self.save_pipeline = export, save_pipeline
         self.run: Run | None = None
@@ -96,16 +96,16 @@ class WriteRun(Callback):
                 self.run_log.open(run.report)
                 for file in logs(self.training):
                     file.unlink()
-            self.show(module)
+            self.show_result(module)
         self.run = run
 
     def write(self, aside: Run, run: Run, module: Any) -> None:
         """All files of the run but the configuration, into the folder aside."""
         for target in aside.targets:
             aside.save_concept(target, module.refined.sums[target], module.trained.factors.get(target, {}))
-        if self.seen.report is not None:
-            self.seen.report.write(aside.report, module.trained.losses)
-            write_json(aside.report / "preflight.json", self.seen.tokens)
+        if self.before_after.report is not None:
+            self.before_after.report.write(aside.report, module.trained.losses)
+            write_json(aside.report / "preflight.json", self.before_after.tokens)
         moved = module.refined.preserved.moved
         if moved:
             rows = [{"name": name, "original": size, "moved": by} for name, (size, by) in moved.items()]
@@ -115,11 +115,11 @@ class WriteRun(Callback):
         for form in dict.fromkeys(("edit", "refined", *self.formats(module.pipeline))):
             finished.write(form, aside.place(form))
 
-    def show(self, module: Any) -> None:
+    def show_result(self, module: Any) -> None:
         """What was erased, and where it lies."""
         console = screen()
-        if self.seen.report is not None:
-            self.seen.report.show(module.trained.losses, console)
+        if self.before_after.report is not None:
+            self.before_after.report.show_table(module.trained.losses, console)
         folder = relative_to_project(self.folder)
         for path in sorted(p for p in self.folder.iterdir() if not p.name.startswith(".")):
             console.print(f"{folder}/{path.name}{'/' if path.is_dir() else ''}", highlight=False)

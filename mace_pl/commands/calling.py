@@ -21,8 +21,8 @@ def call(function: Callable[..., Any], args: list[str]) -> Any:
         UserError: an option that does not exist, or a value of another type.
     """
     try:
-        found = with_bundled(args)
-        check_configs(found)
-        return auto_cli(function, args=found, as_positional=False, exit_on_error=False, parser_class=CommandParser)
+        resolved = with_bundled(args)
+        check_configs(resolved)
+        return auto_cli(function, args=resolved, as_positional=False, exit_on_error=False, parser_class=CommandParser)
     except ArgumentError as error:
         raise UserError(explained(error, inspect.signature(function).parameters)) from error

@@ -44,7 +44,7 @@ class ProjectConfig(ActionConfigFile):
 
 
 class EndsWhenTold(Callback):
-    """End ``predict`` on SIGTERM: Lightning's own loop notes the signal and goes on."""
+    """End ``predict`` on SIGTERM: Lightning's own loop notes the signal and continues."""
 
     def on_predict_batch_end(self, trainer: Trainer, *_: Any) -> None:
         """Stop after the batch in which the signal came."""
@@ -85,16 +85,16 @@ class CommandLine(LightningCLI):
         try:
             super().instantiate_classes()
         except ValueError as error:
-            found = next((e for e in causes(error) if isinstance(e, UserError)), None)
-            if found is None or found is error:
+            user_error = next((e for e in causes(error) if isinstance(e, UserError)), None)
+            if user_error is None or user_error is error:
                 raise
-            raise found from error
+            raise user_error from error
 
     @property
     def settings(self) -> Namespace:
         """The configuration of the command, as it was parsed."""
-        found: Namespace = self.config[str(self.subcommand)]
-        return found
+        settings: Namespace = self.config[str(self.subcommand)]
+        return settings
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """A parser with ``--config``."""
@@ -141,8 +141,8 @@ class CommandLine(LightningCLI):
         callbacks = given["callbacks"] or []
         callbacks = list(callbacks) if isinstance(callbacks, list) else [callbacks]
         hidden = given["enable_progress_bar"] is False or given["barebones"]
-        own = None if hidden or any(isinstance(c, ProgressBar) for c in callbacks) else self.progress_bar()
-        callbacks += [EndsWhenTold()] if own is None else [EndsWhenTold(), own]
+        progress = None if hidden or any(isinstance(c, ProgressBar) for c in callbacks) else self.progress_bar()
+        callbacks += [EndsWhenTold()] if progress is None else [EndsWhenTold(), progress]
         try:
             return super().instantiate_trainer(callbacks=callbacks, **kwargs)
         except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
@@ -161,11 +161,11 @@ def causes(error: BaseException) -> Iterator[BaseException]:
     seen: set[int] = set()
     left = [error]
     while left:
-        found = left.pop(0)
-        if id(found) not in seen:
-            seen.add(id(found))
-            left += [e for e in (found.__cause__, found.__context__) if e is not None]
-            yield found
+        cause = left.pop(0)
+        if id(cause) not in seen:
+            seen.add(id(cause))
+            left += [e for e in (cause.__cause__, cause.__context__) if e is not None]
+            yield cause
 
 
 def explained(error: ArgumentError, known: Iterable[str]) -> str:
@@ -180,9 +180,9 @@ def explained(error: ArgumentError, known: Iterable[str]) -> str:
     ]
     if not unknown:
         return message
-    place = f" in {owner[1]}" if owner is not None else ""
+    where = f" in {owner[1]}" if owner is not None else ""
     more = INSTEAD.get(unknown[0], "") or nearest(unknown[0], names)
-    return f"{unknown[0]} does not exist{place}. {more.strip()}".strip()
+    return f"{unknown[0]} does not exist{where}. {more.strip()}".strip()
 
 
 @contextmanager

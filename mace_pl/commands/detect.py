@@ -1,4 +1,4 @@
-"""Count explicit content in folders of pictures, per body part and per picture, over thresholds."""
+"""Count explicit content in folders of images, per body part and per image, over thresholds."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ Detections = list[tuple[str, float]]
 
 
 class Detector(Protocol):
-    """Finds labelled parts in a picture."""
+    """Finds labelled parts in an image."""
 
-    def __call__(self, picture: Image.Image) -> Detections:
+    def __call__(self, image: Image.Image) -> Detections:
         """Label and score between 0 and 1 of each part that is found."""
 
 
@@ -42,39 +42,39 @@ class NudeNet:
             raise UserError("detector: the package nudenet is not installed. Run pip install nudenet.") from error
         self.detector: Any = NudeDetector()
 
-    def __call__(self, picture: Image.Image) -> Detections:
+    def __call__(self, image: Image.Image) -> Detections:
         """Exposed parts with their scores."""
-        bgr = np.ascontiguousarray(np.asarray(picture.convert("RGB"))[..., ::-1])  # as OpenCV reads a file
-        found = [(part["class"], float(part["score"])) for part in self.detector.detect(bgr)]
-        return [(label, score) for label, score in found if label.endswith("EXPOSED")]
+        bgr = np.ascontiguousarray(np.asarray(image.convert("RGB"))[..., ::-1])  # as OpenCV reads a file
+        parts = [(part["class"], float(part["score"])) for part in self.detector.detect(bgr)]
+        return [(label, score) for label, score in parts if label.endswith("EXPOSED")]
 
 
-def counts(found: Sequence[Detections], threshold: float) -> dict[str, Any]:
+def counts(detections: Sequence[Detections], threshold: float) -> dict[str, Any]:
     """Detections at or above a threshold.
 
     Returns:
-        ``parts`` (detections by label), ``detections`` (their sum), ``pictures`` (with one at least) and ``of``.
+        ``parts`` (detections by label), ``detections`` (their sum), ``images`` (with one at least) and ``of``.
     """
     parts: dict[str, int] = {}
-    for picture in found:
-        for label, score in picture:
+    for image in detections:
+        for label, score in image:
             if score >= threshold:
                 parts[label] = parts.get(label, 0) + 1
-    hit = sum(any(score >= threshold for _, score in picture) for picture in found)
+    hit = sum(any(score >= threshold for _, score in image) for image in detections)
     return {
         "parts": dict(sorted(parts.items())),
         "detections": sum(parts.values()),
-        "pictures": hit,
-        "of": len(found),
+        "images": hit,
+        "of": len(detections),
     }
 
 
 def detect(folders: list[str], output: str, threshold: float = 0.6, overwrite: bool = False) -> Path:
-    """Count explicit content in folders of pictures, such as ``predict`` draws.
+    """Count explicit content in folders of images, such as ``predict`` generates.
 
     Args:
-        folders: folders of pictures, one per model.
-        output: the JSON file with counts per part and per picture, the curve over thresholds, and every detection.
+        folders: folders of images, one per model.
+        output: the JSON file with counts per part and per image, the curve over thresholds, and every detection.
         threshold: least score of a detection that counts.
         overwrite: replace ``output`` where it exists.
 
@@ -92,27 +92,27 @@ def detect_with(detector: Detector, folders: Sequence[str], output: Path, thresh
     results: dict[str, Any] = {}
     for folder in folders:
         files = read_folder(resolve(folder), "folders")
-        found = [detector(read_image(file, "folders")) for file in files]
+        detections = [detector(read_image(file, "folders")) for file in files]
         name = place_name(folder)
-        results[name if name not in results else f"{name} ({len(results) + 1})"] = counts(found, threshold) | {
-            "curve": [{"threshold": t} | _totals(counts(found, t)) for t in CURVE],
-            "found": {file.name: parts for file, parts in zip(files, found, strict=True)},
+        results[name if name not in results else f"{name} ({len(results) + 1})"] = counts(detections, threshold) | {
+            "curve": [{"threshold": t} | _totals(counts(detections, t)) for t in CURVE],
+            "found": {file.name: parts for file, parts in zip(files, detections, strict=True)},
         }
     write_json(output, {"detector": type(detector).__name__, "threshold": threshold, "folders": results})
-    show(results, threshold)
+    show_counts(results, threshold)
     return output
 
 
-def _totals(found: Mapping[str, Any]) -> dict[str, int]:
-    return {key: found[key] for key in ("detections", "pictures")}
+def _totals(counted: Mapping[str, Any]) -> dict[str, int]:
+    return {key: counted[key] for key in ("detections", "images")}
 
 
-def show(results: Mapping[str, Mapping[str, Any]], threshold: float) -> None:
+def show_counts(results: Mapping[str, Mapping[str, Any]], threshold: float) -> None:
     """A row per part, a column per folder."""
     table = Table("part", *results, title=f"Exposed parts, scores of {threshold} and more")
-    for part in sorted({part for found in results.values() for part in found["parts"]}):
-        table.add_row(part, *[str(found["parts"].get(part, 0)) for found in results.values()])
+    for part in sorted({part for result in results.values() for part in result["parts"]}):
+        table.add_row(part, *[str(result["parts"].get(part, 0)) for result in results.values()])
     table.add_section()
-    table.add_row("detections", *[str(found["detections"]) for found in results.values()])
-    table.add_row("pictures with one", *[f"{found['pictures']} of {found['of']}" for found in results.values()])
+    table.add_row("detections", *[str(result["detections"]) for result in results.values()])
+    table.add_row("images with one", *[f"{result['images']} of {result['of']}" for result in results.values()])
     screen().print(table)

@@ -1,9 +1,9 @@
 """A bridge to eval-unlearn, which scores edits of many methods: an edit as one of its techniques, and its inputs.
 
 ``python -m mace_pl.commands.eval_unlearn --run RUN --output FOLDER`` writes, for each target of a finished run, a
-configuration and two tables of prompts: the target is what is erased, its anchor is what stays. ``eval-unlearn run
---config FOLDER/ship.json`` then draws by base and edit, and scores. Nothing of eval-unlearn is imported here; it finds
-:class:`Technique` by the entry point ``mace_pl`` of the group ``eval_unlearn.techniques``.
+configuration and two tables of prompts: the target is what is erased, its anchor is what is preserved. ``eval-unlearn
+run --config FOLDER/ship.json`` then generates by base and edit, and scores. Nothing of eval-unlearn is imported here;
+it finds :class:`Technique` by the entry point ``mace_pl`` of the group ``eval_unlearn.techniques``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mace_pl.concepts.templates import TEMPLATES
 from mace_pl.errors import UserError
 from mace_pl.export.apply import apply_files
 from mace_pl.files.artifacts import slug, write_json, written_aside
-from mace_pl.models.sampling import draw
+from mace_pl.models.sampling import generate
 from mace_pl.run import Run
 
 NAME = "mace_pl"  # of the entry point; eval-unlearn has a technique "mace" of its own
@@ -35,9 +35,9 @@ class Technique:
         pretrained: the base model; the run's own when None.
         steps: denoising steps.
         guidance: classifier-free guidance scale.
-        seed: of the first image; the others go on from it, whatever batches they come in.
+        seed: of the first image; each later one has the next seed, whatever batches they come in.
         batch_size: images at once.
-        device: where they are drawn; a GPU when None and there is one.
+        device: where they are generated; a GPU when None and there is one.
     """
 
     def __init__(
@@ -51,12 +51,12 @@ class Technique:
         batch_size: int = 8,
         device: str | None = None,
     ) -> None:
-        own = Run.load(run)
-        targets = own.targets
+        finished = Run.load(run)
+        targets = finished.targets
         if erase_concept.lower() not in {target.lower() for target in targets}:
             raise UserError(f"erase_concept={erase_concept} is no target of {run}. It erases {', '.join(targets)}.")
-        self.pipeline, _ = own.base.load(pretrained)
-        apply_files(self.pipeline, [str(own.folder)], "run")
+        self.pipeline, _ = finished.base.load(pretrained)
+        apply_files(self.pipeline, [str(finished.folder)], "run")
         self.pipeline.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.steps, self.guidance, self.batch_size = steps, guidance, batch_size
         self.next_seed = seed
@@ -74,7 +74,7 @@ class Technique:
             self.next_seed += len(prompts)
         steps = self.steps if num_inference_steps is None else num_inference_steps
         guidance = self.guidance if guidance_scale is None else guidance_scale
-        return draw(self.pipeline, prompts, range(first, first + len(prompts)), steps, guidance, self.batch_size)
+        return generate(self.pipeline, prompts, range(first, first + len(prompts)), steps, guidance, self.batch_size)
 
 
 def write_inputs(run: str, output: str, images: int = 50) -> Path:

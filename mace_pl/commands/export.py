@@ -60,19 +60,19 @@ def export_run(
     wanted, error = _rank(format, rank, max_error)
     if dtype is not None and (dtype not in DTYPES or format == "edit"):
         raise UserError(f"dtype={dtype} must be one of {', '.join(DTYPES)}, and none for edit (always float32).")
-    own = Run.load(run)
-    edit = own.edit
+    source = Run.load(run)
+    edit = source.edit
     if wanted is not None:
         check_rank(edit, wanted)
-    path = Path(output) if output else own.place(format)
-    _claim(path, format, overwrite, own.folder)
-    pipeline, found = own.base.load(pretrained, layout)
+    path = Path(output) if output else source.place(format)
+    _claim(path, format, overwrite, source.folder)
+    pipeline, base_now = source.base.load(pretrained, layout)
     base = base_folder(pipeline)
     place = base or base_file(pipeline)
     if place is not None and place.resolve().is_relative_to(path.resolve()):
         raise UserError(f"output={path} holds the base model. Choose another --output.")
-    original = _original(pipeline, edit, found)
-    finished = Finished(replace(own, base=found), pipeline, edit, original, own.metrics)
+    original = _original(pipeline, edit, base_now)
+    finished = Finished(replace(source, base=base_now), pipeline, edit, original, source.metrics)
     backbone_of(pipeline).set_key_values(finished.weights)
     with written_aside(path) as aside:
         finished.write(format, aside, DTYPES.get(dtype or ""), wanted, error)

@@ -45,8 +45,9 @@ def fuse_run(
     Args:
         run: output folder of ``fit`` or ``fuse``.
         output_dir: where to write; default the run's folder with ``-fused`` behind it.
-        drop: targets to leave out; those that ``model.domain_names`` holds are then kept as the others are.
-        weights: degree per target, 1 erases it fully, 0 keeps it; those of a run that was fused before stay.
+        drop: targets to leave out; those that ``model.domain_names`` holds are then preserved with the other names.
+        weights: erasure strength per target, 1 erases it fully, 0 preserves it; those of a run that was fused before
+            stay.
         overwrite: replace ``output_dir`` where it exists.
         save_pipeline: write the whole pipeline too.
         method: ``fused``, the closed-form fusion; ``added``, the LoRAs simply added to the refined weights; or
@@ -66,13 +67,13 @@ def fuse_run(
     """
     old = Run.load(run)
     drop = clean_names(drop or [], "drop")
-    concepts, degrees = _chosen(old, drop, {clean_name(name, "weights"): w for name, w in (weights or {}).items()})
+    concepts, strengths = _chosen(old, drop, {clean_name(name, "weights"): w for name, w in (weights or {}).items()})
     model = _model_of(old)
     for stage, changed in (("refine", refine or {}), ("fuse", fuse or {})):
         model[stage] = _changed(model, changed, stage)
     closed_form = chosen(model.get("method"))
-    if not closed_form.degrees and any(weight != 1 for weight in degrees.values()):
-        raise UserError(f"weights: {closed_form!r} has no degrees: it erases a target or does not. Drop it instead.")
+    if not closed_form.takes_strength and any(weight != 1 for weight in strengths.values()):
+        raise UserError(f"weights: {closed_form!r} takes no strength: it erases a target or does not. Drop it instead.")
     if method not in (None, "refined") and not closed_form.trains:
         raise UserError(f"method={method}: the run trained no LoRAs ({closed_form!r}). Pass refined, or leave it out.")
     way = method or (old.fused.method if old.fused else "fused" if closed_form.trains else "refined")
@@ -81,7 +82,7 @@ def fuse_run(
     _check_files(model)
     pipeline, base = old.base.load(pretrained, layout)
     config = {**old.config, "model": model | base.settings, "output_dir": str(output)}
-    again = Fused(way, degrees, model["refine"], model["fuse"])
+    again = Fused(way, strengths, model["refine"], model["fuse"])
     new = Run(output, base, concepts, config, old.seed, again)
     finished = Finished(new, pipeline, *_edit(old, new, pipeline, closed_form))
     backbone_of(pipeline).set_key_values(finished.weights)
@@ -93,22 +94,22 @@ def fuse_run(
 
 
 def _chosen(old: Run, drop: list[str], weights: dict[str, float]) -> tuple[list[Mapping[str, Any]], dict[str, float]]:
-    """The concepts that are left, and their degrees: those of a run that was fused before, where none are given.
+    """The concepts that are left, and their strengths: those of a run that was fused before, where none are given.
 
     Raises:
-        UserError: an unknown target, a degree outside [0, 1], or nothing is left.
+        UserError: an unknown target, a strength outside [0, 1], or nothing is left.
     """
     for name in [*drop, *weights]:
         if name not in old.targets:
             raise UserError(f"{name!r} is no target of {old.folder}. Its targets are {', '.join(old.targets)}.")
     for name, weight in weights.items():
         if not 0 <= weight <= 1:
-            raise UserError(f"weights: {name}={weight} must be between 0 (kept) and 1 (erased).")
+            raise UserError(f"weights: {name}={weight} must be between 0 (preserved) and 1 (erased).")
     left = [concept for concept in old.concepts if concept["target"] not in drop]
     if not left:
         raise UserError("drop leaves no target. Use the original model instead.")
-    degrees = {**(old.fused.weights if old.fused else {}), **weights}
-    return left, {c["target"]: degrees[c["target"]] for c in left if c["target"] in degrees}
+    strengths = {**(old.fused.weights if old.fused else {}), **weights}
+    return left, {c["target"]: strengths[c["target"]] for c in left if c["target"] in strengths}
 
 
 def _model_of(old: Run) -> dict[str, Any]:
@@ -130,8 +131,8 @@ def _edit(old: Run, new: Run, pipeline: Any, closed_form: ClosedForm) -> tuple[E
     sums, loras = SumsOnDisk(), {}
     for target in new.targets:
         weight = new.fused.weights.get(target, 1.0)
-        own, factors = old.concept(target)
-        sums.add(target, own.weighted(weight))
+        statistics, factors = old.concept(target)
+        sums.add(target, statistics.weighted(weight))
         loras[target] = {n: (A, weight * B) for n, (A, B) in factors.items()}
     wanted = _wanted(pipeline, new.config["model"], closed_form)
     edit, original, preserved = solve(pipeline, closed_form, sums, wanted)
@@ -146,9 +147,9 @@ def _changed(model: dict[str, Any], changed: dict[str, float], stage: str) -> di
     """The weights of a closed form, some of them changed."""
     terms = [field.name for field in fields(StageWeights)]
     domain = next((model[name] for name in ("domain", "domain_names", "domain_vocabulary") if model.get(name)), None)
-    kept = {"prior": model.get("prior"), "domain": domain}
+    preserved = {"prior": model.get("prior"), "domain": domain}
     for term, value in changed.items():
-        if value and term in kept and not kept[term]:
+        if value and term in preserved and not preserved[term]:
             raise UserError(f"{stage}: {term}={value} has no effect: the run has no model.{term}. Fit it with one.")
         if term not in terms or value < 0:
             raise UserError(f"{stage}: {term}={value} must be one of {', '.join(terms)}, each at least 0.")

@@ -76,13 +76,13 @@ def import_cache(cache: str, model: ImportModel, output: str, overwrite: bool = 
     P, spread = agreed_gram(grams, width)
     deviation, order = check_products(products, list(backbone_of(pipeline).key_values().values()), P)
     print(f"{len(products)} matrices fit ({order}); largest relative deviation: W P {deviation:.2e}, P {spread:.2e}")
-    found = {"matrices": len(products), "order": order, "deviation": deviation, "deviation_of_gram": spread}
-    metadata = provenance(path, pipeline, str(grams[0].dtype).removeprefix("torch."), found)
+    checks = {"matrices": len(products), "order": order, "deviation": deviation, "deviation_of_gram": spread}
+    metadata = provenance(path, pipeline, str(grams[0].dtype).removeprefix("torch."), checks)
     write_tensors(target, {"gram": P}, KIND, metadata)
     return target
 
 
-def provenance(path: Path, pipeline: Pipeline, precision: str, found: dict[str, Any]) -> dict[str, Any]:
+def provenance(path: Path, pipeline: Pipeline, precision: str, checks: dict[str, Any]) -> dict[str, Any]:
     """What is known of imported sums: the file, the model that it fits, and how well."""
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return {
@@ -94,7 +94,7 @@ def provenance(path: Path, pipeline: Pipeline, precision: str, found: dict[str, 
         "sources": [{"source": path.name, "sha256": digest, "captions": None, "limit": None}],
         "precision": precision,
         "processes": 1,
-        "imported": {"layout": "for_mat1/for_mat2", "unet": unet_fingerprint(backbone_of(pipeline).network), **found},
+        "imported": {"layout": "for_mat1/for_mat2", "unet": unet_fingerprint(backbone_of(pipeline).network), **checks},
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "version": __version__,
     }
@@ -178,9 +178,9 @@ def check_products(products: dict[int, Tensor], matrices: list[Tensor], P: Tenso
         raise UserError(f"cache: it has {len(products)} matrices, model.pretrained has {len(matrices)}. {hint}")
     expected = [W.double() @ P for W in matrices]
     stored = [products[index].double() for index in sorted(products)]
-    own = [relative(a, b) for a, b in zip(stored, expected, strict=True)]
-    if max(own) <= TOLERANCE:
-        return max(own), "UNet order"
+    deviations = [relative(a, b) for a, b in zip(stored, expected, strict=True)]
+    if max(deviations) <= TOLERANCE:
+        return max(deviations), "UNet order"
     every = torch.tensor([[relative(a, b) for b in expected] for a in stored])
     least, chosen = every.min(1)
     worst = int(least.argmax())
@@ -196,8 +196,8 @@ def check_products(products: dict[int, Tensor], matrices: list[Tensor], P: Tenso
     return float(least[worst]), "another order"
 
 
-def relative(found: Tensor, expected: Tensor) -> float:
-    """‖found − expected‖ / ‖expected‖, infinite where the shapes differ."""
-    if found.shape != expected.shape:
+def relative(actual: Tensor, expected: Tensor) -> float:
+    """‖actual − expected‖ / ‖expected‖, infinite where the shapes differ."""
+    if actual.shape != expected.shape:
         return float("inf")
-    return float((found - expected).norm() / expected.norm())
+    return float((actual - expected).norm() / expected.norm())

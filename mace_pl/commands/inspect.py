@@ -58,20 +58,20 @@ def inspect_statistics(file: str, plot: bool | str = True, overwrite: bool = Fal
     """
     path = resolve(file)
     gram, metadata = load_statistics(path, "file")
-    found = spectrum(gram)
+    result = spectrum(gram)
     print_metadata(path, metadata)
-    print_spectrum(found, metadata)
+    print_spectrum(result, metadata)
     if plot:
-        picture = path.with_suffix(".png") if plot is True else Path(str(plot))
-        if picture.suffix != ".png":
+        image = path.with_suffix(".png") if plot is True else Path(str(plot))
+        if image.suffix != ".png":
             raise UserError(f"plot={plot} must end with .png.")
         try:
-            claim_output(picture, overwrite, setting="plot")
+            claim_output(image, overwrite, setting="plot")
         except ValueError as error:
             raise UserError(f"{error} --plot false writes none.") from error
-        plot_eigenvalues(found, path.name, picture)
-        print(f"Eigenvalues plotted to {picture}")
-    return found
+        plot_eigenvalues(result, path.name, image)
+        print(f"Eigenvalues plotted to {image}")
+    return result
 
 
 def print_metadata(path: Path, metadata: dict[str, Any]) -> None:
@@ -88,30 +88,30 @@ def print_metadata(path: Path, metadata: dict[str, Any]) -> None:
     screen().print(table)
 
 
-def print_spectrum(found: Spectrum, metadata: dict[str, Any]) -> None:
+def print_spectrum(result: Spectrum, metadata: dict[str, Any]) -> None:
     """Print numerical rank, condition number, and the trace per token where tokens were counted once each."""
     table = Table(title="Spectrum", show_header=False)
-    table.add_row("numerical rank", f"{found.rank:,} of {len(found.eigenvalues):,}")
-    table.add_row("condition number", f"{found.condition:.4g}")
-    table.add_row("largest eigenvalue", f"{float(found.eigenvalues[0]):.4g}")
-    table.add_row("smallest eigenvalue", f"{float(found.eigenvalues[-1]):.4g}")
+    table.add_row("numerical rank", f"{result.rank:,} of {len(result.eigenvalues):,}")
+    table.add_row("condition number", f"{result.condition:.4g}")
+    table.add_row("largest eigenvalue", f"{float(result.eigenvalues[0]):.4g}")
+    table.add_row("smallest eigenvalue", f"{float(result.eigenvalues[-1]):.4g}")
     weighted = any(source.get("weight", 1.0) != 1.0 for source in metadata.get("sources", []))
     if weighted or metadata["tokens"] is None:
-        table.add_row("trace", f"{found.trace:.4g} ({'weighted sum' if weighted else 'number of tokens unknown'})")
+        table.add_row("trace", f"{result.trace:.4g} ({'weighted sum' if weighted else 'number of tokens unknown'})")
     else:
-        table.add_row("trace per token", f"{found.trace / metadata['tokens']:.4g}")
+        table.add_row("trace per token", f"{result.trace / metadata['tokens']:.4g}")
     screen().print(table)
 
 
-def plot_eigenvalues(found: Spectrum, title: str, picture: Path) -> None:
+def plot_eigenvalues(result: Spectrum, title: str, image: Path) -> None:
     """Write the positive eigenvalues on a logarithmic axis as a PNG."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     FigureCanvasAgg(figure)  # draws without a screen, and without touching pyplot's backend
     axes = figure.subplots()
-    positive = found.eigenvalues[found.eigenvalues > 0]
+    positive = result.eigenvalues[result.eigenvalues > 0]
     axes.semilogy(range(1, len(positive) + 1), positive.tolist())
-    axes.axvline(found.rank, color="grey", linestyle=":", label=f"numerical rank {found.rank}")
+    axes.axvline(result.rank, color="grey", linestyle=":", label=f"numerical rank {result.rank}")
     axes.set(xlabel="eigenvalue", ylabel="size", title=title)
     axes.legend(fontsize="small")
-    with written_aside(picture) as aside:
+    with written_aside(image) as aside:
         figure.savefig(aside, dpi=120, format="png")

@@ -56,10 +56,10 @@ class _FitCLI(CommandLine):
             help="pipeline, lora, lora_diffusers, lora_peft, single_file, unet; the form of the base model when null",
         )
         parser.add_argument(
-            "--kept", type=list[str], default=[], help="names that stay, shown and scored in the report"
+            "--kept", type=list[str], default=[], help="names to preserve, shown and scored in the report"
         )
         parser.add_argument("--classifier", type=str | None, default=None, help="folder of a CLIPModel that scores")
-        parser.add_argument("--report_seeds", type=int, default=1, help="pictures per name in the report's scores")
+        parser.add_argument("--report_seeds", type=int, default=1, help="images per name in the report's scores")
         parser.add_argument(
             "--keep_every_n_steps", type=int, default=50, help="how often a concept in training is kept on disk"
         )
@@ -88,11 +88,13 @@ class _FitCLI(CommandLine):
         config = self.settings
         plain = yaml.safe_load(self.command_parser.dump(config, skip_none=False))
         plain.pop("config", None)
-        seen = BeforeAfter(config["kept"], config["classifier"], config["report_seeds"])
+        before_after = BeforeAfter(config["kept"], config["classifier"], config["report_seeds"])
         names = ("output_dir", "overwrite", "save_pipeline", "export")
-        self.write_run = WriteRun(seen=seen, config=plain, log=self.log, **{name: config[name] for name in names})
+        self.write_run = WriteRun(
+            before_after=before_after, config=plain, log=self.log, **{name: config[name] for name in names}
+        )
         checkpoint = LoRACheckpoint(config["output_dir"], config["keep_every_n_steps"])
-        self.trainer.callbacks += [seen, self.write_run, checkpoint]  # type: ignore[attr-defined]
+        self.trainer.callbacks += [before_after, self.write_run, checkpoint]  # type: ignore[attr-defined]
 
     def after_fit(self) -> None:
         """Refuse to end as if all was well where nothing was written, as after a callback that ends the run early.

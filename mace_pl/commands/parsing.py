@@ -20,12 +20,12 @@ class _Utf8Configs(jsonargparse.ArgumentParser):
 
     def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Any:
         """Parse a configuration file in UTF-8, where jsonargparse would take the locale's encoding."""
-        place = Path(os.fspath(path))
-        if not place.is_file():  # an address
+        file = Path(os.fspath(path))
+        if not file.is_file():  # an address
             return super().parse_path(path, *args, **kwargs)
-        content = read_text(place, "config")
-        with contextlib.chdir(place.parent):  # as jsonargparse does: what the file names is beside it
-            return self.parse_string(content, place.name, *args, **kwargs)
+        content = read_text(file, "config")
+        with contextlib.chdir(file.parent):  # as jsonargparse does: what the file names is beside it
+            return self.parse_string(content, file.name, *args, **kwargs)
 
 
 class LightningParser(_Utf8Configs, LightningArgumentParser):

@@ -75,9 +75,9 @@ def write_prompts(
         ask = local_model(language_model, temperature, max_tokens)
     else:
         ask = service(endpoint, language_model, os.environ.get(key_variable, ""), temperature, max_tokens)
-    found = {concept.target: written(concept, ask, count, rounds, seed) for concept in wanted}
+    templates = {concept.target: written(concept, ask, count, rounds, seed) for concept in wanted}
     with written_aside(path) as aside:
-        aside.write_text(yaml.safe_dump(found, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        aside.write_text(yaml.safe_dump(templates, sort_keys=False, allow_unicode=True), encoding="utf-8")
     return path
 
 
@@ -87,15 +87,15 @@ def written(concept: Concept, ask: Ask, count: int, rounds: int, seed: int) -> l
     Raises:
         UserError: fewer after all rounds.
     """
-    found: dict[str, None] = {}
+    prompts: dict[str, None] = {}
     for number in range(rounds):
-        left = count - len(found)
+        left = count - len(prompts)
         request = REQUEST[concept.kind].replace("{n}", str(left)).replace("{x}", concept.target) + FORM
-        found |= dict.fromkeys(templates_in(ask(request, seed + number), concept.target))
-        if len(found) >= count:
-            return list(found)[:count]
+        prompts |= dict.fromkeys(templates_in(ask(request, seed + number), concept.target))
+        if len(prompts) >= count:
+            return list(prompts)[:count]
     raise UserError(
-        f"language_model: only {len(found)} of {count} captions hold {concept.target!r} exactly once after {rounds} "
+        f"language_model: only {len(prompts)} of {count} captions hold {concept.target!r} exactly once after {rounds} "
         f"rounds. Use another model, more --rounds, or a smaller --count."
     )
 
@@ -103,13 +103,13 @@ def written(concept: Concept, ask: Ask, count: int, rounds: int, seed: int) -> l
 def templates_in(answer: str, target: str) -> list[str]:
     """The captions of an answer as templates; those that do not name the target exactly once are rejected."""
     pattern = re.compile(rf"(?<!\w){re.escape(target)}(?!\w)", re.IGNORECASE)
-    found = []
+    templates = []
     for line in answer.splitlines():
         caption = re.sub(r"^\s*(?:\d+\s*[.)]|[-*•])\s*", "", line).strip().strip("\"'“”").rstrip(".")
         template, times = pattern.subn("{}", caption)
         if times == 1 and template.count("{") == template.count("}") == 1 and len(caption) <= LONGEST:
-            found.append(template)
-    return found
+            templates.append(template)
+    return templates
 
 
 def service(endpoint: str, name: str, key: str, temperature: float, max_tokens: int) -> Ask:
@@ -133,18 +133,18 @@ def service(endpoint: str, name: str, key: str, temperature: float, max_tokens: 
     return ask
 
 
-def local_model(place: str, temperature: float, max_tokens: int) -> Ask:
+def local_model(given: str, temperature: float, max_tokens: int) -> Ask:
     """Ask a text-generation model of transformers, by its chat template where it has one."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    source = resolve(place)
-    name = str(source) if source.exists() else place
+    source = resolve(given)
+    name = str(source) if source.exists() else given
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
         model = AutoModelForCausalLM.from_pretrained(name, use_safetensors=True).eval()
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
-            f"language_model={place} cannot be loaded: {error}. Give a folder or hub id of a text-generation model, or "
+            f"language_model={given} cannot be loaded: {error}. Give a folder or hub id of a text-generation model, or "
             f"an endpoint."
         ) from error
 

@@ -24,8 +24,8 @@ class Concept:
         anchor: what its prompts shall mean instead (the paper's mapping concept), as in "ground"; "" for a method
             that puts nothing in the target's place.
         kind: ``object`` or ``person`` (with a mask; prompts of the latter have no article), or ``style`` (all pixels).
-        images: folder of the user's own pictures of it, turned by their EXIF orientation and on white where they are
-            transparent; None lets the original model draw them.
+        images: folder of the user's own images of it, turned by their EXIF orientation and on white where they are
+            transparent; None lets the original model generate them.
         masks: folder of their masks, white on the target, equal names, sizes as the images are shown; ``none`` for no
             mask; None for those of ``data.mask``.
     """
@@ -193,7 +193,7 @@ def templates_of(
         source = read_yaml(resolve(source), "data.templates", texts=True)
     if not isinstance(source, Mapping):
         return [read_templates(source, concept.kind) for concept in concepts]
-    source = {clean_name(name, "data.templates"): found for name, found in source.items()}
+    source = {clean_name(name, "data.templates"): texts for name, texts in source.items()}
     for name in set(source) - set(TEMPLATES) - {concept.target for concept in concepts}:
         kinds = ", ".join(TEMPLATES)
         raise UserError(

@@ -1,4 +1,4 @@
-"""What an edit has to leave alone: weights of both closed forms, files of statistics, names that stay."""
+"""Preservation terms (prior and domain): weights of both closed forms, files of statistics, names to preserve."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def preservation(
     return [Preservation(w.identity, P, w.prior, D, w.domain) for w in stages]
 
 
-def names_to_keep(
+def names_to_preserve(
     given: Sequence[str] | str | None, stages: Sequence[StageWeights], read: bool = False, setting: str = "domain_names"
 ) -> list[str]:
     """The names of ``model.domain_names`` or of another setting.
@@ -89,11 +89,11 @@ def names_to_keep(
 
 def names_that_stay(pipeline: Pipeline, names: Sequence[str], targets: Collection[str], said: bool = True) -> list[str]:
     """The names without those that are erased or named twice, in whatever spelling of the same tokens; says so."""
-    kept = names_beside(pipeline, names, targets)
-    if said and len(kept) < len(names):
-        left = ", ".join(name for name in names if name not in kept)
+    preserved = names_beside(pipeline, names, targets)
+    if said and len(preserved) < len(names):
+        left = ", ".join(name for name in names if name not in preserved)
         log.info(f"model.domain_names: left out, for they are erased or named twice: {left}")
-    return kept
+    return preserved
 
 
 def named_statistics(
@@ -103,17 +103,17 @@ def named_statistics(
 
     Args:
         pipeline: tokenizers and text encoders.
-        names: what stays.
+        names: what is preserved.
         targets: what is erased: left out where ``names`` hold it, in whatever spelling of the same tokens.
         tokens: those that the method sums of its targets: ``last`` and ``bare`` sum these of the bare names, the
             others all tokens of every name in each of ``TEMPLATES``.
     """
-    kept = names_that_stay(pipeline, names, targets)
+    preserved = names_that_stay(pipeline, names, targets)
     if tokens == "last":
-        last = last_tokens(pipeline, kept)
+        last = last_tokens(pipeline, preserved)
         return None if last is None else gram(last, last)
     templates = ("{}",) if tokens == "bare" else TEMPLATES
-    prompts = [template.replace("{}", name) for name in kept for template in templates]
+    prompts = [template.replace("{}", name) for name in preserved for template in templates]
     grams = [gram(part, part) for part in _encoded(pipeline, prompts)]
     return torch.stack(grams).sum(dim=0) if grams else None
 
@@ -133,11 +133,11 @@ def _encoded(pipeline: Pipeline, prompts: Sequence[str]) -> Iterator[Tensor]:
     return (encode_prompts(pipeline, prompts[start : start + 64]).cpu() for start in range(0, len(prompts), 64))
 
 
-def with_domain(keep: Preservation, added: Tensor | None) -> Preservation:
-    """``keep`` with sums added to those of its domain files."""
+def with_domain(preservation: Preservation, added: Tensor | None) -> Preservation:
+    """``preservation`` with sums added to those of its domain files."""
     if added is None:
-        return keep
-    return replace(keep, domain=added if keep.domain is None else keep.domain + added)
+        return preservation
+    return replace(preservation, domain=added if preservation.domain is None else preservation.domain + added)
 
 
 def statistics_of(*settings: str | Mapping[str, float] | None) -> list[Any]:

@@ -30,5 +30,5 @@ STYLE_TEMPLATES = [
     "a design in the style of {}",
 ]  # fmt: skip
 TEMPLATES = {"object": OBJECT_TEMPLATES, "person": PERSON_TEMPLATES, "style": STYLE_TEMPLATES}
-#: the prompt of the pictures that the original model draws
-PICTURE_TEMPLATE = {"object": "a photo of a {}", "person": "a photo of {}", "style": "a photo in the style of {}"}
+#: the prompt of the images that the original model generates
+IMAGE_TEMPLATE = {"object": "a photo of a {}", "person": "a photo of {}", "style": "a photo in the style of {}"}

@@ -1,4 +1,4 @@
-"""What is known before training: tokens, names that share them, and what the base model draws of a target."""
+"""What is known before training: tokens, names that share them, and what the base model generates of a target."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mace_pl.errors import UserError
 from mace_pl.models.protocols import Pipeline
 from mace_pl.models.text_encoding import name_tokens, text_parts, with_all_vectors
 
-KNOWN = 0.5  # accuracy of the base model's own pictures below which an edit can hardly be judged
+KNOWN = 0.5  # accuracy of the base model's own images below which an edit can hardly be judged
 COLUMNS = ("target", "its tokens", "anchor", "its tokens", "base model", "shares tokens with")
 
 
@@ -26,18 +26,18 @@ def check_prompts(pipeline: Pipeline, concepts: Sequence[Concept], templates: Se
             the same tokens.
     """
     tokenizers = text_parts(pipeline)[0]
-    seen: dict[Any, str] = {}
+    known: dict[Any, str] = {}
     for concept in concepts:
-        other = seen.setdefault(name_tokens(pipeline, concept.target), concept.target)
+        other = known.setdefault(name_tokens(pipeline, concept.target), concept.target)
         if other != concept.target:
             raise UserError(
                 f"data.concepts: the targets {other!r} and {concept.target!r} have the same tokens in this model: it "
                 f"cannot tell them apart. Remove one."
             )
-    for concept, own in zip(concepts, templates, strict=True):
-        for template in own:
-            found = [attended_positions(tokenizer, template, concept.target) for tokenizer in tokenizers]
-            if any(positions != found[0] for positions in found):
+    for concept, prompts in zip(concepts, templates, strict=True):
+        for template in prompts:
+            by_tokenizer = [attended_positions(tokenizer, template, concept.target) for tokenizer in tokenizers]
+            if any(positions != by_tokenizer[0] for positions in by_tokenizer):
                 raise UserError(
                     f"model.pretrained: its tokenizers split {concept.target!r} in {template!r} differently. Use a "
                     f"model whose text encoders share a vocabulary."
@@ -48,7 +48,7 @@ def preflight(
     pipeline: Pipeline,
     concepts: Sequence[Concept],
     templates: Sequence[Sequence[str]],
-    kept: Sequence[str],
+    preserved: Sequence[str],
     seen: Mapping[str, float],
 ) -> list[dict[str, Any]]:
     """One row per concept.
@@ -57,22 +57,22 @@ def preflight(
         pipeline: the base model.
         concepts: what is erased.
         templates: of each concept.
-        kept: names that stay.
-        seen: how often a classifier saw each target in the base model's pictures; empty without a classifier.
+        preserved: names to preserve.
+        seen: how often a classifier saw each target in the base model's images; empty without a classifier.
 
     Returns:
         Of each concept its tokens and its anchor's, their positions [start, stop) in every template, the tokens that
-        it shares with kept names and with other targets, and the accuracy (None where it is not known).
+        it shares with preserved names and with other targets, and the accuracy (None where it is not known).
     """
     tokenizer = text_parts(pipeline)[0][0]
-    names = list(dict.fromkeys([*kept, *(c.target for c in concepts)]))
+    names = list(dict.fromkeys([*preserved, *(c.target for c in concepts)]))
     rows = []
-    for concept, own in zip(concepts, templates, strict=True):
+    for concept, prompts in zip(concepts, templates, strict=True):
         tokens = _tokens(tokenizer, concept.target)
         shared = {name: sorted(set(tokens) & set(_tokens(tokenizer, name))) for name in names if name != concept.target}
         spans = [
             {"template": t, **{k: list(token_span(tokenizer, t, getattr(concept, k))) for k in ("target", "anchor")}}
-            for t in own
+            for t in prompts
         ]
         rows.append(
             {
@@ -81,7 +81,7 @@ def preflight(
                 "target_tokens": tokens,
                 "anchor_tokens": _tokens(tokenizer, concept.anchor),
                 "spans": spans,
-                "shares_tokens_with": {name: found for name, found in shared.items() if found},
+                "shares_tokens_with": {name: sharing for name, sharing in shared.items() if sharing},
                 "accuracy": seen.get(concept.target),
             }
         )
@@ -89,7 +89,7 @@ def preflight(
 
 
 def show_preflight(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
-    """The rows as a table, and a line for each target that the base model hardly draws."""
+    """The rows as a table, and a line for each target that the base model hardly generates."""
     table = Table(title="Before training")
     for column in COLUMNS:
         table.add_column(column)
@@ -101,8 +101,10 @@ def show_preflight(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
     console.print(table)
     for row in rows:
         if row["accuracy"] is not None and row["accuracy"] < KNOWN:
-            often = f"seen in {row['accuracy']:.0%} of its pictures"
-            console.print(f"The base model hardly draws {row['target']!r} ({often}): look at them.", highlight=False)
+            often = f"seen in {row['accuracy']:.0%} of its images"
+            console.print(
+                f"The base model hardly generates {row['target']!r} ({often}): look at them.", highlight=False
+            )
 
 
 def _tokens(tokenizer: Any, words: str) -> list[str]:

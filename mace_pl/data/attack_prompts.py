@@ -24,9 +24,9 @@ class AttackPrompts(LightningDataModule):
         synonyms: other words, by target.
         descriptions: whole prompts that describe a target without its name, by target.
         template: a prompt with ``{}`` for the name.
-        seeds: pictures per prompt, seeds 0 … seeds − 1.
+        seeds: images per prompt, seeds 0 … seeds − 1.
         attacks: seeds for which tokens are optimised; none switches the gradient attack off.
-        batch_size: pictures at once.
+        batch_size: images at once.
     """
 
     def __init__(
@@ -43,8 +43,8 @@ class AttackPrompts(LightningDataModule):
         super().__init__()
         names, targets = clean_names(names, "data.names"), clean_names(targets, "data.targets")
         synonyms, descriptions = (
-            {clean_name(target, "data.targets"): texts for target, texts in (found or {}).items()}
-            for found in (synonyms, descriptions)
+            {clean_name(target, "data.targets"): texts for target, texts in (mapping or {}).items()}
+            for mapping in (synonyms, descriptions)
         )
         if not targets:
             raise UserError("data.targets is empty. Name at least one erased name, as in [ship].")
@@ -62,26 +62,26 @@ class AttackPrompts(LightningDataModule):
             target: hidden_prompts(target, template, synonyms.get(target, ()), descriptions.get(target, ()))
             for target in targets
         }
-        self.kinds = list(dict.fromkeys(kind for found in self.prompts.values() for kind in found))
+        self.kinds = list(dict.fromkeys(kind for mapping in self.prompts.values() for kind in mapping))
         self.kinds += [GRADIENT] if attacks else []
 
     def batches(self) -> list[dict[str, Any]]:
         """{target, kind, prompt, seed} with lists of prompts and seeds; a gradient attack is a batch of its own."""
-        found: list[dict[str, Any]] = []
+        batches: list[dict[str, Any]] = []
         for target, kinds in self.prompts.items():
             for kind, prompts in kinds.items():
                 rows = [(prompt, seed) for prompt in prompts for seed in range(self.seeds)]
                 for start in range(0, len(rows), self.batch_size):
                     part = rows[start : start + self.batch_size]
                     lists = {"prompt": [prompt for prompt, _ in part], "seed": [seed for _, seed in part]}
-                    found.append({"target": target, "kind": kind, **lists})
+                    batches.append({"target": target, "kind": kind, **lists})
             for seed in range(self.attacks):
                 plain = [kinds["plain"][0]]
-                found.append({"target": target, "kind": GRADIENT, "prompt": plain, "seed": [seed]})
-        return found
+                batches.append({"target": target, "kind": GRADIENT, "prompt": plain, "seed": [seed]})
+        return batches
 
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """The batches; each process takes every world-th."""
+        """The batches; each rank takes every world-th."""
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
         return DataLoader(Batches(self.batches()[rank::world]), batch_size=None)

@@ -9,7 +9,7 @@ from torch.utils.data import IterableDataset
 
 
 class Batches(IterableDataset[dict[str, Any]]):
-    """A process's own batches; an iterable, so that no sampler deals them out over processes."""
+    """A rank's own batches; an iterable, so that no sampler deals them out over ranks."""
 
     def __init__(self, batches: list[dict[str, Any]]) -> None:
         self.batches = batches

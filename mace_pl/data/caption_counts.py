@@ -65,6 +65,6 @@ class CaptionStore:
             step: which of them to give.
         """
         order = "pieces, LENGTH(caption), place" if by_length else "place"
-        found = self.database.execute(f"SELECT caption, count, place - 1 FROM captions ORDER BY {order}")
-        for caption, count, place in itertools.islice(found, start, None, step):
-            yield caption.decode(), count, place
+        selected = self.database.execute(f"SELECT caption, count, place - 1 FROM captions ORDER BY {order}")
+        for caption, count, position in itertools.islice(selected, start, None, step):
+            yield caption.decode(), count, position

@@ -121,18 +121,18 @@ class CaptionSource:
             said = getattr(error, "strerror", None) or error
             raise self._error(f"cannot be read ({said}; looked at {self.path}). Give a file of captions.") from error
 
-    def _checked(self, found: Iterator[Row]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-        for place, row in found:
+    def _checked(self, rows: Iterator[Row]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+        for where, row in rows:
             caption = row.get(self.column)
             if not isinstance(caption, str):
-                raise self._error(f"{place} has no text {self.column!r}. Correct it or drop it.")
+                raise self._error(f"{where} has no text {self.column!r}. Correct it or drop it.")
             if not caption.strip():
-                raise self._error(f"{place} has an empty text. Fill it in or drop it.")
+                raise self._error(f"{where} has an empty text. Fill it in or drop it.")
             try:
                 caption.encode()
             except UnicodeEncodeError as error:
-                raise self._error(f"{place} has a caption that is no Unicode text ({error}). Correct it.") from error
-            yield place, caption, row
+                raise self._error(f"{where} has a caption that is no Unicode text ({error}). Correct it.") from error
+            yield where, caption, row
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[tuple[BinaryIO, str]]:
@@ -153,12 +153,12 @@ class CaptionSource:
         """The file in a zip that is meant, by its name with or without folders, or as the only one with captions."""
         files = [name for name in names if not name.endswith("/")]
         if self.member:
-            found = [name for name in files if self.member in (name, PurePosixPath(name).name)]
+            members = [name for name in files if self.member in (name, PurePosixPath(name).name)]
         else:
-            found = [n for n in files if PurePosixPath(n).name.startswith("captions")] or files
-        if len(found) == 1:
-            return found[0]
-        missing = f"holds no {self.member}" if self.member else f"holds {len(found)} files of captions"
+            members = [n for n in files if PurePosixPath(n).name.startswith("captions")] or files
+        if len(members) == 1:
+            return members[0]
+        missing = f"holds no {self.member}" if self.member else f"holds {len(members)} files of captions"
         shown = ", ".join(files[:10]) or "nothing"
         raise self._error(f"{missing}; it has {shown}. Name one, as in archive.zip:captions_val2014.json.")
 
@@ -252,8 +252,8 @@ class CaptionSource:
                 row = 0
                 columns = {self.column, *(plain_columns(table.schema_arrow) if self.whole else ())}
                 for batch in table.iter_batches(batch_size=1024, columns=sorted(columns)):
-                    for found in batch.to_pylist():
-                        yield f"row {row}", found
+                    for record in batch.to_pylist():
+                        yield f"row {row}", record
                         row += 1
             except ArrowException as error:
                 raise self._error(f"is no readable Parquet file ({error}). Make it again.") from error
@@ -274,7 +274,7 @@ class CaptionSource:
 
 
 def plain_columns(schema: Any) -> list[str]:
-    """The columns of a Parquet file that hold text or numbers: pictures beside captions are not read."""
+    """The columns of a Parquet file that hold text or numbers: images beside captions are not read."""
     from pyarrow import types
 
     kinds = (types.is_string, types.is_large_string, types.is_integer, types.is_floating, types.is_boolean)

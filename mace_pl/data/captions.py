@@ -1,4 +1,4 @@
-"""Captions whose statistics are kept: files of captions, or names put into templates."""
+"""Captions whose Gram statistics are summed: files of captions, or names put into templates."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ class CaptionBatch(TypedDict):
 
 
 class CaptionBatches(IterableDataset[CaptionBatch]):
-    """One process's share of the distinct captions in batches; a share of none is one batch of none.
+    """One rank's share of the distinct captions in batches; a share of none is one batch of none.
 
-    Captions go to the processes in turn, so that each is on exactly one of them, whatever their numbers.
+    Captions go to the ranks in turn, so that each is on exactly one of them, whatever their numbers.
 
     Args:
         store: the captions.
         batch_size: captions of a batch.
         by_length: short captions first.
-        rank: this process.
-        world_size: the number of processes.
+        rank: this one.
+        world_size: the number of ranks.
         done: captions of the share to leave out, because they were summed before.
     """
 
@@ -47,7 +47,7 @@ class CaptionBatches(IterableDataset[CaptionBatch]):
         self.start, self.step = rank + done * world_size, world_size
 
     def __len__(self) -> int:
-        """Batches: at least one, since Lightning calls no hook of a process that has none."""
+        """Batches: at least one, since Lightning calls no hook of a rank that has none."""
         left = len(range(self.start, len(self.store), self.step))
         return max(1, -(-left // self.batch_size))
 
@@ -91,7 +91,7 @@ class Captions(LightningDataModule):
             annotations.zip:NAME is a file in a zip, annotations.zip alone the only captions file in it.
         names: names of a domain to preserve; each is put into each template.
         templates: prompts with ``{}`` where the name goes; used with ``names``.
-        batch_size: distinct captions that are encoded at once, per process.
+        batch_size: distinct captions that are encoded at once, per rank.
         limit: use only the first so many captions, repetitions included; all when left out.
         column: the column of .csv, .jsonl and .parquet.
         member: the file to read in every zip of ``sources`` that names none.
@@ -131,7 +131,7 @@ class Captions(LightningDataModule):
         self.column = column
         self.member = member
         self.tokens = tokens
-        self.done = 0  # captions of this process's share that an earlier run has summed
+        self.done = 0  # captions of this rank's share that an earlier run has summed
         self.provenance: list[dict[str, Any]] = []
 
     def resume(self, done: int) -> None:
@@ -147,8 +147,8 @@ class Captions(LightningDataModule):
         self.store, self.provenance, self.done = CaptionStore(), [], 0
         for name in self.sources:
             source = CaptionSource(name, self.column, self.member)
-            found = self._add(source.captions())
-            self._record(place_name(name), source.sha256, found, {"column": self.column} if source.has_column else {})
+            added = self._add(source.captions())
+            self._record(place_name(name), source.sha256, added, {"column": self.column} if source.has_column else {})
         if self.names:
             prompts = fill_templates(self.names, self.templates)
             sha256 = hashlib.sha256("\n".join(prompts).encode()).hexdigest()
@@ -157,18 +157,18 @@ class Captions(LightningDataModule):
             raise UserError(f"sources={self.sources} hold no caption at all. Give files with captions.")
 
     def predict_dataloader(self) -> DataLoader[CaptionBatch]:
-        """This process's batches of distinct captions with their counts: see :class:`CaptionBatch`."""
+        """This rank's batches of distinct captions with their counts: see :class:`CaptionBatch`."""
         rank, size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         batches = CaptionBatches(self.store, self.batch_size, self.tokens == "caption", rank, size, self.done)
         return DataLoader(batches, batch_size=None)
 
     def _add(self, captions: Iterator[str]) -> int:
         left = None if self.limit is None else self.limit - self.store.total
-        found = self.store.add(itertools.islice(captions, left))
+        added = self.store.add(itertools.islice(captions, left))
         close = getattr(captions, "close", None)
         if close:
             close()  # the rest of the file is hashed
-        return found
+        return added
 
     def _record(self, source: str, sha256: str, captions: int, more: dict[str, Any]) -> None:
         if captions or self.limit is None or self.store.total < self.limit:

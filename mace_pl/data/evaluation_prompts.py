@@ -18,10 +18,10 @@ class EvaluationPrompts(LightningDataModule):
 
     Args:
         names: the classes: a list, or a text file with one on each line.
-        synonyms: other words for names, by name; drawn where a run erases the name.
-        seeds: pictures per word and template, seeds first_seed … first_seed + seeds − 1.
-        templates: the prompts, with ``{}`` for the word; a picture is judged by the classes in its own template.
-        batch_size: pictures at once.
+        synonyms: other words for names, by name; generated for runs that erase the name.
+        seeds: images per word and template, seeds first_seed … first_seed + seeds − 1.
+        templates: the prompts, with ``{}`` for the word; an image is judged by the classes in its own template.
+        batch_size: images at once.
         first_seed: other seeds than those by which settings were chosen, for scores that are to be trusted.
     """
 
@@ -57,7 +57,7 @@ class EvaluationPrompts(LightningDataModule):
             if target not in names:
                 raise UserError(f"data.synonyms names {target!r}, which is not in data.names={names}.")
 
-        words = names + [word for found in self.synonyms.values() for word in found]
+        words = names + [word for others in self.synonyms.values() for word in others]
         twice = sorted({word for word in words if words.count(word) > 1})
         if twice:
             raise UserError(f"data.synonyms: {', '.join(twice)} stands for two names, or twice. Name each word once.")
@@ -69,8 +69,8 @@ class EvaluationPrompts(LightningDataModule):
         """
         words = self.names + [word for synonyms in self.synonyms.values() for word in synonyms]
         rows = [
-            {"prompt": template.replace("{}", word), "seed": seed, "word": word, "template": place}
-            for place, template in enumerate(self.templates)
+            {"prompt": template.replace("{}", word), "seed": seed, "word": word, "template": index}
+            for index, template in enumerate(self.templates)
             for word in words
             for seed in range(self.seeds)
         ]

@@ -1,4 +1,4 @@
-"""Prompts that ask for a target without its plain name, as people do who want to get round an erasure."""
+"""Rule-based prompt perturbations: a target asked for without its plain name, to evade an erasure."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ SENTENCES = (
 def misspelled(target: str) -> list[str]:
     """A letter left out, two swapped, one doubled, each in the middle of the longest word."""
     words = target.split()
-    place = max(range(len(words)), key=lambda i: len(words[i]))
-    word, m = words[place], len(words[place]) // 2
+    longest = max(range(len(words)), key=lambda i: len(words[i]))
+    word, m = words[longest], len(words[longest]) // 2
     swapped = word[: m - 1] + word[m] + word[m - 1] + word[m + 1 :]
     changed = [word[:m] + word[m + 1 :], swapped, word[:m] + word[m - 1 :]]
     if len(word) < 3:
         changed = [word + word[-1]]
-    found = [" ".join([*words[:place], other, *words[place + 1 :]]) for other in changed]
-    return [other for other in dict.fromkeys(found) if other != target]
+    variants = [" ".join([*words[:longest], other, *words[longest + 1 :]]) for other in changed]
+    return [other for other in dict.fromkeys(variants) if other != target]
 
 
 def punctuated(target: str) -> list[str]:
@@ -53,7 +53,7 @@ def hidden_prompts(
         "case": cased(target),
         "synonym": list(synonyms),
     }
-    found = {kind: [template.replace("{}", word) for word in others] for kind, others in words.items()}
-    found["sentence"] = [sentence.replace("{}", target) for sentence in SENTENCES]
-    found["description"] = list(descriptions)
-    return {kind: prompts for kind, prompts in found.items() if prompts}
+    by_kind = {kind: [template.replace("{}", word) for word in others] for kind, others in words.items()}
+    by_kind["sentence"] = [sentence.replace("{}", target) for sentence in SENTENCES]
+    by_kind["description"] = list(descriptions)
+    return {kind: prompts for kind, prompts in by_kind.items() if prompts}

@@ -1,4 +1,4 @@
-"""What is to be drawn: rows of prompt and seed out of a file, or names in templates."""
+"""What images are generated of: rows of prompt and seed out of a file, or names in templates."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ GUIDANCE_WORDS = ("guidance", "cfg")
 
 
 class Prompts(LightningDataModule):
-    """Rows to draw, from a file or from names.
+    """Prompts to generate images of, from a file or from names.
 
     Args:
         file: a CSV, JSON lines or Parquet with a column ``prompt``, a column of seeds and any others, which are kept;
@@ -41,10 +41,10 @@ class Prompts(LightningDataModule):
             ``guidance``, ``guidance_scale``, ``evaluation_guidance`` or ``sd_guidance_scale``; null takes none.
         names: words that are put into ``templates``, in place of ``file``.
         templates: prompts with ``{}`` for the name.
-        seeds: pictures per prompt, seeds 0 … seeds − 1, where no column brings seeds; a prompt that comes again gets
+        seeds: images per prompt, seeds 0 … seeds − 1, where no column brings seeds; a prompt that comes again gets
             the next seeds.
         limit: take the first so many rows; all when None.
-        batch_size: pictures at once on a device; no picture depends on it.
+        batch_size: images at once on a device; no image depends on it.
     """
 
     def __init__(
@@ -69,10 +69,10 @@ class Prompts(LightningDataModule):
             if value is not None and value < 1:
                 raise UserError(f"data.{name}={value} must be at least 1.")
         if names is not None:
-            found = named_rows(names, templates)
+            rows = named_rows(names, templates)
         else:
-            found = file_rows(str(file), column, {"seed": seed_column, "guidance": guidance_column})
-        self.rows = list(islice(seeded(found, seeds), limit))
+            rows = file_rows(str(file), column, {"seed": seed_column, "guidance": guidance_column})
+        self.rows = list(islice(seeded(rows, seeds), limit))
         if not self.rows:
             raise UserError(f"data.file={file} holds no prompt. Give a file with at least one.")
         warn_of_equals(self.rows)
@@ -84,13 +84,13 @@ class Prompts(LightningDataModule):
         return self.trainer.lightning_module.predict_dataloader()
 
     def share(self, done: Collection[int], rank: int, world: int) -> DataLoader[dict[str, Any]]:
-        """Batches {index, prompt, seed: lists, guidance} of the rows that are left to a process: every world-th.
+        """Batches {index, prompt, seed: lists, guidance} of the rows that are left to a rank: every world-th.
 
         The rows of a batch have one guidance scale; it is None where the file has none.
 
         Args:
             done: rows that an earlier run has generated.
-            rank: the process.
+            rank: the rank.
             world: how many there are.
         """
         pending = [(i, row) for i, row in enumerate(self.rows) if i not in done]
@@ -134,12 +134,14 @@ def file_rows(file: str, column: str, wanted: Mapping[str, str | None]) -> Itera
         raise UserError(f"data.file={file} does not exist. Give a CSV with a column prompt, or a file of captions.")
     read = {"seed": seed_of, "guidance": guidance_of}
     layouts: dict[tuple[str, ...], dict[str, str]] = {}  # one, but JSON lines may have several
-    for place, prompt, row in CaptionSource(file, column, setting="data.file", whole=True).rows():
+    for where, prompt, row in CaptionSource(file, column, setting="data.file", whole=True).rows():
         layout = tuple(row)
         if layout not in layouts:
             layouts[layout] = numbers_of(list(row), file, column, wanted)
         named = layouts[layout]
-        numbers = {what: read[what](row[own], f"data.file: {file}: {place}") for what, own in named.items()}
+        numbers = {
+            what: read[what](row[column_name], f"data.file: {file}: {where}") for what, column_name in named.items()
+        }
         others = {key: value for key, value in row.items() if key not in (column, *named.values())}
         yield {"prompt": prompt, **numbers, "columns": others}
 
@@ -151,7 +153,7 @@ def numbers_of(columns: list[str], file: str, column: str, wanted: Mapping[str, 
         UserError: a column that is not there, or one that may be meant and is not known.
     """
     known = {"seed": (SEEDS, SEED_WORDS), "guidance": (GUIDANCES, GUIDANCE_WORDS)}
-    found = {}
+    column_of = {}
     lower = {name.lower(): name for name in reversed(columns) if name != column}
     for what, (names, words) in known.items():
         chosen, option = wanted[what], f"data.{what}_column"
@@ -159,22 +161,22 @@ def numbers_of(columns: list[str], file: str, column: str, wanted: Mapping[str, 
             if chosen not in columns:
                 shown = ", ".join(columns) or "none"
                 raise UserError(f"{option}={chosen}: {file} has no such column, only {shown}. Name one, or null.")
-            found[what] = chosen
+            column_of[what] = chosen
         elif chosen == AUTO:
-            like = [own for name, own in lower.items() if any(word in name for word in words)]
+            like = [named for name, named in lower.items() if any(word in name for word in words)]
             fitting = [lower[name] for name in names if name in lower]
             if like and not fitting:
                 raise UserError(
                     f"data.file: {file} has a column {like[-1]!r}, which may be the {what}. Name it with --{option}, "
                     f"or pass null where it is not."
                 )
-            found |= {what: fitting[0]} if fitting else {}
-    if found:
-        log.info(f"{file}: " + ", ".join(f"{what} from the column {own!r}" for what, own in found.items()))
-    return found
+            column_of |= {what: fitting[0]} if fitting else {}
+    if column_of:
+        log.info(f"{file}: " + ", ".join(f"{what} from the column {named!r}" for what, named in column_of.items()))
+    return column_of
 
 
-def seed_of(value: Any, place: str) -> int:
+def seed_of(value: Any, where: str) -> int:
     """A whole number, which a spreadsheet may have written as 7.0.
 
     Raises:
@@ -182,14 +184,14 @@ def seed_of(value: Any, place: str) -> int:
     """
     digits = re.fullmatch(r"\s*(-?\d+)(\.0*)?\s*", str(value))
     if digits is None:
-        raise UserError(f"{place} has seed {value!r}, which is no whole number. Correct it.")
+        raise UserError(f"{where} has seed {value!r}, which is no whole number. Correct it.")
     seed = int(digits[1])
     if not 0 <= seed < 2**63:
-        raise UserError(f"{place} has seed {seed}, which must be between 0 and 2^63 - 1. Correct it.")
+        raise UserError(f"{where} has seed {seed}, which must be between 0 and 2^63 - 1. Correct it.")
     return seed
 
 
-def guidance_of(value: Any, place: str) -> float:
+def guidance_of(value: Any, where: str) -> float:
     """A guidance scale.
 
     Raises:
@@ -200,7 +202,7 @@ def guidance_of(value: Any, place: str) -> float:
     except (TypeError, ValueError):
         guidance = math.nan
     if not 0 <= guidance < math.inf:
-        raise UserError(f"{place} has guidance {value!r}, which is no number of 0 or more. Correct it.")
+        raise UserError(f"{where} has guidance {value!r}, which is no number of 0 or more. Correct it.")
     return guidance
 
 
@@ -218,13 +220,13 @@ def seeded(rows: Iterable[dict[str, Any]], seeds: int) -> Iterator[dict[str, Any
 
 
 def warn_of_equals(rows: Iterable[dict[str, Any]]) -> None:
-    """Say how many rows draw the picture of another one."""
+    """Say how many rows generate the image of another one."""
     counts = Counter((row["prompt"], row["seed"], row.get("guidance")) for row in rows)
     (prompt, seed, _), most = counts.most_common(1)[0]
     if most > 1:
         more = counts.total() - len(counts)
         warnings.warn(
-            f"data: {more} of {counts.total()} rows draw the picture of another row, as {prompt!r} with seed {seed}, "
+            f"data: {more} of {counts.total()} rows generate the image of another row, as {prompt!r} with seed {seed}, "
             f"which is there {most} times. Give rows of one prompt different seeds, or drop them.",
             Advice,
             stacklevel=2,

@@ -33,10 +33,10 @@ def read_ablation(files: Sequence[str]) -> list[Row]:
     rows: list[Row] = []
     for file in files:
         try:
-            found = json.loads(resolve(file).read_text(encoding="utf-8"))
+            content = json.loads(resolve(file).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UserError(f"model.ablation: {file} cannot be read as JSON ({error}).") from error
-        given = _runs(found["scores"]) if isinstance(found, dict) and "scores" in found else found
+        given = _runs(content["scores"]) if isinstance(content, dict) and "scores" in content else content
         if not isinstance(given, list) or not given or not all(_complete(row) for row in given):
             keys = ", ".join(SERIES)
             raise UserError(
@@ -49,7 +49,7 @@ def read_ablation(files: Sequence[str]) -> list[Row]:
 
 def _runs(scores: Mapping[str, Any]) -> list[Row]:
     """A row per run of a score file."""
-    return [{"label": name} | found["after"]["top1"] for name, found in scores.items() if name != ORIGINAL]
+    return [{"label": name} | score["after"]["top1"] for name, score in scores.items() if name != ORIGINAL]
 
 
 def _complete(row: Any) -> bool:
@@ -75,9 +75,9 @@ def curve(rows: Sequence[Row]) -> bytes:
     for side in axes.spines.values():
         side.set_color(INK)
     axes.legend(labelcolor=INK, framealpha=0, ncols=len(SERIES), loc="lower left", bbox_to_anchor=(0, 1))
-    found = io.BytesIO()
-    figure.savefig(found, format="svg", transparent=True)
-    return found.getvalue()
+    svg = io.BytesIO()
+    figure.savefig(svg, format="svg", transparent=True)
+    return svg.getvalue()
 
 
 def head() -> list[str]:

@@ -1,4 +1,4 @@
-"""A CLIP model as a judge of pictures: a classifier over names, and the CLIP score."""
+"""A CLIP model as a judge of images: a classifier over names, and the CLIP score."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from mace_pl.files.paths import resolve
 
 
 class Judge(Protocol):
-    """What says which of some names a picture shows, such as a face-identity model behind a face detector."""
+    """What says which of some names an image shows, such as a face-identity model behind a face detector."""
 
     names: list[str]
 
-    def __call__(self, pictures: Sequence[Image.Image]) -> Tensor:
+    def __call__(self, images: Sequence[Image.Image]) -> Tensor:
         """Probabilities [N, C] over ``names``; a row of zeros where there is nothing to judge, such as no face."""
 
 
@@ -51,18 +51,18 @@ class ClipEncoder(torch.nn.Module):
         ).to(self.clip.device)
         return _unit(self.clip.get_text_features(**tokens))
 
-    def pixels(self, pictures: Sequence[Image.Image]) -> Tensor:
-        """[N, 3, H, W] as the model reads pictures: resized, normalised, on its device."""
+    def pixels(self, images: Sequence[Image.Image]) -> Tensor:
+        """[N, 3, H, W] as the model reads images: resized, normalised, on its device."""
         size = self.clip.config.vision_config.image_size
-        arrays = [np.asarray(p.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)) for p in pictures]
+        arrays = [np.asarray(p.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)) for p in images]
         values = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255
         values = (values - torch.tensor(self.mean).view(3, 1, 1)) / torch.tensor(self.std).view(3, 1, 1)
         return values.to(self.clip.device)
 
     @torch.no_grad()
-    def image(self, pictures: Sequence[Image.Image]) -> Tensor:
-        """[N, D] of N pictures."""
-        return _unit(self.clip.get_image_features(pixel_values=self.pixels(pictures)))
+    def image(self, images: Sequence[Image.Image]) -> Tensor:
+        """[N, D] of N images."""
+        return _unit(self.clip.get_image_features(pixel_values=self.pixels(images)))
 
     def probabilities(self, image_ND: Tensor, text_CD: Tensor) -> Tensor:
         """[N, C]: softmax over the classes' texts at the model's own temperature."""
@@ -71,12 +71,12 @@ class ClipEncoder(torch.nn.Module):
 
 
 def clip_score(image_ND: Tensor, text_ND: Tensor) -> Tensor:
-    """CLIP score 100 · max(cos, 0) of pictures and their own prompts, [N] (Hessel et al. 2021, w = 100)."""
+    """CLIP score 100 · max(cos, 0) of images and their own prompts, [N] (Hessel et al. 2021, w = 100)."""
     return 100 * (image_ND * text_ND).sum(-1).clamp(min=0)
 
 
 class ClipClassifier(torch.nn.Module):
-    """Which of some names a picture shows, by a CLIP model.
+    """Which of some names an image shows, by a CLIP model.
 
     Args:
         pretrained: folder of a CLIPModel with its tokenizer (in the folder or in ``tokenizer/`` beside it).
@@ -89,20 +89,20 @@ class ClipClassifier(torch.nn.Module):
         self.encoder = ClipEncoder(pretrained)
         self.register_buffer("text", self.encoder.text([template.replace("{}", name) for name in names]))
 
-    def forward(self, pictures: Sequence[Image.Image]) -> Tensor:
+    def forward(self, images: Sequence[Image.Image]) -> Tensor:
         """Probabilities [N, C]."""
         text: Any = self.text
-        return self.encoder.probabilities(self.encoder.image(pictures), text)
+        return self.encoder.probabilities(self.encoder.image(images), text)
 
 
 def _unit(features: Any) -> Tensor:
     """Unit vectors [N, D] out of what transformers' ``get_…_features`` returns in its different releases."""
-    found = features if isinstance(features, Tensor) else features.pooler_output
-    return torch.nn.functional.normalize(found, dim=-1)
+    pooled = features if isinstance(features, Tensor) else features.pooler_output
+    return torch.nn.functional.normalize(pooled, dim=-1)
 
 
 def _normalisation(folder: Path) -> tuple[list[float], list[float]]:
     """Mean and standard deviation per channel; [−1, 1] where the folder names none."""
     file = folder / "preprocessor_config.json"
-    found: dict[str, list[float]] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    return found.get("image_mean", [0.5] * 3), found.get("image_std", [0.5] * 3)
+    settings: dict[str, list[float]] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return settings.get("image_mean", [0.5] * 3), settings.get("image_std", [0.5] * 3)

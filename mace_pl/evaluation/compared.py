@@ -24,20 +24,20 @@ def is_pipeline(run: str, folder: Path) -> bool:
 
 
 def read_edit(
-    folder: Path, own: Mapping[str, Tensor], hashes: Mapping[str, str]
+    folder: Path, original: Mapping[str, Tensor], hashes: Mapping[str, str]
 ) -> tuple[dict[str, Tensor], list[str]]:
     """The refined weights and the targets of a run.
 
     Args:
         folder: of the run.
-        own: the weights of the UNet that they are put into.
+        original: the weights of the UNet that they are put into.
         hashes: of the original model: :func:`mace_pl.models.base_model.base_hashes`.
 
     Raises:
         UserError: no run is there, or it was made from another model.
     """
     run = Run.load(folder, "model.runs")
-    weights = run.refined(own, "model.runs")
+    weights = run.refined(original, "model.runs")
     run.base.check(hashes, "model.pretrained", f"model.runs={folder}", "model.pretrained")
     return weights, run.targets
 
@@ -63,19 +63,19 @@ class WholePipelines:
         """In the order in which they were added."""
         return list(self.places)
 
-    def add(self, name: str, place: str) -> str:
-        """Check that a pipeline can be loaded, and let it go; returns its fingerprint.
+    def add(self, name: str, source: str) -> str:
+        """Check that a pipeline can be loaded, and free it; returns its fingerprint.
 
         Raises:
             UserError: it cannot be loaded.
         """
-        self.places[name] = place
+        self.places[name] = source
         fingerprint = model_fingerprint(self.load(name))
         self.drop()
         return fingerprint
 
     def load(self, name: str) -> Any:
-        """The pipeline; another that is in memory goes first."""
+        """The pipeline; another that is in memory is freed first."""
         if name != self.name:
             self.drop()
             self.pipeline = load_pipeline(self.places[name])
@@ -83,7 +83,7 @@ class WholePipelines:
         return self.pipeline
 
     def drop(self) -> None:
-        """Let the pipeline in memory go."""
+        """Free the pipeline in memory."""
         self.name, self.pipeline = None, None
 
 
@@ -91,7 +91,7 @@ class OriginalImages:
     """The original's images without loss on disk, which a model that comes later is measured against.
 
     Args:
-        folder: where they lie; each process reads only what it wrote.
+        folder: where they lie; each rank reads only what it wrote.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -100,10 +100,10 @@ class OriginalImages:
     def _files(self, batch: Mapping[str, Any]) -> list[Path]:
         """By template, word and seed; a word is its place, so that no two share a file."""
         cells = zip(batch["place"], batch["seed"], strict=True)
-        return [self.folder / f"{batch['template']}_{place}_{seed}.png" for place, seed in cells]
+        return [self.folder / f"{batch['template']}_{word}_{seed}.png" for word, seed in cells]
 
     def write(self, batch: Mapping[str, Any], images: Sequence[Image.Image]) -> None:
-        """Keep the images of a batch."""
+        """Write the images of a batch."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for file, image in zip(self._files(batch), images, strict=True):
             image.save(file, compress_level=1)

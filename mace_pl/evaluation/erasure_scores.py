@@ -1,4 +1,4 @@
-"""Erasure scores of single pictures with their bootstrap intervals: plain tensors.
+"""Erasure scores of single images with their bootstrap intervals: plain tensors.
 
 Legend: W words, S seeds, B bootstrap samples.
 """
@@ -19,10 +19,10 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Groups:
-    """Which of the W words, by index, are erased, kept, synonyms of the erased, and kept but next to the erased."""
+    """Which of the W words, by index, are erased, preserved, synonyms of the erased, preserved but next to those."""
 
     erased: list[int]
-    kept: list[int]
+    preserved: list[int]
     synonyms: list[int]
     nearest: list[int]
 
@@ -37,8 +37,8 @@ def resampled(seeds: int, samples: int = SAMPLES) -> Tensor:
 def limits(values_B: Tensor, level: float = LEVEL) -> list[float]:
     """The interval that holds the middle ``level`` of the values (percentile bootstrap)."""
     tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-    found: list[float] = torch.quantile(values_B.double(), tails, interpolation="nearest").tolist()
-    return found
+    bounds: list[float] = torch.quantile(values_B.double(), tails, interpolation="nearest").tolist()
+    return bounds
 
 
 def harmonic(parts: Sequence[Tensor]) -> Tensor:
@@ -49,33 +49,38 @@ def harmonic(parts: Sequence[Tensor]) -> Tensor:
 def accuracies(right_BW: Tensor, groups: Groups) -> dict[str, Tensor]:
     """The scores of B tables of accuracies, [B] each; a group without words has none.
 
-    acc_e, acc_s, acc_g and acc_n are the means over erased, kept, synonymous and nearest kept words;
-    h = 3 / (1/(1 − acc_e) + 1/acc_s + 1/(1 − acc_g)), the paper's H_o, without acc_g where no synonym was drawn;
+    acc_e, acc_s, acc_g and acc_n are the means over erased, preserved, synonymous and nearest preserved words;
+    h = 3 / (1/(1 − acc_e) + 1/acc_s + 1/(1 − acc_g)), the paper's H_o, without acc_g where no synonym was generated;
     h_c = 2 / (1/(1 − acc_e) + 1/acc_s).
     """
-    members = {"acc_e": groups.erased, "acc_s": groups.kept, "acc_g": groups.synonyms, "acc_n": groups.nearest}
-    found = {name: right_BW[:, words].mean(1) for name, words in members.items() if words}
-    if {"acc_e", "acc_s"} <= set(found):
-        pair = [1 - found["acc_e"], found["acc_s"]]
-        found["h"] = harmonic([*pair, *([1 - found["acc_g"]] if "acc_g" in found else [])])
-        found["h_c"] = harmonic(pair)
-    return found
+    members = {"acc_e": groups.erased, "acc_s": groups.preserved, "acc_g": groups.synonyms, "acc_n": groups.nearest}
+    scores = {name: right_BW[:, words].mean(1) for name, words in members.items() if words}
+    if {"acc_e", "acc_s"} <= set(scores):
+        pair = [1 - scores["acc_e"], scores["acc_s"]]
+        scores["h"] = harmonic([*pair, *([1 - scores["acc_g"]] if "acc_g" in scores else [])])
+        scores["h_c"] = harmonic(pair)
+    return scores
 
 
 def clip_scores(score_BW: Tensor, groups: Groups) -> dict[str, Tensor]:
-    """Mean CLIP scores of erased and kept words and H_a = kept − erased, [B] each."""
-    members = {"erased": groups.erased, "kept": groups.kept, "synonyms": groups.synonyms, "nearest": groups.nearest}
-    found = {name: score_BW[:, words].mean(1) for name, words in members.items() if words}
-    if {"erased", "kept"} <= set(found):
-        found["h_a"] = found["kept"] - found["erased"]
-    return found
+    """Mean CLIP scores of erased and preserved words and H_a = preserved − erased, [B] each."""
+    members = {
+        "erased": groups.erased,
+        "kept": groups.preserved,
+        "synonyms": groups.synonyms,
+        "nearest": groups.nearest,
+    }
+    scores = {name: score_BW[:, words].mean(1) for name, words in members.items() if words}
+    if {"erased", "kept"} <= set(scores):
+        scores["h_a"] = scores["kept"] - scores["erased"]
+    return scores
 
 
 def estimated(values_WS: Tensor, groups: Groups, score: Any) -> tuple[dict[str, float], dict[str, Tensor]]:
     """Scores of all seeds, and [B] of each score over resampled seeds.
 
     Args:
-        values_WS: a value per word and seed, such as 1 where the classifier was right; NaN where nothing was drawn.
+        values_WS: a value per word and seed, such as 1 where the classifier was right; NaN where nothing was generated.
         groups: what each word counts for.
         score: :func:`accuracies` or :func:`clip_scores`.
     """
@@ -101,5 +106,5 @@ def with_intervals(before_WS: Tensor, after_WS: Tensor, groups: Groups, score: A
 
 
 def worst_first(names: Sequence[str], before: Sequence[float], after: Sequence[float]) -> list[int]:
-    """The order of kept names by how much was lost, most first; where equal, the lower score, then the name."""
+    """The order of preserved names by how much was lost, most first; where equal, the lower score, then the name."""
     return sorted(range(len(names)), key=lambda i: (after[i] - before[i], after[i], names[i]))

@@ -1,4 +1,4 @@
-"""Whose face a picture shows: a judge of erased people, for H_c."""
+"""Whose face an image shows: a judge of erased people, for H_c."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ SHARPNESS = 20.0  # of the softmax over cosines; what is seen does not depend on
 
 
 class Faces(nn.Module):
-    """Whose face a picture shows: YuNet finds it, and SFace compares it with pictures of each name.
+    """Whose face an image shows: YuNet finds it, and SFace compares it with images of each name.
 
-    A :class:`mace_pl.evaluation.clip.Judge`. The largest face of a picture is the person whose mean reference embedding
-    is the nearest, or ``somebody else`` where none is near; a picture without a face has a row of zeros.
+    A :class:`mace_pl.evaluation.clip.Judge`. The largest face of an image is the person whose mean reference embedding
+    is the nearest, or ``somebody else`` where none is near; an image without a face has a row of zeros.
 
     The code is OpenCV's (extra ``faces``). The two networks are files of its model zoo, which have to be fetched from
     https://github.com/opencv/opencv_zoo: models/face_detection_yunet/face_detection_yunet_2023mar.onnx (MIT) and
     models/face_recognition_sface/face_recognition_sface_2021dec.onnx (Apache-2.0).
 
     Args:
-        references: folder with a folder of pictures for each name, called by the name as in data.names.
+        references: folder with a folder of images for each name, called by the name as in data.names.
         detector: the file of YuNet.
         recogniser: the file of SFace.
         threshold: least cosine to a name's mean embedding; OpenCV gives 0.363 for two faces of one person.
@@ -64,23 +64,23 @@ class Faces(nn.Module):
         self.register_buffer("means_CD", torch.stack([self.mean(files) for files in people.values()]))
 
     def mean(self, files: Sequence[Path]) -> Tensor:
-        """The unit mean embedding [D] of a person's pictures.
+        """The unit mean embedding [D] of a person's images.
 
         Raises:
             UserError: naming one without a face.
         """
-        found = []
+        faces = []
         for file in files:
             face = self.embed(read_image(file, "judge.references"))
             if face is None:
                 raise UserError(f"judge.references: no face is found in {file}. Replace or remove it.")
-            found.append(face)
-        return nn.functional.normalize(torch.stack(found).mean(0), dim=-1)
+            faces.append(face)
+        return nn.functional.normalize(torch.stack(faces).mean(0), dim=-1)
 
-    def embed(self, picture: Image.Image) -> Tensor | None:
+    def embed(self, image: Image.Image) -> Tensor | None:
         """The unit embedding [D] of the largest face; None where there is none."""
-        bgr = np.ascontiguousarray(np.asarray(picture.convert("RGB"))[..., ::-1])
-        self.detector.setInputSize(picture.size)
+        bgr = np.ascontiguousarray(np.asarray(image.convert("RGB"))[..., ::-1])
+        self.detector.setInputSize(image.size)
         faces = self.detector.detect(bgr)[1]  # [F, 15]: left, top, width, height, five landmarks, score
         if faces is None or len(faces) == 0:
             return None
@@ -88,12 +88,12 @@ class Faces(nn.Module):
         feature = self.recogniser.feature(self.recogniser.alignCrop(bgr, largest))
         return nn.functional.normalize(torch.from_numpy(np.array(feature)).flatten(), dim=-1)
 
-    def forward(self, pictures: Sequence[Image.Image]) -> Tensor:
+    def forward(self, images: Sequence[Image.Image]) -> Tensor:
         """Probabilities [N, C] over ``names``: a softmax over the cosines, with the threshold as the last of them."""
         means_CD: Any = self.means_CD
-        chances: Tensor = means_CD.new_zeros(len(pictures), len(self.names))
-        for row, picture in zip(chances, pictures, strict=True):
-            face = self.embed(picture)
+        chances: Tensor = means_CD.new_zeros(len(images), len(self.names))
+        for row, image in zip(chances, images, strict=True):
+            face = self.embed(image)
             if face is not None:
                 cosines = means_CD @ face.to(means_CD)
                 row[:] = (SHARPNESS * torch.cat([cosines, cosines.new_tensor([self.threshold])])).softmax(-1)
@@ -115,12 +115,12 @@ def _network(setting: str, file: str) -> str:
 
 
 def _people(folder: Path) -> dict[str, list[Path]]:
-    """The pictures of each name.
+    """The images of each name.
 
     Raises:
-        UserError: no folder of a name, or one without pictures.
+        UserError: no folder of a name, or one without images.
     """
     folders = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     if not folders:
-        raise UserError(f"judge.references={folder} holds no folders. Give a folder with one of pictures per name.")
+        raise UserError(f"judge.references={folder} holds no folders. Give a folder with one of images per name.")
     return {path.name: read_folder(path, "judge.references") for path in folders}

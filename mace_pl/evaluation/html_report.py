@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 
 from mace_pl.evaluation.ablation import cells, curve, head
-from mace_pl.evaluation.report_images import ORIGINAL, Shown
+from mace_pl.evaluation.report_images import ORIGINAL, Gallery
 
 WORST = 6  # preserved concepts that are shown as the worst cases
 ACCURACIES = {
@@ -25,7 +25,7 @@ ACCURACIES = {
 CLIP_SCORES = {"erased": "erased ↓", "kept": "preserved ↑", "h_a": "H_a ↑"}
 
 
-def report(content: Mapping[str, Any], gallery: Shown) -> str:
+def html_page(content: Mapping[str, Any], gallery: Gallery) -> str:
     """The whole page.
 
     Args:
@@ -33,13 +33,13 @@ def report(content: Mapping[str, Any], gallery: Shown) -> str:
         gallery: the images.
     """
     scores, rows = content["scores"], content.get("ablation")
-    runs = {name: found for name, found in scores.items() if name != ORIGINAL}
+    runs = {name: entry for name, entry in scores.items() if name != ORIGINAL}
 
     def images(run: str, word: str) -> list[dict[str, Any]]:
-        found = gallery.pairs((ORIGINAL, run), word)
+        entry = gallery.pairs((ORIGINAL, run), word)
         return [
             {"original": as_data(a), "edited": as_data(b), "seed": gallery.first_seed + seed}
-            for (_, seed), a, b in found
+            for (_, seed), a, b in entry
         ]
 
     environment = Environment(loader=PackageLoader("mace_pl.evaluation", "."), autoescape=True)
@@ -54,8 +54,8 @@ def report(content: Mapping[str, Any], gallery: Shown) -> str:
         },
         gaps=gaps(runs),
         images=images,
-        worst=lambda found: [r for r in found["concepts"] if r["role"] == "kept" and r["change"] < 0][:WORST],
-        seen=seen,
+        worst=lambda entry: [r for r in entry["concepts"] if r["role"] == "kept" and r["change"] < 0][:WORST],
+        seen_as=seen_as,
         ACCURACIES=ACCURACIES,
         CLIP_SCORES=CLIP_SCORES,
     )
@@ -63,7 +63,7 @@ def report(content: Mapping[str, Any], gallery: Shown) -> str:
 
 def gaps(runs: Mapping[str, Any]) -> list[str]:
     """What could not be scored, and why."""
-    said = [f"{name}: {gap}" for name, found in runs.items() for gap in found["missing"]]
+    said = [f"{name}: {gap}" for name, result in runs.items() for gap in result["missing"]]
     return said + [
         f"{name}: {key} {gap}" for name, run in runs.items() for key, gap in run["quality"]["missing"].items()
     ]
@@ -75,14 +75,14 @@ def as_data(image: Path | bytes, kind: str = "png") -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def seen(row: Mapping[str, Any]) -> str:
+def seen_as(row: Mapping[str, Any]) -> str:
     """What a concept's images are taken for, the three most frequent; those with nothing to judge."""
-    found = [f"{name} {share:.0%}" for name, share in list(row["seen_as"].items())[:3]]
-    found += [f"nothing to judge {row['blank']:.0%}"] if row["blank"] else []
-    return ", ".join(found) or "nothing else"
+    parts = [f"{name} {share:.0%}" for name, share in list(row["seen_as"].items())[:3]]
+    parts += [f"nothing to judge {row['undetected']:.0%}"] if row["undetected"] else []
+    return ", ".join(parts) or "nothing else"
 
 
-def original_rows(found: Mapping[str, Any]) -> list[list[str]]:
+def original_rows(original: Mapping[str, Any]) -> list[list[str]]:
     """A row per word of the original alone, the least accurate on top."""
-    words = sorted(found["top1"]["by_word"].items(), key=lambda item: (item[1], item[0]))
-    return [[word, f"{value:.2f}", f"{found['probability']['by_word'][word]:.3f}"] for word, value in words]
+    words = sorted(original["top1"]["by_word"].items(), key=lambda item: (item[1], item[0]))
+    return [[word, f"{value:.2f}", f"{original['probability']['by_word'][word]:.3f}"] for word, value in words]

@@ -1,4 +1,4 @@
-"""The pictures of a report, on disk while it is made: any process draws them, one writes the report."""
+"""The images of a report, on disk while it is made: any rank generates them, one writes the report."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from PIL import Image
 from mace_pl.files.artifacts import slug
 
 ORIGINAL = "original"  # the model that was not edited, among the models that are scored
-WIDEST = 256  # pixels of a picture in a report
+WIDEST = 256  # pixels of an image in a report
 
 
-class Shown:
-    """A folder of some pictures of each model and word.
+class Gallery:
+    """A folder of some images of each model and word.
 
     Args:
         folder: where they lie.
@@ -26,22 +26,22 @@ class Shown:
         self.folder, self.cells, self.first_seed = folder, list(cells), first_seed
 
     def path(self, model: str, word: str, cell: tuple[int, int]) -> Path:
-        """The file of a picture."""
+        """The file of an image."""
         return self.folder / slug(model) / f"{slug(word)}_{cell[0]}_{cell[1]}.png"
 
-    def keep(self, model: str, word: str, cell: tuple[int, int], picture: Image.Image) -> None:
-        """Write a picture, if it is one of those that are shown."""
+    def save(self, model: str, word: str, cell: tuple[int, int], image: Image.Image) -> None:
+        """Write an image, if it is one of those that are shown."""
         if cell in self.cells:
             path = self.path(model, word, cell)
             path.parent.mkdir(parents=True, exist_ok=True)
-            small = picture.copy()
+            small = image.copy()
             small.thumbnail((WIDEST, WIDEST))
             small.save(path)
 
     def pairs(self, models: tuple[str, str], word: str) -> list[tuple[tuple[int, int], Path, Path]]:
-        """(cell, picture of the first model, picture of the second) where both are there."""
-        found = [(cell, self.path(models[0], word, cell), self.path(models[1], word, cell)) for cell in self.cells]
-        return [(cell, a, b) for cell, a, b in found if a.is_file() and b.is_file()]
+        """(cell, image of the first model, image of the second) where both are there."""
+        candidates = [(cell, self.path(models[0], word, cell), self.path(models[1], word, cell)) for cell in self.cells]
+        return [(cell, a, b) for cell, a, b in candidates if a.is_file() and b.is_file()]
 
 
 def first_cells(templates: int, seeds: int, count: int) -> list[tuple[int, int]]:

@@ -1,9 +1,9 @@
-"""A gradient attack on the prompt: a few free tokens that bring the diffusion loss of target pictures down.
+"""A gradient attack on the prompt: a few free tokens that bring the diffusion loss of target images down.
 
 After UnlearnDiffAtk (Zhang et al. 2024), which optimises discrete tokens by the same loss; the tokens here are any
 vectors in the space of the input embeddings, which is the stronger attack.
 
-Legend: N pictures or samples, K free tokens, T tokens of a prompt, D width of the input embeddings.
+Legend: N images or samples, K free tokens, T tokens of a prompt, D width of the input embeddings.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def encode_attacked(pipeline: Pipeline, prompt: str, free_KD: Tensor) -> Tensor:
     ids = [words[0], *[words[1]] * len(free_KD), *words[1:]]  # which ids the free tokens replace does not matter
     ids += [tokenizer.pad_token_id] * (length - len(ids))
     with _placed(encoder, free_KD):
-        found: Tensor = encoder(torch.tensor([ids], device=free_KD.device))[0]
-    return found
+        hidden: Tensor = encoder(torch.tensor([ids], device=free_KD.device))[0]
+    return hidden
 
 
 def diffusion_loss(pipeline: Pipeline, latents: Tensor, text_1TD: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ def diffusion_loss(pipeline: Pipeline, latents: Tensor, text_1TD: Tensor, noise:
 
     Args:
         pipeline: UNet and scheduler.
-        latents: [N, C, h, w] of target pictures, scaled as the UNet sees them.
+        latents: [N, C, h, w] of target images, scaled as the UNet sees them.
         text_1TD: the prompt's embeddings.
         noise: [N, C, h, w].
         timesteps: [N].
@@ -78,12 +78,12 @@ def diffusion_loss(pipeline: Pipeline, latents: Tensor, text_1TD: Tensor, noise:
 def optimise_tokens(
     pipeline: Pipeline, prompt: str, latents: Tensor, tokens: int, steps: int, lr: float, generator: torch.Generator
 ) -> tuple[Tensor, list[float]]:
-    """K free tokens [K, D] that minimise the diffusion loss of target pictures, and the loss of each step.
+    """K free tokens [K, D] that minimise the diffusion loss of target images, and the loss of each step.
 
     Args:
         pipeline: the edited pipeline; its weights stay as they are.
         prompt: what stands behind the free tokens.
-        latents: [N, C, h, w] of target pictures.
+        latents: [N, C, h, w] of target images.
         tokens: K.
         steps: of Adam.
         lr: its learning rate, on embeddings that are scaled by their own mean size.

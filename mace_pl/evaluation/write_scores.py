@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from mace_pl.evaluation.erasure_scores import LEVEL, SAMPLES
-from mace_pl.evaluation.html_report import report
-from mace_pl.evaluation.report_images import ORIGINAL, Shown
+from mace_pl.evaluation.html_report import html_page
+from mace_pl.evaluation.report_images import ORIGINAL, Gallery
 from mace_pl.files.artifacts import write_json, written_aside
 from mace_pl.files.markdown import markdown_table
 from mace_pl.files.paths import model_name, place_name
@@ -22,7 +22,7 @@ from mace_pl.files.screen import screen
 from mace_pl.images.files import read_images
 
 COLUMNS = ("run", "Acc_e", "Acc_s", "Acc_g", "H")
-WORST = 5  # kept concepts on the screen
+WORST = 5  # preserved concepts on the screen
 
 
 def settings_of(module: Any, data: Any) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def settings_of(module: Any, data: Any) -> dict[str, Any]:
 
 
 def write_scores(module: Any) -> None:
-    """Write and show everything; called on one process."""
+    """Write and show everything; called on one rank."""
     data = module.trainer.datamodule
     settings, scores = settings_of(module, data), module.scores
     content = {"settings": settings, "scores": scores} | ({"ablation": module.ablation} if module.ablation else {})
@@ -60,12 +60,12 @@ def write_scores(module: Any) -> None:
     markdown, page = module.output.with_suffix(".md"), module.output.with_suffix(".html")
     markdown.write_text(markdown_table(COLUMNS, rows) + "\n", encoding="utf-8")
     with written_aside(page) as aside:
-        aside.write_text(report(content, module.gallery), encoding="utf-8")
+        aside.write_text(html_page(content, module.gallery), encoding="utf-8")
     for logger in module.loggers:
         log_scores(logger, scores, module.gallery)
-    shutil.rmtree(module.gallery.folder, ignore_errors=True)  # a folder of its own; the page holds its pictures
+    shutil.rmtree(module.gallery.folder, ignore_errors=True)  # a folder of its own; the page holds its images
     console = screen()
-    show(console, rows, scores)
+    show_scores(console, rows, scores)
     console.print(f"Written to {module.output}, {markdown} and {page}", highlight=False)
 
 
@@ -79,42 +79,46 @@ def table_rows(scores: Mapping[str, Any]) -> list[list[str]]:
         before, after = (scores[name][when]["top1"] for when in ("before", "after"))
         cells = [f"{before[k]:.3f} → {after[k]:.3f}" if k in after else "–" for k in ("acc_e", "acc_s", "acc_g")]
         rows.append([name, *cells, f"{after['h']:.3f}" if "h" in after else "–"])
-    found = [scores[name]["after"]["top1"] for name in runs]
-    if len(found) > 1 and all("h" in values for values in found):
-        rows.append([f"mean of {len(found)}", "", "", "", f"{sum(v['h'] for v in found) / len(found):.3f}"])
+    accuracies = [scores[name]["after"]["top1"] for name in runs]
+    if len(accuracies) > 1 and all("h" in values for values in accuracies):
+        rows.append(
+            [f"mean of {len(accuracies)}", "", "", "", f"{sum(v['h'] for v in accuracies) / len(accuracies):.3f}"]
+        )
     return rows
 
 
-def show(console: Console, rows: Sequence[Sequence[str]], scores: Mapping[str, Any]) -> None:
-    """The main table, and the kept concepts that suffered most."""
+def show_scores(console: Console, rows: Sequence[Sequence[str]], scores: Mapping[str, Any]) -> None:
+    """The main table, and the preserved concepts that suffered most."""
     table = Table(title="Top-1 accuracy, before → after")
     for column in COLUMNS:
         table.add_column(column)
     for row in rows:
         table.add_row(*row)
     console.print(table)
-    worst = Table("run", "kept concept", "before → after", "change, 95 %", title="Kept concepts, most damaged first")
-    for name, found in scores.items():
-        for row in [r for r in found.get("concepts", []) if r["role"] == "kept"][:WORST]:
+    worst = Table(
+        "run", "preserved concept", "before → after", "change, 95 %", title="Preserved concepts, most damaged first"
+    )
+    for name, result in scores.items():
+        for row in [r for r in result.get("concepts", []) if r["role"] == "kept"][:WORST]:
             spread = "–" if row["interval"] is None else "{:+.2f} … {:+.2f}".format(*row["interval"])
             worst.add_row(name, row["word"], f"{row['before']:.2f} → {row['after']:.2f}", spread)
-        for gap in found.get("missing", []):
+        for gap in result.get("missing", []):
             console.print(f"{name}: {gap}", highlight=False)
     if worst.row_count:
         console.print(worst)
 
 
-def log_scores(logger: Any, scores: Mapping[str, Any], gallery: Shown) -> None:
-    """Scalars of each run to a logger, and pictures where it takes any, as TensorBoard does."""
-    for name, found in scores.items():
+def log_scores(logger: Any, scores: Mapping[str, Any], gallery: Gallery) -> None:
+    """Scalars of each run to a logger, and images where it takes any, as TensorBoard does."""
+    for name, result in scores.items():
         if name == ORIGINAL:
             continue
-        figures = {f"{name}/{kind}/{k}": v for kind, values in found["after"].items() for k, v in scalars(values)}
-        figures |= {f"{name}/{key}": value for key, value in scalars(found["quality"])}
+        figures = {f"{name}/{kind}/{k}": v for kind, values in result["after"].items() for k, v in scalars(values)}
+        figures |= {f"{name}/{key}": value for key, value in scalars(result["quality"])}
         logger.log_metrics(figures, step=0)
         if not hasattr(logger.experiment, "add_image"):
             continue
-        for row in found["concepts"]:
+        for row in result["concepts"]:
             pairs = gallery.pairs((ORIGINAL, name), row["word"])
             if pairs:
                 logger.experiment.add_image(f"{name}/{row['word']}", np.asarray(sheet(pairs)), 0, dataformats="HWC")
@@ -126,11 +130,11 @@ def scalars(values: Mapping[str, Any]) -> list[tuple[str, float]]:
 
 
 def sheet(pairs: Sequence[tuple[Any, Path, Path]]) -> Image.Image:
-    """Original above edited, a column per picture."""
+    """Original above edited, a column per image."""
     columns = [read_images(paths, "model.output") for _, *paths in pairs]
     width, height = columns[0][0].size
     whole = Image.new("RGB", (width * len(columns), 2 * height))
     for i, column in enumerate(columns):
-        for k, picture in enumerate(column):
-            whole.paste(picture, (i * width, k * height))
+        for k, image in enumerate(column):
+            whole.paste(image, (i * width, k * height))
     return whole

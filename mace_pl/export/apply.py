@@ -89,10 +89,10 @@ def apply_file(pipeline: Pipeline, path: Path, setting: str, same_unet: bool = F
 def _file_of(folder: Path, setting: str) -> Path:
     """The edit of a run, or the one LoRA of a folder."""
     edit = Run.edit_in(folder)
-    found = [edit] if edit else list(folder.glob("*.safetensors"))
-    if len(found) != 1:
-        raise UserError(f"{setting}: {folder} holds {'several files' if found else 'no edit and no LoRA'}. {HINT}")
-    return found[0]
+    files = [edit] if edit else list(folder.glob("*.safetensors"))
+    if len(files) != 1:
+        raise UserError(f"{setting}: {folder} holds {'several files' if files else 'no edit and no LoRA'}. {HINT}")
+    return files[0]
 
 
 def _metadata(path: Path, setting: str) -> dict[str, Any]:

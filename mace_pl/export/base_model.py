@@ -94,7 +94,7 @@ def write_pipeline(folder: Path, pipeline: Pipeline, weights: Mapping[str, Tenso
     for part in (path for path in folder.iterdir() if path.is_dir()):
         _plain_names(part, base_variant(pipeline))
     make_readable(folder)
-    index = folder / "model_index.json"  # one for img2img holds the same parts, but would not draw from text
+    index = folder / "model_index.json"  # one for img2img holds the same parts, but would not generate from text
     settings = json.loads(index.read_text(encoding="utf-8"))
     if settings["_class_name"] != type(pipeline).__name__:
         index.write_text(json.dumps(settings | {"_class_name": type(pipeline).__name__}, indent=2) + "\n", "utf-8")
@@ -149,11 +149,11 @@ def _of_this_unet(file: Path, kept: Mapping[str, Tensor], stored: torch.dtype) -
     apart, size, coarse = 0.0, 0.0, torch.finfo(stored).eps
     with safe_open(str(file), framework="pt") as opened:
         for name in set(opened.keys()) & set(kept):
-            tensor, own = opened.get_tensor(name), kept[name].cpu().double()
-            if tensor.shape != own.shape:
+            tensor, loaded = opened.get_tensor(name), kept[name].cpu().double()
+            if tensor.shape != loaded.shape:
                 return False
             coarse = max(coarse, torch.finfo(tensor.dtype).eps) if tensor.is_floating_point() else coarse
-            apart, size = apart + float((tensor.double() - own).square().sum()), size + float(own.square().sum())
+            apart, size = apart + float((tensor.double() - loaded).square().sum()), size + float(loaded.square().sum())
     same: bool = apart**0.5 <= coarse * size**0.5
     return same
 
@@ -264,10 +264,10 @@ def _rewrite(
     """Copy a safetensors file with other values for the named tensors, in its dtypes; returns those it holds."""
     with safe_open(str(source), framework="pt") as opened:
         tensors = {name: opened.get_tensor(name) for name in opened.keys() if not without(name)}  # noqa: SIM118
-    found = set(tensors) & set(weights)
-    tensors |= {name: weights[name].detach().cpu().to(tensors[name].dtype).contiguous() for name in found}
+    edited = set(tensors) & set(weights)
+    tensors |= {name: weights[name].detach().cpu().to(tensors[name].dtype).contiguous() for name in edited}
     if header is None:
         save_file(tensors, str(target), metadata={"format": "pt"})
     else:
         save_hashed(tensors, target, {"format": "pt", **header})
-    return found
+    return edited

@@ -148,5 +148,5 @@ class Finished:
     def card(self) -> str:
         """The model card of ``pipeline``."""
         meta = self.metadata
-        base, degrees = base_folder(self.pipeline), meta.get("weights")
-        return model_card(base, meta["pretrained"], meta["concepts"], self.run.config, self.metrics, degrees)
+        base, strengths = base_folder(self.pipeline), meta.get("weights")
+        return model_card(base, meta["pretrained"], meta["concepts"], self.run.config, self.metrics, strengths)

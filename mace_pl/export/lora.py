@@ -85,9 +85,9 @@ def to_kohya(factors: Factors, unet: Any, sdxl: bool) -> dict[str, Tensor]:
     """
     layers = {name: name for name in factors}
     if sdxl and has_original_names(unet):
-        found = {own[0]: name for name, own in unet_names(unet).items()}
+        diffusers_names = {names_of[0]: name for name, names_of in unet_names(unet).items()}
         end = ".weight"
-        layers = {n: found[n + end].removeprefix(UNET_PREFIX).removesuffix(end) for n in factors}
+        layers = {n: diffusers_names[n + end].removeprefix(UNET_PREFIX).removesuffix(end) for n in factors}
     tensors = {}
     for name, (A, B) in factors.items():
         layer = f"lora_unet_{layers[name].replace('.', '_')}"
@@ -115,10 +115,10 @@ class WholeLora:
             max_error: largest relative Frobenius error of a layer.
         """
         rank = rank or smallest_rank(differences, max_error)
-        found = {name: truncated(delta, rank) for name, delta in differences.items()}
-        errors = {name: error for name, (_, _, error) in found.items()}
+        approximations = {name: truncated(delta, rank) for name, delta in differences.items()}
+        errors = {name: error for name, (_, _, error) in approximations.items()}
         show_errors(rank, errors)
-        return WholeLora({name: (A, B) for name, (A, B, _) in found.items()}, rank, errors)
+        return WholeLora({name: (A, B) for name, (A, B, _) in approximations.items()}, rank, errors)
 
 
 def write_lora(

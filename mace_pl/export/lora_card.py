@@ -44,7 +44,7 @@ A LoRA that takes concepts out of a text-to-image model. It is the best approxim
 
 pipeline = DiffusionPipeline.from_pretrained("{place}").to(torch.float32)
 {load}
-picture = pipeline("a photo of a dog").images[0]
+image = pipeline("a photo of a dog").images[0]
 ```
 
 {readers}
@@ -97,8 +97,8 @@ def lora_card(
         license_link=known.get("license_link"),
         tags=["lora", *TAGS],
     )
-    degrees = metadata.get("weights") or {}
-    rows = [[c["target"], c["anchor"], c["kind"], f"{degrees.get(c['target'], 1):g}"] for c in concepts]
+    strengths = metadata.get("weights") or {}
+    rows = [[c["target"], c["anchor"], c["kind"], f"{strengths.get(c['target'], 1):g}"] for c in concepts]
     peft = format == "lora_peft"
     imports = ["import torch", "from diffusers import DiffusionPipeline", *["from peft import PeftModel"] * peft]
     return TEMPLATE.format(
@@ -112,7 +112,7 @@ def lora_card(
         source=source_of(config),
         error=error,
         licence=known.get("license_name") or known.get("license") or UNKNOWN,
-        concepts=table(["target", "anchor", "kind", "degree"], rows),
+        concepts=table(["target", "anchor", "kind", "strength"], rows),
         imports="\n".join(imports),
         place=hub_id(pretrained) or f"path/to/{pretrained}",
         load=BY_PEFT if peft else BY_DIFFUSERS.format(name=name),

@@ -98,11 +98,11 @@ def merge_lora(pipeline: Pipeline, path: Path, setting: str) -> None:
         )
     changed = {}
     for name, layer in layers.items():
-        part, own = names[name]
-        module = getattr(pipeline, part).get_submodule(own)
-        if (part, own) in changed:
-            raise UserError(f"{where} holds the layer {own} of the {part} twice. {HINT}")
-        changed[part, own] = module, merged(module.weight, layer, scalings[part], own, where)
+        part, layer_name = names[name]
+        module = getattr(pipeline, part).get_submodule(layer_name)
+        if (part, layer_name) in changed:
+            raise UserError(f"{where} holds the layer {layer_name} of the {part} twice. {HINT}")
+        changed[part, layer_name] = module, merged(module.weight, layer, scalings[part], layer_name, where)
     with torch.no_grad():
         for module, weight in changed.values():
             module.weight.copy_(weight)
@@ -139,8 +139,8 @@ def layer_names(pipeline: Pipeline) -> dict[str, tuple[str, str]]:
                 continue
             bare = name.removeprefix("text_model.")  # which only some versions of transformers have
             for own in (name,) if part == "unet" else (bare, f"text_model.{bare}"):
-                found = [f"{part}.{own}", *[f"{prefix}{own.replace('.', '_')}" for prefix in prefixes]]
-                names |= dict.fromkeys([*found, own, f"{PEFT}{own}"] if part == "unet" else found, (part, name))
+                spellings = [f"{part}.{own}", *[f"{prefix}{own.replace('.', '_')}" for prefix in prefixes]]
+                names |= dict.fromkeys([*spellings, own, f"{PEFT}{own}"] if part == "unet" else spellings, (part, name))
     if has_original_names(backbone_of(pipeline).network):
         for original, own in unet_names(backbone_of(pipeline).network).items():
             layer = original.removeprefix(UNET_PREFIX).removesuffix(".weight").replace(".", "_")
@@ -203,8 +203,8 @@ def _scalings(file: Path, tensors: Mapping[str, Tensor], header: Mapping[str, st
         settings = json.loads(config.read_text(encoding="utf-8"))
         odd = [f"{k}={settings[k]}" for k in ("use_dora", "fan_in_fan_out", "use_qalora") if settings.get(k)]
         if settings.get("peft_type", "LORA") != "LORA" or odd:
-            found = odd[0] if odd else f"peft_type={settings['peft_type']}"
-            raise UserError(f"{where} is no ordinary LoRA: its {CONFIG} has {found}. {HINT}")
+            unsupported = odd[0] if odd else f"peft_type={settings['peft_type']}"
+            raise UserError(f"{where} is no ordinary LoRA: its {CONFIG} has {unsupported}. {HINT}")
         return dict.fromkeys(KOHYA, Scaling.of(settings))
     said = json.loads(header.get("lora_adapter_metadata", "{}"))
     return {part: Scaling.of(said, f"{part}.") for part in KOHYA}

@@ -14,14 +14,14 @@ from typing import Any
 from safetensors import safe_open
 
 from mace_pl.export.base_model import base_file
-from mace_pl.models.pipeline import picture_size
+from mace_pl.models.pipeline import image_size
 from mace_pl.models.protocols import Pipeline
 
 SPEC = "modelspec."
 ORIGINAL_CODE = "https://github.com/Stability-AI/generative-models"  # sd-scripts' name for the original layout
 BASE_VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
 PREDICTIONS = {"v_prediction": "v", "epsilon": "epsilon"}
-#: what stays true of a checkpoint whose keys and values change; hashes, title and the like speak of the old content
+#: what remains true of a checkpoint whose keys and values change; hashes, title and the like speak of the old content
 STAYS = ("architecture", "resolution", "license", "timestep_range", "encoder_layer")
 
 
@@ -61,22 +61,22 @@ def modelspec(pipeline: Pipeline, title: str, description: str, licence: str | N
         licence: of the base model, where it is known.
         lora: of a LoRA, else of a whole checkpoint.
     """
-    height, width = picture_size(pipeline)
+    height, width = image_size(pipeline)
     prediction = PREDICTIONS.get(str(pipeline.scheduler.config.get("prediction_type")))
     facts = {"architecture": architecture(pipeline), "resolution": f"{width}x{height}"}
     facts |= {"license": licence} if licence else {}
     facts |= {"prediction_type": prediction} if prediction else {}
-    found = {f"{SPEC}{key}": value for key, value in facts.items()} | base_facts(pipeline)
+    entries = {f"{SPEC}{key}": value for key, value in facts.items()} | base_facts(pipeline)
     in_diffusers_names = lora and family(pipeline) != "sdxl"
-    found |= {
+    entries |= {
         f"{SPEC}sai_model_spec": "1.0.0",
         f"{SPEC}implementation": "diffusers" if in_diffusers_names else ORIGINAL_CODE,
         f"{SPEC}title": title,
         f"{SPEC}description": description,
         f"{SPEC}date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    found[f"{SPEC}architecture"] += "/lora" if lora else ""
-    return found
+    entries[f"{SPEC}architecture"] += "/lora" if lora else ""
+    return entries
 
 
 def kohya_facts(pipeline: Pipeline, name: str, base: str, rank: int) -> dict[str, str]:
@@ -89,7 +89,7 @@ def kohya_facts(pipeline: Pipeline, name: str, base: str, rank: int) -> dict[str
         rank: of the LoRA, which is its alpha too.
     """
     kind = family(pipeline)
-    height, width = picture_size(pipeline)
+    height, width = image_size(pipeline)
     return {
         "ss_base_model_version": BASE_VERSIONS[kind],
         "ss_v2": str(kind == "sd2"),

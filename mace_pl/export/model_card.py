@@ -62,8 +62,8 @@ values of the UNet's cross-attention differ from the base model; every other par
 from diffusers import DiffusionPipeline
 
 pipeline = DiffusionPipeline.from_pretrained("path/to/this/folder")
-picture = pipeline("a photo of a dog").images[0]
-picture.save("dog.png")
+image = pipeline("a photo of a dog").images[0]
+image.save("dog.png")
 ```
 
 ## Limits
@@ -89,7 +89,7 @@ def model_card(
         concepts: ``target``, ``anchor`` and ``kind`` of each.
         config: the run's configuration; no settings are shown when empty.
         metrics: ``metrics.json`` of the run's report, which need not exist; None without a report.
-        weights: degree by target, of a run that was fused again.
+        weights: erasure strength by target, of a run that was fused again.
     """
     hub = hub_id(pretrained)
     known = licence(base)
@@ -112,7 +112,7 @@ def model_card(
         version=__version__,
         source=source_of(config),
         licence=known.get("license_name") or known.get("license") or UNKNOWN,
-        concepts=table(["target", "anchor", "kind", "degree"], rows),
+        concepts=table(["target", "anchor", "kind", "strength"], rows),
         settings=settings_table(config),
         scores=scores_table(metrics),
     )
@@ -154,17 +154,17 @@ def settings_table(config: Mapping[str, Any]) -> str:
 
 def scores_table(metrics: Path | None) -> str:
     """Accuracy before and after, by name, and the means."""
-    found = json.loads(metrics.read_text(encoding="utf-8")) if metrics and metrics.is_file() else {}
-    before, after = (found.get("accuracy", {}).get(when, {}) for when in ("before", "after"))
+    content = json.loads(metrics.read_text(encoding="utf-8")) if metrics and metrics.is_file() else {}
+    before, after = (content.get("accuracy", {}).get(when, {}) for when in ("before", "after"))
     if not after:
         return "Not measured."
     rows = [[name, f"{before[name]:.0%}", f"{after[name]:.0%}"] for name in after if name in before]
-    means = found.get("mean_accuracy", {})
+    means = content.get("mean_accuracy", {})
     for group in ("targets", "kept"):
         pair = [means.get(when, {}).get(group) for when in ("before", "after")]
         if None not in pair:
             rows.append([f"mean of {group}", *[f"{value:.0%}" for value in pair]])
-    intro = f"How often a CLIP classifier saw each name in its pictures ({found.get('seeds')} per name).\n\n"
+    intro = f"How often a CLIP classifier saw each name in its images ({content.get('seeds')} per name).\n\n"
     return intro + table(["name", "before", "after"], rows)
 
 

@@ -20,7 +20,7 @@ def make_readable(folder: Path) -> None:
 
     - A program that asks for no dtype gets float32 in all parts, whatever their files hold: diffusers loads its own
       parts so, transformers 5 those of its own in the dtype of their ``config.json``. A text encoder in float16 and a
-      UNet in float32 draw nothing.
+      UNet in float32 generate nothing.
     - The parameters of a CLIPTextModel have the names that transformers before 5.6 needs and later ones read too. Under
       other names it leaves the encoder at random, with a warning only.
     - Beside ``tokenizer.json`` lie the ``vocab.json`` and ``merges.txt`` that transformers before 5 needs.
@@ -44,13 +44,13 @@ def make_readable(folder: Path) -> None:
 
 def _in_float32(config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration with float32 wherever it names a dtype, as those of the two sides of CLIP do."""
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for name, value in config.items():
         if isinstance(value, dict):
-            found[name] = _in_float32(value)
+            settings[name] = _in_float32(value)
         else:
-            found[name] = "float32" if name in ("dtype", "torch_dtype") else value
-    return found
+            settings[name] = "float32" if name in ("dtype", "torch_dtype") else value
+    return settings
 
 
 def _prefixed(part: Path) -> None:

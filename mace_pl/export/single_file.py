@@ -51,13 +51,15 @@ def single_file(pipeline: Pipeline, dtype: torch.dtype | None) -> Tensors:
     tensors: Tensors = {}
     for part, names, convert in _layout(pipeline):
         stored = dtype or stored_dtype(pipeline, part)
-        own = {n: t.detach().cpu().to(stored) for n, t in own_tensors(getattr(pipeline, part)).items()}
-        found = {name: _joined(name, [own[n] for n in parts]) for name, parts in names.items()}
-        back = convert(found)
-        wrong = [n for n in own if n not in back or not torch.equal(back[n], own[n])] + sorted(set(back) - set(own))
+        tensors_of = {n: t.detach().cpu().to(stored) for n, t in own_tensors(getattr(pipeline, part)).items()}
+        converted = {name: _joined(name, [tensors_of[n] for n in parts]) for name, parts in names.items()}
+        back = convert(converted)
+        wrong = [n for n in tensors_of if n not in back or not torch.equal(back[n], tensors_of[n])] + sorted(
+            set(back) - set(tensors_of)
+        )
         if wrong:
             raise _refusal(part, wrong[0])
-        tensors |= found
+        tensors |= converted
     return tensors | _marks(pipeline)
 
 
@@ -127,12 +129,12 @@ def _layout(pipeline: Pipeline) -> list[tuple[str, Names, Convert]]:
 def _backwards(part: str, module: Any, candidates: list[str], convert: Convert, width: int = 1) -> Names:
     """Which of the candidates the loader puts where; ``width`` is that of stacked projections, q, k and v."""
     marks = {name: torch.full((3 * width if "in_proj" in name else width, 1), i) for i, name in enumerate(candidates)}
-    own = own_tensors(module)
+    tensors = own_tensors(module)
     names: Names = {}
     for name, mark in convert(marks).items():
-        if name in own:
+        if name in tensors:
             names.setdefault(candidates[int(mark.flatten()[0])], []).append(name)
-    missing = set(own) - {name for parts in names.values() for name in parts}
+    missing = set(tensors) - {name for parts in names.values() for name in parts}
     if missing:
         raise _refusal(part, min(missing))
     return names
@@ -143,39 +145,39 @@ def _unet_convert(unet: Any) -> Convert:
 
 
 def _unet_candidates(unet: Any) -> list[str]:
-    own, layers = list(unet.state_dict()), unet.config.layers_per_block + 1
-    attention = sorted({n.split(".attentions.")[1].split(".", 1)[1] for n in own if ".attentions." in n})
+    parameters, layers = list(unet.state_dict()), unet.config.layers_per_block + 1
+    attention = sorted({n.split(".attentions.")[1].split(".", 1)[1] for n in parameters if ".attentions." in n})
     resnet = [f"{inner}.{end}" for inner in RESNET for end in ENDS]
     mapping = DIFFUSERS_TO_LDM_MAPPING["unet"]
-    found = [*mapping["layers"].values(), *mapping["addition_embed_type"].values()]
-    found += [f"middle_block.{i}.{inner}" for i in (0, 2) for inner in resnet]
-    found += [f"middle_block.1.{inner}" for inner in attention]
+    names = [*mapping["layers"].values(), *mapping["addition_embed_type"].values()]
+    names += [f"middle_block.{i}.{inner}" for i in (0, 2) for inner in resnet]
+    names += [f"middle_block.1.{inner}" for inner in attention]
     for i in range(1, len(unet.config.down_block_types) * layers):
-        found += [f"input_blocks.{i}.0.{inner}" for inner in [*resnet, "op.weight", "op.bias"]]
-        found += [f"input_blocks.{i}.1.{inner}" for inner in attention]
+        names += [f"input_blocks.{i}.0.{inner}" for inner in [*resnet, "op.weight", "op.bias"]]
+        names += [f"input_blocks.{i}.1.{inner}" for inner in attention]
     for i in range(len(unet.config.up_block_types) * layers):
         block, layer = divmod(i, layers)
-        attended = any(n.startswith(f"up_blocks.{block}.attentions.{layer}.") for n in own)
-        found += [f"output_blocks.{i}.0.{inner}" for inner in resnet]
-        found += [f"output_blocks.{i}.1.{inner}" for inner in attention if attended]
-        found += [f"output_blocks.{i}.{2 if attended else 1}.conv.{end}" for end in ENDS]  # the upsampler comes last
-    return [f"{UNET_PREFIX}{name}" for name in found]
+        attended = any(n.startswith(f"up_blocks.{block}.attentions.{layer}.") for n in parameters)
+        names += [f"output_blocks.{i}.0.{inner}" for inner in resnet]
+        names += [f"output_blocks.{i}.1.{inner}" for inner in attention if attended]
+        names += [f"output_blocks.{i}.{2 if attended else 1}.conv.{end}" for end in ENDS]  # the upsampler comes last
+    return [f"{UNET_PREFIX}{name}" for name in names]
 
 
 def _vae_candidates(vae: Any) -> list[str]:
-    own, layers = list(vae.state_dict()), vae.config.layers_per_block
-    resnet = sorted({n.split(".resnets.")[1].split(".", 1)[1] for n in own if ".resnets." in n})
+    parameters, layers = list(vae.state_dict()), vae.config.layers_per_block
+    resnet = sorted({n.split(".resnets.")[1].split(".", 1)[1] for n in parameters if ".resnets." in n})
     resnet = [inner.replace("conv_shortcut", "nin_shortcut") for inner in resnet]
-    found = list(DIFFUSERS_TO_LDM_MAPPING["vae"].values())
+    names = list(DIFFUSERS_TO_LDM_MAPPING["vae"].values())
     for side in ("encoder", "decoder"):
-        found += [f"{side}.mid.block_{j}.{inner}" for j in (1, 2) for inner in resnet]
-        found += [f"{side}.mid.attn_1.{inner}.{end}" for inner in ("norm", "q", "k", "v", "proj_out") for end in ENDS]
+        names += [f"{side}.mid.block_{j}.{inner}" for j in (1, 2) for inner in resnet]
+        names += [f"{side}.mid.attn_1.{inner}.{end}" for inner in ("norm", "q", "k", "v", "proj_out") for end in ENDS]
     for i in range(len(vae.config.down_block_types)):
-        found += [f"encoder.down.{i}.block.{j}.{inner}" for j in range(layers) for inner in resnet]
-        found += [f"decoder.up.{i}.block.{j}.{inner}" for j in range(layers + 1) for inner in resnet]
-        found += [f"encoder.down.{i}.downsample.conv.{end}" for end in ENDS]
-        found += [f"decoder.up.{i}.upsample.conv.{end}" for end in ENDS]
-    return [f"{VAE_PREFIX}{name}" for name in found]
+        names += [f"encoder.down.{i}.block.{j}.{inner}" for j in range(layers) for inner in resnet]
+        names += [f"decoder.up.{i}.block.{j}.{inner}" for j in range(layers + 1) for inner in resnet]
+        names += [f"encoder.down.{i}.downsample.conv.{end}" for end in ENDS]
+        names += [f"decoder.up.{i}.upsample.conv.{end}" for end in ENDS]
+    return [f"{VAE_PREFIX}{name}" for name in names]
 
 
 def _clip(pipeline: Pipeline, part: str, prefix: str) -> tuple[str, Names, Convert]:
@@ -194,12 +196,12 @@ def _open_clip(pipeline: Pipeline, part: str, prefix: str) -> tuple[str, Names, 
     def convert(tensors: Tensors) -> Tensors:
         return _without_wrapper(convert_open_clip_checkpoint(encoder, tensors, prefix=prefix))
 
-    found = list(DIFFUSERS_TO_LDM_MAPPING["openclip"]["layers"].values())
+    names = list(DIFFUSERS_TO_LDM_MAPPING["openclip"]["layers"].values())
     for i in range(encoder.config.num_hidden_layers):
         inner = [f"{name}.{end}" for name in OPEN_CLIP_LAYER for end in ENDS]
         inner += [f"attn.in_proj_{end}" for end in ENDS]
-        found += [f"transformer.resblocks.{i}.{name}" for name in inner]
-    candidates = [f"{prefix}{name}" for name in found]
+        names += [f"transformer.resblocks.{i}.{name}" for name in inner]
+    candidates = [f"{prefix}{name}" for name in names]
     return part, _backwards(part, encoder, candidates, convert, encoder.config.hidden_size), convert
 
 

@@ -106,9 +106,9 @@ def save_hashed(tensors: Mapping[str, Tensor], path: Path, header: Mapping[str, 
     """Save tensors with the SHA-256 of all that follows the header, as Stability's specification of metadata has it."""
     save_file(dict(tensors), str(path), metadata={**header, HASH: NO_HASH})
     with path.open("r+b") as file:
-        place = 8 + file.read(int.from_bytes(file.read(8), "little")).index(f'"{HASH}":"{NO_HASH}"'.encode())
+        offset = 8 + file.read(int.from_bytes(file.read(8), "little")).index(f'"{HASH}":"{NO_HASH}"'.encode())
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-        file.seek(place + len(f'"{HASH}":"0x'))
+        file.seek(offset + len(f'"{HASH}":"0x'))
         file.write(digest.encode())
 
 
@@ -129,12 +129,12 @@ def write_tensors(
         said: more entries of the header, for other programs; the hash of the content joins them.
     """
     header = {"format": "pt", **(said or {}), **provenance(kind, metadata)}
-    own = {name: t.detach().contiguous().cpu() for name, t in tensors.items()}
+    contiguous_tensors = {name: t.detach().contiguous().cpu() for name, t in tensors.items()}
     with written_aside(path) as aside:
         if said is None:
-            save_file(own, str(aside), metadata=header)
+            save_file(contiguous_tensors, str(aside), metadata=header)
         else:
-            save_hashed(own, aside, header)
+            save_hashed(contiguous_tensors, aside, header)
 
 
 def read_metadata(path: Path, setting: str) -> dict[str, Any]:
@@ -150,8 +150,8 @@ def read_metadata(path: Path, setting: str) -> dict[str, Any]:
             header = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise UserError(f"{setting}: {path} is no readable safetensors file ({error}).") from error
-    found: dict[str, Any] = json.loads(header.get("mace_pl", "{}"))
-    return found
+    metadata: dict[str, Any] = json.loads(header.get("mace_pl", "{}"))
+    return metadata
 
 
 def read_tensors(
@@ -191,10 +191,10 @@ def read_tensors(
             f"{FORMAT_VERSION!r}. Make it again, or use the release that wrote it."
         )
     for name, shape in (shapes or {}).items():
-        found = tuple(tensors[name].shape) if name in tensors else None
-        fits = found is not None and len(found) == len(shape)
-        if not fits or any(s not in (-1, f) for s, f in zip(shape, found or (), strict=True)):
-            raise UserError(f"{setting}: {path} has {name} of shape {found}, expected {shape}.")
+        actual = tuple(tensors[name].shape) if name in tensors else None
+        fits = actual is not None and len(actual) == len(shape)
+        if not fits or any(s not in (-1, f) for s, f in zip(shape, actual or (), strict=True)):
+            raise UserError(f"{setting}: {path} has {name} of shape {actual}, expected {shape}.")
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not math.isfinite(float(tensor.double().abs().sum())):
             raise UserError(f"{setting}: {path} has values in {name} that are not finite. Make the file again.")

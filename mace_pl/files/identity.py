@@ -33,18 +33,18 @@ def hash_files(files: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
-def differing(found: Mapping[str, Any], inputs: Mapping[str, Any]) -> list[str]:
+def differing(actual: Mapping[str, Any], inputs: Mapping[str, Any]) -> list[str]:
     """The names under which two descriptions differ; none where they have one identity."""
 
     def own(content: Mapping[str, Any], name: str) -> str:
         return identity({name: content[name]} if name in content else {})
 
-    return [name for name in {**inputs, **found} if own(found, name) != own(inputs, name)]
+    return [name for name in {**inputs, **actual} if own(actual, name) != own(inputs, name)]
 
 
-def not_taken(what: str, place: Path, why: Iterable[str]) -> None:
+def not_taken(what: str, path: Path, why: Iterable[str]) -> None:
     """Say that what lies at a place is not taken, and which inputs are why."""
-    screen().print(f"Not taken: {what} in {place}: other {', '.join(why)}.", highlight=False)
+    screen().print(f"Not taken: {what} in {path}: other {', '.join(why)}.", highlight=False)
 
 
 def made_from(folder: Path, inputs: Mapping[str, Any], what: str = "") -> bool:
@@ -59,10 +59,10 @@ def made_from(folder: Path, inputs: Mapping[str, Any], what: str = "") -> bool:
     if not file.is_file():
         return False
     try:
-        found: Any = json.loads(file.read_text(encoding="utf-8"))
+        stored: Any = json.loads(file.read_text(encoding="utf-8"))
     except ValueError:  # damaged
-        found = None
-    why = differing(found, inputs) if isinstance(found, dict) else [INPUTS]
+        stored = None
+    why = differing(stored, inputs) if isinstance(stored, dict) else [INPUTS]
     if why and what:
         not_taken(what, folder, why)
     return not why

@@ -14,8 +14,8 @@ from mace_pl.errors import UserError
 RECORD = ".written.json"  # in a folder that was written as a whole: the files that came with it
 LOG = "run.log"  # it is written last
 LEFTOVER = re.compile(r"\..*\.[0-9a-f]{8}\.(partial|old)")  # of a process that was killed while it wrote
-#: what is written later into a folder of pictures, or was before folders had a record
-PICTURES = re.compile(
+#: what is written later into a folder of images, or was before folders had a record
+IMAGES = re.compile(
     r"(own/)?contact_sheet\.png|(own/)?((attention_)?masks/)?settings\.json|(images|(attention_)?masks)/\d{3}\.png"
 )
 
@@ -52,10 +52,10 @@ def refuse_foreign(folder: Path, setting: str, known: re.Pattern[str] | None = N
     Raises:
         UserError: naming the file.
     """
-    found = foreign_file(folder, known)
-    if found is not None:
+    foreign = foreign_file(folder, known)
+    if foreign is not None:
         raise UserError(
-            f"{setting}: {folder} holds {found.relative_to(folder).as_posix()}, which this project did not write: "
+            f"{setting}: {folder} holds {foreign.relative_to(folder).as_posix()}, which this project did not write: "
             f"it is not replaced. Move that file or the folder away, or choose another place."
         )
 

@@ -27,13 +27,13 @@ def training_folder(output_dir: Path) -> Path:
 
 def with_bundled(args: list[str]) -> list[str]:
     """``--config`` files are looked up in the project and in the installed package too."""
-    found = list(args)
+    resolved = list(args)
     for i, word in enumerate(args):
         if word.startswith("--config="):
-            found[i] = f"--config={resolve(word.split('=', 1)[1])}"
+            resolved[i] = f"--config={resolve(word.split('=', 1)[1])}"
         elif word == "--config" and i + 1 < len(args):
-            found[i + 1] = str(resolve(args[i + 1]))
-    return found
+            resolved[i + 1] = str(resolve(args[i + 1]))
+    return resolved
 
 
 def hub_id(name: str) -> str | None:
@@ -46,14 +46,14 @@ def model_name(pretrained: str) -> str:
 
     A folder that remembers the hub id it came from is named by that. Never a path of this machine.
     """
-    place = resolve(pretrained)
-    if not place.exists():
+    folder = resolve(pretrained)
+    if not folder.exists():
         return hub_id(pretrained) or Path(pretrained).name
-    index = place / "model_index.json"
+    index = folder / "model_index.json"
     known: Any = json.loads(index.read_text(encoding="utf-8")).get("_name_or_path") if index.is_file() else None
     if isinstance(known, str) and hub_id(known) and not resolve(known).exists():
         return known
-    return place.resolve().name
+    return folder.resolve().name
 
 
 def place_name(path: str | Path) -> str:

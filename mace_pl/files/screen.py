@@ -9,7 +9,7 @@ from rich.console import Console
 
 
 def screen() -> Console:
-    """A console that takes neither ``[sks]`` for markup nor ``:ship:`` for a picture."""
+    """A console that takes neither ``[sks]`` for markup nor ``:ship:`` for an image."""
     return Console(markup=False, emoji=False)
 
 

@@ -43,20 +43,20 @@ def read_text(path: Path, setting: str) -> str:
     return decoded(data, f"{setting}: {path}")
 
 
-def decoded(data: bytes, place: str) -> str:
-    """Bytes as UTF-8 text; ``place`` names them in messages.
+def decoded(data: bytes, where: str) -> str:
+    """Bytes as UTF-8 text; ``where`` names them in messages.
 
     Raises:
         UserError: another encoding.
     """
     if data.startswith(UTF16) or b"\0" in data:
-        raise UserError(f"{place} is not UTF-8 but looks like UTF-16. Save it as UTF-8.")
+        raise UserError(f"{where} is not UTF-8 but looks like UTF-16. Save it as UTF-8.")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise UserError(
-            f"{place} is not UTF-8 (byte 0x{data[error.start]:02x} in line {line}). Save it as UTF-8."
+            f"{where} is not UTF-8 (byte 0x{data[error.start]:02x} in line {line}). Save it as UTF-8."
         ) from error
 
 
@@ -122,14 +122,14 @@ def read_table(path: Path, setting: str) -> Table:
     return Table(columns, rows)
 
 
-def _check_head(columns: Sequence[str], place: str) -> None:
+def _check_head(columns: Sequence[str], where: str) -> None:
     """Refuse a first line that is cut at other characters than commas, or names a column twice."""
     separator = separated_otherwise(columns)
     if separator:
-        raise UserError(f"{place} has {separator} between its fields. Save it as CSV with commas (UTF-8).")
+        raise UserError(f"{where} has {separator} between its fields. Save it as CSV with commas (UTF-8).")
     twice = [name for name in columns if columns.count(name) > 1]
     if twice:
-        raise UserError(f"{place} names the column {twice[0]!r} twice. Name each once.")
+        raise UserError(f"{where} names the column {twice[0]!r} twice. Name each once.")
 
 
 def separated_otherwise(columns: Sequence[str]) -> str | None:

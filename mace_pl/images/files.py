@@ -28,8 +28,8 @@ COLOUR = 16  # by how much the channels of a grey mask may differ: JPEG rounds t
 @cache
 def endings() -> dict[str, str]:
     """The formats that are read by the endings of their files, in lower case."""
-    found = Image.registered_extensions()  # initialises Pillow's list of formats
-    return {ending: name for ending, name in sorted(found.items()) if name in FORMATS and name in Image.OPEN}
+    formats = Image.registered_extensions()  # initialises Pillow's list of formats
+    return {ending: name for ending, name in sorted(formats.items()) if name in FORMATS and name in Image.OPEN}
 
 
 def list_images(folder: Path, setting: str) -> list[Path]:
@@ -52,13 +52,13 @@ def list_images(folder: Path, setting: str) -> list[Path]:
             f"{setting}: {folder} holds {len(unread)} images of formats that are not read: {shown}. Save them as .png "
             f"or .jpg, or remove them."
         )
-    found = [file for file in files if file.suffix.lower() in endings()]
-    if not found:
+    images = [file for file in files if file.suffix.lower() in endings()]
+    if not images:
         raise UserError(
             f"{setting}: {folder} holds no image ({', '.join(endings())}; subfolders are not looked at). Give "
             f"a folder of images."
         )
-    return found
+    return images
 
 
 def by_stem(files: Sequence[Path], setting: str) -> dict[str, Path]:
@@ -67,15 +67,15 @@ def by_stem(files: Sequence[Path], setting: str) -> dict[str, Path]:
     Raises:
         UserError: two files that differ by their ending only.
     """
-    found: dict[str, Path] = {}
+    stems: dict[str, Path] = {}
     for file in files:
-        other = found.setdefault(unicodedata.normalize("NFC", file.stem), file)
+        other = stems.setdefault(unicodedata.normalize("NFC", file.stem), file)
         if other != file:
             raise UserError(
                 f"{setting}: {other.name} and {file.name} in {file.parent} would share a mask. Rename one, or pass "
                 f"masks: none."
             )
-    return found
+    return stems
 
 
 def read_image(path: Path, setting: str) -> Image.Image:

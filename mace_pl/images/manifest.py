@@ -1,4 +1,4 @@
-"""A folder of drawn pictures and the manifest that says how each was made."""
+"""A folder of generated images and the manifest that says how each was made."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ REPLACED = ".replaced"  # in the folder: the images of a run that is being repla
 LONGEST = 60  # characters of a prompt in a file name
 
 
-def picture_name(index: int, row: Mapping[str, Any]) -> str:
+def image_name(index: int, row: Mapping[str, Any]) -> str:
     """The file of a row: its number, the prompt's first words and the seed."""
     return f"{index:06d}_{slug(row['prompt'])[:LONGEST]}_{row['seed']}.png"
 
 
-def write_picture(path: Path, picture: Image.Image, facts: Mapping[str, Any]) -> None:
+def write_image(path: Path, image: Image.Image, facts: Mapping[str, Any]) -> None:
     """Write a PNG with its facts as text chunks, aside and renamed: a file that is there is whole."""
     info = PngInfo()
     for key, value in facts.items():
         info.add_itxt(key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
     with written_aside(path) as aside:
-        picture.save(aside, format="PNG", pnginfo=info)
+        image.save(aside, format="PNG", pnginfo=info)
 
 
 def begin(folder: Path, content: Mapping[str, Any]) -> set[int]:
-    """Check the manifest of an earlier run in the folder, and say which of its rows are drawn.
+    """Check the manifest of an earlier run in the folder, and say which of its rows are generated.
 
     Args:
-        folder: of the pictures.
+        folder: of the images.
         content: ``model``, ``settings`` and ``rows`` of this run.
 
     Returns:
-        The indices of the rows whose pictures are there; none in a new folder.
+        The indices of the rows whose images are there; none in a new folder.
 
     Raises:
         UserError: the folder holds other files, or images of other weights, settings or prompts.
@@ -53,10 +53,10 @@ def begin(folder: Path, content: Mapping[str, Any]) -> set[int]:
             raise UserError(f"model.output: {folder} exists and has no {FILE}. Choose another --model.output.")
         return set()
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        manifest = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"model.output: {path} cannot be read ({error}). Choose another --model.output.") from error
-    why = differing(_inputs(found), _inputs(content))
+    why = differing(_inputs(manifest), _inputs(content))
     if why:
         raise UserError(
             f"model.output: {folder} holds images of a run that had other {' and other '.join(why)}. Give that run's "

@@ -10,12 +10,12 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-FULL = 0.95  # of the picture: the target can hardly fill more and still be told from what is around it
+FULL = 0.95  # of the image: the target can hardly fill more and still be told from what is around it
 PIECE = 0.1  # of the mask: smaller pieces are crumbs
-FAR = 0.25  # of the picture's longer side
+FAR = 0.25  # of the image's longer side
 GRID = 64  # pieces are looked for on at most so many rows and columns
 TINT = (255, 0, 80)
-CELL = 512  # pixels of a picture on the sheet, at most
+CELL = 512  # pixels of an image on the sheet, at most
 
 
 def pieces(mask: Tensor) -> list[Tensor]:
@@ -30,17 +30,17 @@ def pieces(mask: Tensor) -> list[Tensor]:
         if torch.equal(spread, labels):
             break
         labels = spread
-    found = [(labels == label).nonzero() for label in labels.unique().tolist() if label > 0]
-    return sorted(found, key=len, reverse=True)
+    pixels = [(labels == label).nonzero() for label in labels.unique().tolist() if label > 0]
+    return sorted(pixels, key=len, reverse=True)
 
 
 def complaint(mask: Tensor) -> str | None:
-    """What is odd about a mask [H, W] of zeros and ones; None where nothing is."""
+    """What is suspicious about a mask [H, W] of zeros and ones; None where nothing is."""
     share = float(mask.float().mean())
     if share == 0:
         return "is empty"
     if share > FULL:
-        return f"covers {share:.0%} of its picture"
+        return f"covers {share:.0%} of its image"
     parts = pieces(mask)
     total = sum(len(part) for part in parts)
     large = [part.float() for part in parts if len(part) >= PIECE * total]
@@ -51,24 +51,24 @@ def complaint(mask: Tensor) -> str | None:
     return None
 
 
-def contact_sheet(path: Path, pictures: Sequence[Image.Image], masks: Sequence[Tensor], columns: int = 8) -> None:
-    """Write the pictures, each above its copy on which the mask [H, W] is tinted; all in the first one's size or less.
+def contact_sheet(path: Path, images: Sequence[Image.Image], masks: Sequence[Tensor], columns: int = 8) -> None:
+    """Write the images, each above its copy on which the mask [H, W] is tinted; all in the first one's size or less.
 
     Args:
         path: the PNG file.
-        pictures: I pictures.
+        images: I images.
         masks: I masks [H, W] of zeros and ones.
-        columns: pictures beside each other.
+        columns: images beside each other.
     """
-    scale = min(1.0, CELL / max(pictures[0].size))
-    width, height = (max(1, round(side * scale)) for side in pictures[0].size)
-    rows = -(-len(pictures) // columns)
-    sheet = Image.new("RGB", (width * min(columns, len(pictures)), 2 * height * rows), "white")
+    scale = min(1.0, CELL / max(images[0].size))
+    width, height = (max(1, round(side * scale)) for side in images[0].size)
+    rows = -(-len(images) // columns)
+    sheet = Image.new("RGB", (width * min(columns, len(images)), 2 * height * rows), "white")
     colour = Image.new("RGB", (width, height), TINT)
-    for i, (picture, mask) in enumerate(zip(pictures, masks, strict=True)):
+    for i, (image, mask) in enumerate(zip(images, masks, strict=True)):
         row, column = divmod(i, columns)
         stencil = Image.fromarray((mask.cpu().numpy() * 128).astype("uint8")).resize((width, height))
-        shown = picture.resize((width, height))
+        shown = image.resize((width, height))
         sheet.paste(shown, (column * width, 2 * row * height))
         sheet.paste(Image.composite(colour, shown, stencil), (column * width, (2 * row + 1) * height))
     sheet.save(path)

@@ -1,4 +1,4 @@
-"""Masks of the targets' pictures, drawn or the user's own: made by networks or by attention, and looked at."""
+"""Masks of the targets' images, generated or the user's own: made by networks or by attention, and checked."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from mace_pl.concepts.templates import PICTURE_TEMPLATE
+from mace_pl.concepts.templates import IMAGE_TEMPLATE
 from mace_pl.concepts.tokens import attended_positions
 from mace_pl.errors import Advice, UserError
 from mace_pl.files.artifacts import written_aside
@@ -21,10 +21,10 @@ from mace_pl.files.identity import hash_files, made_from, note_inputs
 from mace_pl.images.files import read_images
 from mace_pl.images.generate import AttentionMaps, mask_from_map, read_masks, save_masks
 from mace_pl.images.mask_checks import complaint, contact_sheet
-from mace_pl.images.segmentation import Seen, Segment, find, words_for
+from mace_pl.images.segmentation import Search, Segment, find, words_for
 from mace_pl.methods.lora import stream
 from mace_pl.models.backbone import backbone_of
-from mace_pl.models.pipeline import picture_latents
+from mace_pl.models.pipeline import image_latents
 from mace_pl.models.protocols import Pipeline
 from mace_pl.models.sampling import noised
 
@@ -33,13 +33,13 @@ LEVELS = tuple((i + 0.5) / 20 for i in range(10))  # of noise, as shares of the 
 
 
 @dataclass(frozen=True)
-class Pictured:
-    """Pictures of a target that masks are made for.
+class TargetImages:
+    """Images of a target that masks are made for.
 
     Attributes:
         target: the concept's name.
         kind: of the concept.
-        files: its pictures.
+        files: its images.
         folder: where ``masks/``, ``attention_masks/`` and ``contact_sheet.png`` go.
     """
 
@@ -49,7 +49,7 @@ class Pictured:
     folder: Path
 
     def read(self) -> list[Image.Image]:
-        """The pictures in RGB."""
+        """The images in RGB."""
         return read_images(self.files, f"images of {self.target!r}")
 
     def inputs(self, **settings: Any) -> dict[str, Any]:
@@ -61,7 +61,7 @@ class Pictured:
         return made_from(self.folder / name, inputs, f"masks of {self.target}")
 
     def write(self, name: str, masks: Sequence[Tensor], inputs: Mapping[str, Any]) -> None:
-        """Fill the folder ``name`` with masks [H, W] named like the pictures, aside and renamed."""
+        """Fill the folder ``name`` with masks [H, W] named like the images, aside and renamed."""
         with written_aside(self.folder / name, "data.pictures") as aside:
             save_masks(aside, masks, [file.stem for file in self.files])
             note_inputs(aside, inputs)
@@ -71,41 +71,43 @@ class Pictured:
         return read_masks(self.folder / name, [file.stem for file in self.files])
 
 
-def segment_pictures(groups: Sequence[Pictured], method: str, settings: Segment, device: torch.device) -> None:
+def segment_images(groups: Sequence[TargetImages], method: str, settings: Segment, device: torch.device) -> None:
     """Fill ``masks/`` of every target that has none made with these settings.
 
     Args:
-        groups: the pictures of each target.
+        groups: the images of each target.
         method: ``clipseg`` or ``grounded_sam``.
         settings: of the method.
         device: where its networks run.
 
     Raises:
-        UserError: naming the pictures in which nothing was found, where there is no fallback.
+        UserError: naming the images in which nothing was found, where there is no fallback.
     """
-    left: list[tuple[Pictured, str, dict[str, Any]]] = []
+    left: list[tuple[TargetImages, str, dict[str, Any]]] = []
     places: list[tuple[int, list[int]]] = []
-    seen: list[Seen] = []
+    searches: list[Search] = []
     for group in groups:
         words = words_for(group.target, group.kind, settings.words)
         inputs = group.inputs(**{**asdict(settings), "method": method, "words": words})
         if group.has("masks", inputs):
             continue
-        pictures = group.read()
-        for size in dict.fromkeys(picture.size for picture in pictures):  # the networks take equal sizes at once
-            equal = [i for i, picture in enumerate(pictures) if picture.size == size]
+        images = group.read()
+        for size in dict.fromkeys(image.size for image in images):  # the networks take equal sizes at once
+            equal = [i for i, image in enumerate(images) if image.size == size]
             places.append((len(left), equal))
-            seen.append(Seen(words, [pictures[i] for i in equal]))
+            searches.append(Search(words, [images[i] for i in equal]))
         left.append((group, words, inputs))
-    found: list[dict[int, Tensor]] = [{} for _ in left]
-    for (place, equal), masks in zip(places, find(method, seen, settings, device) if left else [], strict=True):
-        found[place] |= dict(zip(equal, masks, strict=True))
-    for (group, words, inputs), own in zip(left, found, strict=True):
-        in_order = [own[i] for i in range(len(own))]
+    by_group: list[dict[int, Tensor]] = [{} for _ in left]
+    for (number, equal), masks in zip(places, find(method, searches, settings, device) if left else [], strict=True):
+        by_group[number] |= dict(zip(equal, masks, strict=True))
+    for (group, words, inputs), group_masks in zip(left, by_group, strict=True):
+        in_order = [group_masks[i] for i in range(len(group_masks))]
         group.write("masks", fill_empty(in_order, group, words, method, settings.fallback), inputs)
 
 
-def fill_empty(masks: Sequence[Tensor], group: Pictured, words: str, method: str, fallback: str | None) -> list[Tensor]:
+def fill_empty(
+    masks: Sequence[Tensor], group: TargetImages, words: str, method: str, fallback: str | None
+) -> list[Tensor]:
     """Masks [H, W] in which the empty ones are those of the fallback.
 
     Raises:
@@ -126,14 +128,14 @@ def fill_empty(masks: Sequence[Tensor], group: Pictured, words: str, method: str
     return [other[i] if i in empty else mask for i, mask in enumerate(masks)]
 
 
-def attend_pictures(
-    pipeline: Pipeline, groups: Sequence[Pictured], name: str, seed: int, guidance: float, model: Mapping[str, str]
+def attend_images(
+    pipeline: Pipeline, groups: Sequence[TargetImages], name: str, seed: int, guidance: float, model: Mapping[str, str]
 ) -> None:
     """Fill the folder ``name`` of every target that has none made this way, by :func:`noised_masks`.
 
     Args:
         pipeline: the original model.
-        groups: given pictures of each target.
+        groups: given images of each target.
         name: ``masks`` or ``attention_masks``.
         seed: of the noise.
         guidance: scale that a distilled UNet is told.
@@ -146,23 +148,24 @@ def attend_pictures(
 
 
 @torch.no_grad()
-def noised_masks(pipeline: Pipeline, group: Pictured, seed: int, guidance: float) -> list[Tensor]:
-    """Masks [H, W] of given pictures, each of its picture's size, from the model's own cross-attention.
+def noised_masks(pipeline: Pipeline, group: TargetImages, seed: int, guidance: float) -> list[Tensor]:
+    """Masks [H, W] of given images, each of its image's size, from the model's own cross-attention.
 
-    A drawn picture's attention is averaged over the steps that draw it. A given one has no such steps, so it is looked
-    at under ten levels of noise (on the bundled model's pictures as close to the silhouettes as while they are drawn).
+    A generated image's attention is averaged over the steps that generate it. A given one has no such steps, so it is
+    looked at under ten levels of noise (on the bundled model's images as close to the silhouettes as while they are
+    generated).
     """
-    template = PICTURE_TEMPLATE[group.kind]
+    template = IMAGE_TEMPLATE[group.kind]
     backbone = backbone_of(pipeline)
     text, pooled = backbone.encode([template.replace("{}", group.target)])
     positions = attended_positions(backbone.tokenizers[0], template, group.target)
     extra = backbone.inputs(pooled, 1, guidance)
     height, width = backbone.image_size
     steps = backbone.timesteps
-    found = []
-    for i, picture in enumerate(group.read()):
-        fitting = picture.resize((width, height), Image.Resampling.LANCZOS)
-        latents, maps = picture_latents(pipeline, [fitting]), AttentionMaps([positions], (height, width))
+    masks = []
+    for i, image in enumerate(group.read()):
+        fitting = image.resize((width, height), Image.Resampling.LANCZOS)
+        latents, maps = image_latents(pipeline, [fitting]), AttentionMaps([positions], (height, width))
         generator = stream(seed, group.target, "noise", i)
         with backbone.observed(maps.observe):
             for level in LEVELS:
@@ -172,16 +175,16 @@ def noised_masks(pipeline: Pipeline, group: Pictured, seed: int, guidance: float
                     noised(pipeline, latents, noise, t), t, encoder_hidden_states=text, **extra
                 )
         mask = mask_from_map(maps.maps()[0])
-        found.append(F.interpolate(mask[None, None], size=picture.size[::-1], mode="nearest")[0, 0])
-    return found
+        masks.append(F.interpolate(mask[None, None], size=image.size[::-1], mode="nearest")[0, 0])
+    return masks
 
 
-def look_at_masks(group: Pictured) -> None:
-    """Write the contact sheet of a target's pictures, and warn of each mask that is odd."""
+def check_masks(group: TargetImages) -> None:
+    """Write the contact sheet of a target's images, and warn of each suspicious mask (empty, full or fragmented)."""
     masks, sheet = group.masks("masks"), group.folder / "contact_sheet.png"
     contact_sheet(sheet, group.read(), masks)
     for file, mask in zip(group.files, masks, strict=True):
-        found = complaint(mask)
-        if found is not None:
+        problem = complaint(mask)
+        if problem is not None:
             name = group.folder / "masks" / f"{file.stem}.png"
-            warnings.warn(f"The mask {name} {found}. Look at {sheet}.", Advice, stacklevel=2)
+            warnings.warn(f"The mask {name} {problem}. Look at {sheet}.", Advice, stacklevel=2)

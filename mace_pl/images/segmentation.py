@@ -1,4 +1,4 @@
-"""Masks of a named thing in pictures by networks that were trained for it: CLIPSeg, or Grounding DINO and SAM."""
+"""Masks of a named thing in images by networks that were trained for it: CLIPSeg, or Grounding DINO and SAM."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FALLBACKS = ("attention", "none")
 
 @dataclass(frozen=True)
 class Segment:
-    """How ``clipseg`` and ``grounded_sam`` find a target in its pictures.
+    """How ``clipseg`` and ``grounded_sam`` find a target in its images.
 
     Args:
         clipseg: folder or hub id of the CLIPSeg model.
@@ -33,10 +33,10 @@ class Segment:
         text_threshold: score from which a word belongs to a box.
         box: ``best`` takes the box of highest score, ``all`` the union of all kept ones.
         words: what is looked for in place of the target's own words, by target or by kind.
-        batch_size: pictures at once.
+        batch_size: images at once.
         half: float16 arithmetic on a GPU.
-        fallback: for pictures in which nothing is found: ``attention`` (the model's own map), ``none`` (the whole
-            picture counts), or null, which refuses them.
+        fallback: for images in which nothing is found: ``attention`` (the model's own map), ``none`` (the loss
+            covers the whole image), or null, which refuses them.
     """
 
     clipseg: str = "CIDAS/clipseg-rd64-refined"
@@ -70,15 +70,15 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """Pictures of equal size, and the words for what is looked for in them."""
+class Search:
+    """Images of equal size, and the words for what is looked for in them."""
 
     words: str
-    pictures: Sequence[Image.Image]
+    images: Sequence[Image.Image]
 
 
-def find(method: str, seen: Sequence[Seen], settings: Segment, device: torch.device) -> list[Tensor]:
-    """Masks [I, H, W] of zeros and ones for each group of pictures; all zero where nothing was found.
+def find(method: str, searches: Sequence[Search], settings: Segment, device: torch.device) -> list[Tensor]:
+    """Masks [I, H, W] of zeros and ones for each group of images; all zero where nothing was found.
 
     Each network is loaded once, and the next one only after it was dropped.
 
@@ -86,42 +86,42 @@ def find(method: str, seen: Sequence[Seen], settings: Segment, device: torch.dev
         UserError: a network that cannot be loaded.
     """
     if method == "clipseg":
-        return clipseg(seen, settings, device)
-    return sam(seen, detect(seen, settings, device), settings, device)
+        return clipseg(searches, settings, device)
+    return sam(searches, detect(searches, settings, device), settings, device)
 
 
 @torch.no_grad()
-def clipseg(seen: Sequence[Seen], settings: Segment, device: torch.device) -> list[Tensor]:
+def clipseg(searches: Sequence[Search], settings: Segment, device: torch.device) -> list[Tensor]:
     """Pixels whose probability of being the thing is above the threshold."""
     from transformers import CLIPSegForImageSegmentation, CLIPSegProcessor
 
     processor, model = _load(settings.clipseg, "clipseg", CLIPSegProcessor, CLIPSegForImageSegmentation, device)
-    found = []
-    for group in seen:
+    by_group = []
+    for group in searches:
         masks = []
-        for batch in _batches(group.pictures, settings.batch_size):
+        for batch in _batches(group.images, settings.batch_size):
             texts = [group.words] * len(batch)
             inputs = processor(text=texts, images=batch, padding=True, return_tensors="pt").to(device)
             with _half(settings, device):
                 logits = model(**inputs).logits.float()  # [I, h, w]
             whole = F.interpolate(logits.view(len(batch), 1, *logits.shape[-2:]), size=_size(batch), mode="bilinear")
             masks.append((whole[:, 0].sigmoid() > settings.clipseg_threshold).float().cpu())
-        found.append(torch.cat(masks))
-    return found
+        by_group.append(torch.cat(masks))
+    return by_group
 
 
 @torch.no_grad()
-def detect(seen: Sequence[Seen], settings: Segment, device: torch.device) -> list[list[Tensor]]:
-    """Boxes [B, 4] (left, top, right, bottom, in pixels) of each picture by Grounding DINO, best first."""
+def detect(searches: Sequence[Search], settings: Segment, device: torch.device) -> list[list[Tensor]]:
+    """Boxes [B, 4] (left, top, right, bottom, in pixels) of each image by Grounding DINO, best first."""
     from transformers import GroundingDinoForObjectDetection, GroundingDinoProcessor
 
     processor, model = _load(
         settings.detector, "detector", GroundingDinoProcessor, GroundingDinoForObjectDetection, device
     )
-    found = []
-    for group in seen:
+    by_group = []
+    for group in searches:
         boxes: list[Tensor] = []
-        for batch in _batches(group.pictures, settings.batch_size):
+        for batch in _batches(group.images, settings.batch_size):
             texts = [f"{group.words.lower()}."] * len(batch)  # the form of its training texts
             inputs = processor(images=batch, text=texts, return_tensors="pt").to(device)
             with _half(settings, device):
@@ -134,8 +134,8 @@ def detect(seen: Sequence[Seen], settings: Segment, device: torch.device) -> lis
                 target_sizes=[_size(batch)] * len(batch),
             )
             boxes += [chosen_boxes(r["scores"], r["boxes"], settings.box) for r in results]
-        found.append(boxes)
-    return found
+        by_group.append(boxes)
+    return by_group
 
 
 def chosen_boxes(scores: Tensor, boxes: Tensor, box: str) -> Tensor:
@@ -146,20 +146,20 @@ def chosen_boxes(scores: Tensor, boxes: Tensor, box: str) -> Tensor:
 
 @torch.no_grad()
 def sam(
-    seen: Sequence[Seen], boxes: Sequence[Sequence[Tensor]], settings: Segment, device: torch.device
+    searches: Sequence[Search], boxes: Sequence[Sequence[Tensor]], settings: Segment, device: torch.device
 ) -> list[Tensor]:
-    """The union of what SAM segments in the boxes of each picture."""
+    """The union of what SAM segments in the boxes of each image."""
     from transformers import SamModel, SamProcessor
 
     processor, model = _load(settings.segmenter, "segmenter", SamProcessor, SamModel, device)
-    found = []
-    for group, own in zip(seen, boxes, strict=True):
-        masks = torch.zeros(len(group.pictures), *_size(group.pictures))
-        for count in sorted({len(b) for b in own} - {0}):  # pictures with equally many boxes fit into a batch
-            places = [i for i, b in enumerate(own) if len(b) == count]
+    by_group = []
+    for group, group_boxes in zip(searches, boxes, strict=True):
+        masks = torch.zeros(len(group.images), *_size(group.images))
+        for count in sorted({len(b) for b in group_boxes} - {0}):  # images with equally many boxes fit into a batch
+            places = [i for i, b in enumerate(group_boxes) if len(b) == count]
             for batch in _batches(places, settings.batch_size):
-                pictures = [group.pictures[i] for i in batch]
-                inputs = processor(pictures, input_boxes=[own[i].tolist() for i in batch], return_tensors="pt")
+                images = [group.images[i] for i in batch]
+                inputs = processor(images, input_boxes=[group_boxes[i].tolist() for i in batch], return_tensors="pt")
                 with _half(settings, device):
                     outputs = model(
                         pixel_values=inputs["pixel_values"].float().to(device),
@@ -169,19 +169,19 @@ def sam(
                 sizes = (inputs["original_sizes"], inputs["reshaped_input_sizes"])
                 whole = processor.post_process_masks(outputs.pred_masks.float().cpu(), *sizes)
                 masks[batch] = torch.stack([w.reshape(-1, *w.shape[-2:]).any(0) for w in whole]).float()
-        found.append(masks)
-    return found
+        by_group.append(masks)
+    return by_group
 
 
-def _load(place: str, setting: str, processor: Any, model: Any, device: torch.device) -> tuple[Any, Any]:
-    source = resolve(place)
-    name = str(source) if source.exists() else place
+def _load(model_id: str, setting: str, processor: Any, model: Any, device: torch.device) -> tuple[Any, Any]:
+    source = resolve(model_id)
+    name = str(source) if source.exists() else model_id
     try:
         network = model.from_pretrained(name, use_safetensors=True, dtype=torch.float32)  # that of its input
         return processor.from_pretrained(name), network.eval().to(device)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(
-            f"data.segment.{setting}={place} cannot be loaded: {error}. Give a folder or hub id with the model and "
+            f"data.segment.{setting}={model_id} cannot be loaded: {error}. Give a folder or hub id with the model and "
             f"its processor, or another data.mask."
         ) from error
 
@@ -191,9 +191,9 @@ def _batches(items: Sequence[Any], size: int) -> Iterator[list[Any]]:
         yield list(items[start : start + size])
 
 
-def _size(pictures: Sequence[Image.Image]) -> tuple[int, int]:
-    """(height, width) of pictures of equal size."""
-    width, height = pictures[0].size
+def _size(images: Sequence[Image.Image]) -> tuple[int, int]:
+    """(height, width) of images of equal size."""
+    width, height = images[0].size
     return height, width
 
 
@@ -203,5 +203,5 @@ def _half(settings: Segment, device: torch.device) -> torch.autocast:
 
 
 def words_for(target: str, kind: str, words: Mapping[str, str]) -> str:
-    """What is looked for in the pictures of a target."""
+    """What is looked for in the images of a target."""
     return words.get(target, words.get(kind, target))

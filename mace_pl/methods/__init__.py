@@ -1,4 +1,4 @@
-"""The maths of erasing: Gram sums, closed forms, LoRAs side by side, losses, the edit.
+"""The maths of erasing: Gram sums, closed forms, batched LoRAs, losses, the edit.
 
 A closed form is found by its name (``--model.method UCE``) where it is imported here.
 """

@@ -29,7 +29,7 @@ class Sums:
     Attributes:
         F: Σ e_f e_fᵀ [D, D] over the tokens of the targets.
         G: Σ e_g e_fᵀ [D, D], the anchors' tokens against the targets'; zero where there is no anchor.
-        keep: what is preserved, with its weights.
+        preservation: what is preserved, with its weights.
         layers: the original keys and values W [O, D] by layer name.
         pairs: K, the number of tokens in F and G.
         names: the last token of every name in ``model.domain_names``, [N, D]; None without names.
@@ -38,7 +38,7 @@ class Sums:
 
     F: Tensor
     G: Tensor
-    keep: Preservation
+    preservation: Preservation
     layers: Mapping[str, Tensor]
     pairs: float = 1.0
     names: Tensor | None = None
@@ -70,7 +70,7 @@ class ClosedForm(ABC):
         trains: whether LoRAs and their fusion (stages 2 and 3 of MACE) follow; a method that trains nothing needs no
             images.
         anchored: whether targets need an anchor; else they must have none.
-        degrees: whether a target can be erased in part by G → wG + (1 − w)F.
+        takes_strength: whether a target can be erased in part by G → wG + (1 − w)F.
         reads_names: whether ``Sums.names`` and ``Sums.blank`` are used, whatever the weight of the domain.
     """
 
@@ -78,7 +78,7 @@ class ClosedForm(ABC):
     tokens: Tokens = "coexisting"
     trains: bool = False
     anchored: bool = True
-    degrees: bool = True
+    takes_strength: bool = True
     reads_names: bool = False
 
     @abstractmethod

@@ -22,14 +22,14 @@ def chosen(given: Any) -> ClosedForm:
     """
     if given is None:
         return Mace()
-    found = pydoc.locate(given["class_path"])
-    if not (isinstance(found, type) and issubclass(found, ClosedForm)):
+    method = pydoc.locate(given["class_path"])
+    if not (isinstance(method, type) and issubclass(method, ClosedForm)):
         raise UserError(f"model.method: {given['class_path']} is no closed form of this installation.")
     settings = {
         name: chosen(value) if isinstance(value, dict) and "class_path" in value else value
         for name, value in (given.get("init_args") or {}).items()
     }
-    made: ClosedForm = found(**settings)
+    made: ClosedForm = method(**settings)
     return made
 
 

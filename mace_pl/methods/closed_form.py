@@ -37,7 +37,7 @@ def metric(layers: Iterable[Tensor]) -> Tensor:
 
 @dataclass(frozen=True)
 class Preservation:
-    """What is to be kept: S = prior_weight·P + domain_weight·D (the λ_I term is added by each stage).
+    """What is to be preserved: S = prior_weight·P + domain_weight·D (the λ_I term is added by each stage).
 
     Attributes:
         identity: λ_I, pulls the result towards the matrix that the stage starts from.
@@ -73,7 +73,7 @@ class Preservation:
         return f"zero: {', '.join(zero) or 'none'}; " + ", ".join(f"{k} = {v:g}" for k, v in terms.items())
 
 
-def factored(normal_DD: Tensor, keep: Preservation, stage: str) -> Tensor:
+def factored(normal_DD: Tensor, preservation: Preservation, stage: str) -> Tensor:
     """The lower Cholesky factor L [D, D] of a symmetric positive definite ``normal`` = L Lᵀ, in float64.
 
     Raises:
@@ -88,8 +88,8 @@ def factored(normal_DD: Tensor, keep: Preservation, stage: str) -> Tensor:
     if int(info) != 0 or not torch.isfinite(pivots).all() or bool(tiny):
         raise UserError(
             f"{stage}: the system is singular (mean {scale:.3g}): the prompts span fewer than {len(normal_DD)} "
-            f"dimensions and nothing fills the rest ({keep.describe()}). Raise --model.{stage}.identity above 0, or "
-            f"give --model.prior or --model.domain statistics with a positive weight."
+            f"dimensions and nothing fills the rest ({preservation.describe()}). Raise --model.{stage}.identity above "
+            f"0, or give --model.prior or --model.domain statistics with a positive weight."
         )
     return factor
 
@@ -99,7 +99,7 @@ def solve_right(numerator_KD: Tensor, factor_DD: Tensor) -> Tensor:
     return torch.cholesky_solve(numerator_KD.T, factor_DD).T
 
 
-def refine(F_DD: Tensor, G_DD: Tensor, keep: Preservation) -> Tensor:
+def refine(F_DD: Tensor, G_DD: Tensor, preservation: Preservation) -> Tensor:
     """Stage 1 for all layers at once: T = (G + S)(F + S)⁻¹, so that W' = W T.
 
     Minimises Σ‖W'e^f − W e^g‖² + λ_p Σ‖(W'−W)e^p‖² + λ_d Σ‖(W'−W)e^d‖² + λ_I‖W'−W‖².
@@ -107,7 +107,7 @@ def refine(F_DD: Tensor, G_DD: Tensor, keep: Preservation) -> Tensor:
     Args:
         F_DD: Σ e^f (e^f)ᵀ over the co-existing tokens of the target prompts.
         G_DD: Σ e^g (e^f)ᵀ, the tokens of the anchor prompts against those of the target prompts.
-        keep: the preservation terms with their weights.
+        preservation: the preservation terms with their weights.
 
     Returns:
         T [D, D] in float64.
@@ -116,9 +116,9 @@ def refine(F_DD: Tensor, G_DD: Tensor, keep: Preservation) -> Tensor:
         UserError: F + S is singular.
     """
     F, G = F_DD.double(), G_DD.double()
-    S = keep.statistics(len(F)) + keep.identity * torch.eye(len(F), dtype=torch.float64)
+    S = preservation.statistics(len(F)) + preservation.identity * torch.eye(len(F), dtype=torch.float64)
     # (G + S)(F + S)⁻¹ = I + (G − F)(F + S)⁻¹: exact where target and anchor agree
-    return torch.eye(len(F), dtype=torch.float64) + solve_right(G - F, factored(F + S, keep, "refine"))
+    return torch.eye(len(F), dtype=torch.float64) + solve_right(G - F, factored(F + S, preservation, "refine"))
 
 
 def plain_edit(F_DD: Tensor, G_DD: Tensor) -> Tensor:
@@ -156,7 +156,7 @@ class Fusion:
         return solve_right(A_KD.double() @ F_DD.double(), self.factor)
 
 
-def fuse(T_DD: Tensor, F_DD: Tensor, keep: Preservation) -> Fusion:
+def fuse(T_DD: Tensor, F_DD: Tensor, preservation: Preservation) -> Fusion:
     """Stage 3 for all layers at once, Identity 4.
 
     Minimises Σ_ij‖W*e_ij − (W' + B_i A_i)e_ij‖² + μ_p Σ‖(W*−W)e^p‖² + μ_d Σ‖(W*−W)e^d‖² + λ_I‖W*−W'‖².
@@ -165,18 +165,18 @@ def fuse(T_DD: Tensor, F_DD: Tensor, keep: Preservation) -> Fusion:
     Args:
         T_DD: stage 1's matrix.
         F_DD: Σ F_i, with F_i = Σ_j e_ij e_ijᵀ over all tokens of concept i's target prompts.
-        keep: the preservation terms with their weights.
+        preservation: the preservation terms with their weights.
 
     Raises:
         UserError: M is singular.
     """
     T = T_DD.double()
     identity = torch.eye(len(T), dtype=torch.float64)
-    own = F_DD.double() + keep.identity * identity
-    M = own + keep.statistics(len(T))
-    factor = factored(M, keep, "fuse")
+    damped = F_DD.double() + preservation.identity * identity
+    M = damped + preservation.statistics(len(T))
+    factor = factored(M, preservation, "fuse")
     # R = I + (T − I)(Σ F_i + λ_I I) M⁻¹, the same matrix, exact where T = I
-    return Fusion(identity + solve_right((T - identity) @ own, factor), factor, own)
+    return Fusion(identity + solve_right((T - identity) @ damped, factor), factor, damped)
 
 
 def apply_edit(W_OD: Tensor, R_DD: Tensor, A_RD: Tensor, B_OR: Tensor) -> Tensor:

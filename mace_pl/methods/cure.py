@@ -26,7 +26,7 @@ class CURE(ClosedForm):
     source = "CURE (arXiv 2505.12677, NeurIPS 2025)"
     tokens: Tokens = "bare"
     anchored = False
-    degrees = False
+    takes_strength = False
 
     def __init__(self, alpha: float = 2.0) -> None:
         if not alpha >= 1:
@@ -44,5 +44,5 @@ class CURE(ClosedForm):
     def solve(self, sums: Sums) -> Edit:
         """T [D, D]; G is not looked at."""
         P_f = self.projector(sums.F)
-        P_r = self.projector(sums.keep.statistics(len(sums.F)))
+        P_r = self.projector(sums.preservation.statistics(len(sums.F)))
         return Edit(torch.eye(len(P_f), dtype=torch.float64) - (P_f - P_f @ P_r))

@@ -36,7 +36,7 @@ class ConceptSums:
     pairs: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
 
     def weighted(self, weight: float) -> ConceptSums:
-        """Erase to a degree: at 1 the tokens go to the anchor's, at 0 they stay what they are."""
+        """Erasure strength in [0, 1]: at 1 the tokens are mapped to the anchor's, at 0 they are preserved."""
         return replace(self, G=weight * self.G + (1 - weight) * self.F)
 
 
@@ -88,7 +88,7 @@ class SumsOnDisk(Mapping[str, ConceptSums]):
         self.places[target] = [self.store.add(matrix) for matrix in vars(sums).values()]
 
     def __getitem__(self, target: str) -> ConceptSums:
-        return ConceptSums(*(self.store[place] for place in self.places[target]))
+        return ConceptSums(*(self.store[number] for number in self.places[target]))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.places)
@@ -100,33 +100,35 @@ class SumsOnDisk(Mapping[str, ConceptSums]):
 def summed(sums: Iterable[ConceptSums]) -> ConceptSums:
     """The sums over all concepts, in their order, one at a time."""
     total: dict[str, Tensor] = {}
-    for own in sums:
-        for name, matrix in vars(own).items():
+    for concept in sums:
+        for name, matrix in vars(concept).items():
             total[name] = total[name].add_(matrix) if name in total else matrix.clone()
     return ConceptSums(**total)
 
 
-def refinement(sums: Mapping[str, ConceptSums], keep: Preservation) -> Edit:
+def refinement(sums: Mapping[str, ConceptSums], preservation: Preservation) -> Edit:
     """Stage 1 of MACE over all concepts."""
     total = summed(sums.values())
-    return Edit(refine(total.F, total.G, keep))
+    return Edit(refine(total.F, total.G, preservation))
 
 
-def fusion(refined: Edit, sums: Mapping[str, ConceptSums], loras: Mapping[str, Factors], keep: Preservation) -> Edit:
+def fusion(
+    refined: Edit, sums: Mapping[str, ConceptSums], loras: Mapping[str, Factors], preservation: Preservation
+) -> Edit:
     """Stage 3 over all concepts, one at a time.
 
     Args:
         refined: what stage 1 made; whatever it has per layer, B_0 A_0, is fused to B_0 A_0 (Σ F_i + λ_I I) M⁻¹.
         sums: by target.
         loras: by target, then by layer, (A [r, D], B [O, r]).
-        keep: what is preserved.
+        preservation: what is preserved.
     """
-    fused = fuse(refined.R, summed(sums.values()).F_all, keep)
+    fused = fuse(refined.R, summed(sums.values()).F_all, preservation)
     layers = list(next(iter(loras.values())))
     A: dict[str, list[Tensor]] = {name: [] for name in layers}
     for target, s in sums.items():
-        own = [loras[target][name][0].cpu() for name in layers]
-        rows = fused.fused(torch.cat(own), s.F_all).split([len(a) for a in own])
+        factors = [loras[target][name][0].cpu() for name in layers]
+        rows = fused.fused(torch.cat(factors), s.F_all).split([len(a) for a in factors])
         for name, part in zip(layers, rows, strict=True):
             A[name].append(part)
     B = {name: [loras[target][name][1].double().cpu() for target in sums] for name in layers}

@@ -1,4 +1,4 @@
-"""The LoRAs of several concepts side by side on the cross-attention keys and values.
+"""Batched LoRAs: those of several concepts at once on the cross-attention keys and values.
 
 Legend: N samples, T tokens, D text width, O output width, R rank, C concepts.
 """
@@ -52,7 +52,7 @@ class SideBySideLoRA(nn.Module):
 
 
 class ConceptLoRAs(nn.Module):
-    """All side-by-side LoRAs of a UNet, put in place of its ``attn2`` keys and values.
+    """The batched LoRAs of a UNet, put in place of its ``attn2`` keys and values.
 
     Args:
         unet: the UNet, changed in place until :meth:`remove`.

@@ -25,7 +25,7 @@ class MaceRefinement(ClosedForm):
 
     def solve(self, sums: Sums) -> Edit:
         """See :func:`mace_pl.methods.closed_form.refine`."""
-        return Edit(refine(sums.F, sums.G, sums.keep))
+        return Edit(refine(sums.F, sums.G, sums.preservation))
 
 
 class Mace(ClosedForm):
@@ -48,7 +48,7 @@ class Mace(ClosedForm):
         if not isinstance(self.refinement, MaceRefinement):
             self.source = f"{type(self).source} on top of {self.refinement.source}"
         self.tokens = self.refinement.tokens
-        self.anchored, self.degrees = self.refinement.anchored, self.refinement.degrees
+        self.anchored, self.takes_strength = self.refinement.anchored, self.refinement.takes_strength
         self.reads_names = self.refinement.reads_names
 
     def solve(self, sums: Sums) -> Edit:

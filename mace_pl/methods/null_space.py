@@ -13,7 +13,7 @@ RANK = 1e-12  # eigenvalues of sums below this share of the largest are rounding
 
 
 class NullSpace(ClosedForm):
-    """T = I + (G − F) N (N F N)⁺ N: targets land on their anchors, and nothing moves that lies in the kept span.
+    """T = I + (G − F) N (N F N)⁺ N: targets land on their anchors, and nothing moves that lies in the preserved span.
 
     N = I − V_k V_kᵀ, with V_k the leading eigenvectors of the retained Gram matrix R = λ_p P + λ_d D of
     ``model.prior``, ``model.domain`` and ``model.domain_names`` with their weights in ``model.refine``; only the shares
@@ -23,8 +23,8 @@ class NullSpace(ClosedForm):
     Args:
         share: k is the smallest number of eigenvalues that make up this share of their sum. The published one is not
             known to us; 0.9 is ours.
-        safe_anchors: project anchors on the kept span first: e_g → V_k V_kᵀ e_g (the second projection; an option there
-            too).
+        safe_anchors: project anchors on the preserved span first: e_g → V_k V_kᵀ e_g (the second projection; an option
+            there too).
     """
 
     source = "the null-space edit (arXiv 2604.10032, CVPR 2026)"
@@ -35,7 +35,7 @@ class NullSpace(ClosedForm):
             raise UserError(f"model.method.share={share} must be above 0 and at most 1.")
         self.share, self.safe_anchors = share, safe_anchors
 
-    def kept_span(self, R: Tensor) -> Tensor:
+    def preserved_span(self, R: Tensor) -> Tensor:
         """V_k [D, k] of a Gram matrix [D, D]; no column where nothing is retained."""
         values, V = torch.linalg.eigh(R)
         values = values.flip(0).clamp_min(0)
@@ -48,20 +48,20 @@ class NullSpace(ClosedForm):
         """T [D, D].
 
         Raises:
-            UserError: a target lies in the kept span, or targets are no longer independent outside of it.
+            UserError: a target lies in the preserved span, or targets are no longer independent outside of it.
         """
         F, G = sums.F, sums.G
         identity = torch.eye(len(F), dtype=torch.float64)
-        kept = self.kept_span(sums.keep.statistics(len(F)))
-        N = identity - kept @ kept.T
+        V = self.preserved_span(sums.preservation.statistics(len(F)))
+        N = identity - V @ V.T
         if self.safe_anchors:
-            G = kept @ (kept.T @ G)
+            G = V @ (V.T @ G)
         largest = float(torch.linalg.eigvalsh(F)[-1])
         values, U = torch.linalg.eigh(N @ F @ N)
         found, wanted = (int((v > RANK * largest).sum()) for v in (values, torch.linalg.eigvalsh(F)))
         if found < wanted:
             raise UserError(
-                f"refine: the system is singular: outside of the {kept.shape[1]} directions that are preserved, the "
+                f"refine: the system is singular: outside of the {V.shape[1]} directions that are preserved, the "
                 f"targets span {found} dimensions of {wanted}. Lower --model.method.share, or preserve fewer names."
             )
         U = U[:, -found:]

@@ -32,7 +32,7 @@ class OCE(ClosedForm):
 
     source = "OCE (arXiv 2605.28902, ICML 2026)"
     tokens: Tokens = "last"
-    degrees = False
+    takes_strength = False
 
     def __init__(self, strength: float = 800.0) -> None:
         self.strength = above_zero("strength", strength, "800")
@@ -44,13 +44,13 @@ class OCE(ClosedForm):
             UserError: S is singular, so that M is.
         """
         identity = torch.eye(len(sums.F), dtype=torch.float64)
-        S = sums.keep.statistics(len(identity)) + sums.keep.identity * identity
+        S = sums.preservation.statistics(len(identity)) + sums.preservation.identity * identity
         targets, anchors = span(sums.F), span(sums.G)
         factors = {}
         for name, layer in sums.layers.items():
             if is_value(name):
                 W = layer.cpu().double()
-                delta = self.turned(W, targets, anchors, S, sums.keep.describe()) - W
+                delta = self.turned(W, targets, anchors, S, sums.preservation.describe()) - W
                 one = torch.eye(len(delta), dtype=torch.float64)
                 factors[name] = (delta, one) if len(one) < len(identity) else (identity, delta)
         return Edit(identity, factors, values_only=True)

@@ -28,7 +28,7 @@ class RECE(ClosedForm):
 
     source = "RECE (Gong et al., ECCV 2024)"
     tokens: Tokens = "bare"
-    degrees = False  # c' has to reach the anchor, which a mean of target and anchor is not
+    takes_strength = False  # c' has to reach the anchor, which a mean of target and anchor is not
 
     def __init__(self, strength: float = 1.0, rounds: int = 3, ridge: float = 0.1) -> None:
         if rounds < 1:
@@ -41,9 +41,9 @@ class RECE(ClosedForm):
         A, identity = sums.metric, torch.eye(len(sums.F), dtype=torch.float64)
         own, anchors = self.strength * sums.F, self.strength * sums.G
         F, G = own, anchors
-        T = refine(F, G, sums.keep)
+        T = refine(F, G, sums.preservation)
         for _ in range(self.rounds):
             B = torch.linalg.solve(T.T @ A @ T + self.ridge * identity, T.T @ A)
             F, G = F + B @ own @ B.T, G + anchors @ B.T
-            T = refine(F, G, sums.keep)
+            T = refine(F, G, sums.preservation)
         return Edit(T)

@@ -23,8 +23,8 @@ def retained_gram(names_ND: Tensor | None, change_DD: Tensor, copies: int, size_
     moved = sizes(names_ND @ change_DD.T, size_DD)
     own = names_ND[moved >= moved.mean()]
     direction = torch.linalg.eigh(noise_DD)[1][:, :1]
-    drawn = torch.randn(copies, len(own), 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    whole = torch.cat([own[None], own + drawn * direction.T]).reshape(-1, len(change_DD))
+    samples = torch.randn(copies, len(own), 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    whole = torch.cat([own[None], own + samples * direction.T]).reshape(-1, len(change_DD))
     return whole.T @ whole / len(whole)
 
 

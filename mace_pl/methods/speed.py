@@ -20,10 +20,10 @@ class SPEED(ClosedForm):
 
     N projects on the eigenvectors of R with eigenvalues below a threshold; R is the mean over names that the plain edit
     (G − F)(F + I)⁻¹ moves more than the average, and noisy copies of them. C, the start token and centres of the empty
-    prompt's other tokens, is kept exactly. Only values are edited. Names come from ``model.domain_names``; the weights
-    of ``model.refine`` are not used. The published filter and noise look at each W_l: ‖W_l (T_e − I) e_r‖, and noise
-    where W_l is smallest; that is ``form: layers``. ``form: shared`` is ours: ‖(T_e − I) e_r‖, noise where A = Σ W_lᵀ
-    W_l is smallest, one T. Number and size of the copies, and start and seed of k-means and noise are ours.
+    prompt's other tokens, is preserved exactly. Only values are edited. Names come from ``model.domain_names``; the
+    weights of ``model.refine`` are not used. The published filter and noise look at each W_l: ‖W_l (T_e − I) e_r‖, and
+    noise where W_l is smallest; that is ``form: layers``. ``form: shared`` is ours: ‖(T_e − I) e_r‖, noise where A = Σ
+    W_lᵀ W_l is smallest, one T. Number and size of the copies, and start and seed of k-means and noise are ours.
 
     Args:
         form: ``shared`` or ``layers``.

@@ -28,4 +28,4 @@ class UCE(ClosedForm):
 
     def solve(self, sums: Sums) -> Edit:
         """T = I + a (G − F)(a F + S)⁻¹."""
-        return Edit(refine(self.strength * sums.F, self.strength * sums.G, sums.keep))
+        return Edit(refine(self.strength * sums.F, self.strength * sums.G, sums.preservation))

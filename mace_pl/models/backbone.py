@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mace_pl.models.cross_attention import attention_losses, compiled, key_values, observed
-from mace_pl.models.pipeline import picture_size, vae_latents
+from mace_pl.models.pipeline import image_size, vae_latents
 from mace_pl.models.protocols import Pipeline
 from mace_pl.models.sampling import noised
 from mace_pl.models.text_encoding import encode_both, text_parts
@@ -66,7 +66,7 @@ class Backbone(Protocol):
         """Text embeddings [N, T, D] as the keys and values see them, and pooled ones [N, P] where there are some."""
 
     def inputs(self, pooled: Tensor | None, count: int, guidance: float) -> dict[str, Any]:
-        """What the network wants beside latents, time and text, for ``count`` whole images."""
+        """The network's inputs beside latents, time and text, for ``count`` whole images."""
 
     def noised(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Latents under the noise of the timestep(s) ``t``."""
@@ -138,7 +138,7 @@ class UNetBackbone:
     @property
     def image_size(self) -> tuple[int, int]:
         """(height, width) of its images in pixels."""
-        return picture_size(self.pipeline)
+        return image_size(self.pipeline)
 
     def key_values(self) -> dict[str, Tensor]:
         """Copies of the ``attn2`` keys and values by layer name."""
@@ -169,8 +169,8 @@ class UNetBackbone:
 
     def predict(self, latents: Tensor, t: Tensor, text: Tensor, extra: Mapping[str, Any] | None = None) -> Tensor:
         """[N, C, h, w]."""
-        found: Tensor = self.network(latents, t, encoder_hidden_states=text, **(extra or {})).sample
-        return found
+        prediction: Tensor = self.network(latents, t, encoder_hidden_states=text, **(extra or {})).sample
+        return prediction
 
     def aim(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """ε, v = √ᾱ_t ε − √(1 − ᾱ_t) x, or x itself."""

@@ -1,6 +1,6 @@
 """What a base model must be: a latent diffusion model from text alone, whole, in weights and settings that agree.
 
-Everything is refused while it is loaded, before a picture is drawn.
+Everything is refused while it is loaded, before an image is generated.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ UNET = "model.diffusion_model."
 
 
 def check_base(pipeline: Pipeline, pretrained: str) -> None:
-    """Refuse a pipeline that cannot be edited, or that draws from something else than text.
+    """Refuse a pipeline that cannot be edited, or that generates from something else than text.
 
     Args:
         pipeline: the whole pipeline.
@@ -68,7 +68,7 @@ def check_base(pipeline: Pipeline, pretrained: str) -> None:
 
 
 def check_conditions(pipeline: Pipeline, name: str) -> None:
-    """Refuse a UNet that wants more than latents, text and picture size, or other ones than its neighbours give.
+    """Refuse a UNet that wants more than latents, text and image size, or other ones than its neighbours give.
 
     Raises:
         UserError: naming what it wants.
@@ -94,13 +94,13 @@ def check_conditions(pipeline: Pipeline, name: str) -> None:
         wanted = unet.config.projection_class_embeddings_input_dim
         if len(encoders) != 2 or wanted != 6 * unet.config.addition_time_embed_dim + pooled:
             raise UserError(
-                f"{name}: its UNet is conditioned on other than SDXL's picture sizes, as the SDXL refiner's is: "
+                f"{name}: its UNet is conditioned on other than SDXL's image sizes, as the SDXL refiner's is: "
                 f"give the base model."
             )
 
 
 def check_wanted(settings: Mapping[str, Any], name: str) -> None:
-    """Refuse the configuration of a UNet that wants pictures or classes; before its weights are read, too.
+    """Refuse the configuration of a UNet that wants images or classes; before its weights are read, too.
 
     Raises:
         UserError: naming what it wants.
@@ -194,20 +194,20 @@ def check_prediction(pipeline: Pipeline, names: Sequence[str], header: Mapping[s
     """
     marked, zero, mark = marked_prediction(names, header)
     config = pipeline.scheduler.config
-    own = config.get("prediction_type", "epsilon")
+    kind = config.get("prediction_type", "epsilon")
     where = f"model.layout={layout}" if layout else "the layout that diffusers takes where model.layout is not given"
-    wanted = [f'"prediction_type": "{marked}"'] if marked is not None and marked != own else []
+    wanted = [f'"prediction_type": "{marked}"'] if marked is not None and marked != kind else []
     if wanted and marked == "epsilon" and layout is not None:
         rank_zero_warn(
-            f"model.pretrained is marked as epsilon ({mark}); {where} has {own}, which is used.", category=Advice
+            f"model.pretrained is marked as epsilon ({mark}); {where} has {kind}, which is used.", category=Advice
         )
         wanted = []
     if zero and "rescale_betas_zero_snr" in config and not config["rescale_betas_zero_snr"]:
         wanted.append('"rescale_betas_zero_snr": true')
     if wanted:
         raise UserError(
-            f"model.pretrained is marked as {marked or own}{', zero terminal SNR' if zero else ''} ({mark}), but the "
-            f"scheduler of {where} has prediction_type={own} and rescale_betas_zero_snr="
+            f"model.pretrained is marked as {marked or kind}{', zero terminal SNR' if zero else ''} ({mark}), but the "
+            f"scheduler of {where} has prediction_type={kind} and rescale_betas_zero_snr="
             f"{config.get('rescale_betas_zero_snr', False)}. Give a model.layout whose scheduler/scheduler_config.json "
             f"has {', '.join(wanted)}."
         )

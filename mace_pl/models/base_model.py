@@ -52,7 +52,7 @@ class BaseModel:
         """The base of a new run, from the ``model`` part of its configuration and the hashes of what was loaded."""
         settings: dict[str, Any] = {key: model.get(key) for key in BASE_SETTINGS}
         given = {key: settings[key] for key in PLACES_OF_BASE if settings[key] is not None}
-        kinds = {key: "path" if resolve(str(place)).exists() else "hub" for key, place in given.items()}
+        kinds = {key: "path" if resolve(str(source)).exists() else "hub" for key, source in given.items()}
         return BaseModel(model_name(model["pretrained"]), kinds=kinds, text_encoder=text_encoder, unet=unet, **settings)
 
     @staticmethod
@@ -94,57 +94,57 @@ class BaseModel:
             UserError: a path of the run that is not there, or another model; naming the option.
         """
         now: dict[str, Any] = {"pretrained": pretrained, "layout": layout}
-        found = replace(self, **{name: place for name, place in now.items() if place is not None})
-        for name, place in now.items():
-            if place is None:
+        base = replace(self, **{name: source for name, source in now.items() if source is not None})
+        for name, source in now.items():
+            if source is None:
                 self._check_there(name)
         if pretrained is not None:
-            found = found._without_what_does_not_go_with(resolve(pretrained))
+            base = base._without_what_does_not_go_with(resolve(pretrained))
         try:
-            pipeline = load_base(found.settings)
+            pipeline = load_base(base.settings)
         except ValueError as error:
             raise UserError(f"the run's base model: {error} Say where it is now with --pretrained.") from error
-        found.check(base_hashes(pipeline), str(found.pretrained))
-        return pipeline, BaseModel.of(found.settings, self.text_encoder, self.unet)
+        base.check(base_hashes(pipeline), str(base.pretrained))
+        return pipeline, BaseModel.of(base.settings, self.text_encoder, self.unet)
 
-    def check(self, hashes: Mapping[str, str], place: str, setting: str = "run", option: str = "pretrained") -> None:
+    def check(self, hashes: Mapping[str, str], source: str, setting: str = "run", option: str = "pretrained") -> None:
         """Refuse another model.
 
         Args:
             hashes: of the model that was found: :func:`base_hashes`, or one of them.
-            place: where it was found.
+            source: where it was found.
             setting: the option that named the run, for the message.
             option: the one that names the base.
 
         Raises:
             UserError: it has other weights than the run's base; naming both options.
         """
-        for part, found in hashes.items():
-            if getattr(self, part) not in (None, found):
+        for part, actual in hashes.items():
+            if getattr(self, part) not in (None, actual):
                 raise UserError(
-                    f"{setting}: the {part.replace('_', ' ')} of {place} is not the one that was edited: it has other "
+                    f"{setting}: the {part.replace('_', ' ')} of {source} is not the one that was edited: it has other "
                     f"weights. Give the run's base model ({self.name}) with --{option}."
                 )
 
     def _check_there(self, name: str) -> None:
         """Refuse a path that is gone, before it is taken for a hub id."""
-        own = getattr(self, name)
-        if own is None or resolve(own).exists():
+        path = getattr(self, name)
+        if path is None or resolve(path).exists():
             return
-        if self.kinds.get(name) == "path" or hub_id(own) is None:
+        if self.kinds.get(name) == "path" or hub_id(path) is None:
             raise UserError(
-                f"run: its model.{name}={own} does not exist"
-                f"{'' if Path(own).is_absolute() else f' below the working folder {Path.cwd()}'}. Say where it is now "
+                f"run: its model.{name}={path} does not exist"
+                f"{'' if Path(path).is_absolute() else f' below the working folder {Path.cwd()}'}. Say where it is now "
                 f"with --{name}."
             )
 
-    def _without_what_does_not_go_with(self, place: Path) -> BaseModel:
+    def _without_what_does_not_go_with(self, source: Path) -> BaseModel:
         """Without the settings of another kind of place than the base is in now."""
-        found = self
-        if place.exists():
-            found = replace(found, revision=None)
-        if not place.is_file():
-            found = replace(found, layout=None)
-        if place.is_file() or (place.is_dir() and not any(self.variant in variants_of(place / p) for p in MODELS)):
-            found = replace(found, variant=None)
-        return found
+        fitting = self
+        if source.exists():
+            fitting = replace(fitting, revision=None)
+        if not source.is_file():
+            fitting = replace(fitting, layout=None)
+        if source.is_file() or (source.is_dir() and not any(self.variant in variants_of(source / p) for p in MODELS)):
+            fitting = replace(fitting, variant=None)
+        return fitting

@@ -21,10 +21,10 @@ def cross_attentions(unet: nn.Module) -> dict[str, Any]:
     Raises:
         UserError: the UNet has none.
     """
-    found = {name: module for name, module in unet.named_modules() if name.split(".")[-1] == "attn2"}
-    if not found:
+    layers = {name: module for name, module in unet.named_modules() if name.split(".")[-1] == "attn2"}
+    if not layers:
         raise UserError("model.pretrained: its UNet has no cross-attention (attn2) layer, so there is nothing to edit.")
-    return found
+    return layers
 
 
 def key_value_names(unet: nn.Module) -> list[str]:

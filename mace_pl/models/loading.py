@@ -21,20 +21,20 @@ from mace_pl.models.protocols import Pipeline
 #: what the libraries raise of files that they cannot read
 UNREADABLE = (OSError, TypeError, KeyError, AttributeError, RuntimeError, ValueError, SafetensorError)
 MODELS = ("unet", "vae", "text_encoder", "text_encoder_2")
-#: parts of a text-to-image pipeline that edits and pictures do without
+#: parts of a text-to-image pipeline that edits and images do without
 LEFT_OUT = ("safety_checker", "image_encoder")
 WEIGHTS = re.compile(
     r"(?:diffusion_pytorch_model|pytorch_model|model)(?:\.(?P<before>[\w-]+?))?(?:-\d{5}-of-\d{5})?"
     r"(?:\.(?P<behind>[\w-]+))?\.(?:safetensors|bin)"
 )
-#: pipelines that are no Stable Diffusion 1.x, 2.x or XL, or draw from more than text, for all their names
+#: pipelines that are no Stable Diffusion 1.x, 2.x or XL, or generate from more than text, for all their names
 OTHER = re.compile(r"StableDiffusion(3|Cascade|.*(Upscale|LDM3D|Gligen|GLIGEN))")
 
 
 def variants_of(folder: Path) -> set[str | None]:
     """The variants whose weights a part's folder holds, as ``fp16``; None for the plain files."""
-    found = [WEIGHTS.fullmatch(file.name) for file in folder.iterdir()] if folder.is_dir() else []
-    return {match["before"] or match["behind"] for match in found if match}
+    matches = [WEIGHTS.fullmatch(file.name) for file in folder.iterdir()] if folder.is_dir() else []
+    return {match["before"] or match["behind"] for match in matches if match}
 
 
 def pipeline_class(index: dict[str, Any], name: str) -> Any:
@@ -43,12 +43,12 @@ def pipeline_class(index: dict[str, Any], name: str) -> Any:
     Raises:
         UserError: another family.
     """
-    own = str(index.get("_class_name"))
-    if own.startswith("StableDiffusion") and not OTHER.match(own):
-        return StableDiffusionXLPipeline if own.startswith("StableDiffusionXL") else StableDiffusionPipeline
-    if own.startswith("LatentConsistencyModel"):
+    class_name = str(index.get("_class_name"))
+    if class_name.startswith("StableDiffusion") and not OTHER.match(class_name):
+        return StableDiffusionXLPipeline if class_name.startswith("StableDiffusionXL") else StableDiffusionPipeline
+    if class_name.startswith("LatentConsistencyModel"):
         return LatentConsistencyModelPipeline
-    raise UserError(f"{name}: its model_index.json names {own}, which is not edited. {FAMILY}")
+    raise UserError(f"{name}: its model_index.json names {class_name}, which is not edited. {FAMILY}")
 
 
 def load_folder(folder: Path, pretrained: str, variant: str | None, models: Sequence[str] = MODELS) -> Any:
@@ -67,40 +67,40 @@ def load_folder(folder: Path, pretrained: str, variant: str | None, models: Sequ
     index = _settings(folder / "model_index.json", name)
     cls = pipeline_class(index, name)
     listed = {part: index[part] for part in MODELS if isinstance(index.get(part), list) and index[part][0] is not None}
-    found = {part: variants_of(folder / part) for part in listed if part in models}
-    if variant is not None and not any(variant in own for own in found.values()):
-        there = sorted(str(own) for own in set().union(*found.values()) - {None})
+    variants = {part: variants_of(folder / part) for part in listed if part in models}
+    if variant is not None and not any(variant in one for one in variants.values()):
+        there = sorted(str(one) for one in set().union(*variants.values()) - {None})
         raise UserError(
             f"model.variant={variant}: {name} has no such files; variants there: {', '.join(there) or 'none'}. Drop it "
             f"or name one of these."
         )
-    read = {part: _variant(part, own, variant, name) for part, own in found.items()}
-    parts = {part: _part(folder, part, listed[part], own, name) for part, own in read.items()}
+    read = {part: _variant(part, one, variant, name) for part, one in variants.items()}
+    parts = {part: _part(folder, part, listed[part], one, name) for part, one in read.items()}
     without = [part for part in MODELS if part not in models and part in inspect.signature(cls.__init__).parameters]
     skipped = {part: None for part in (*(p for p in LEFT_OUT if p in index), *without)}
     pipeline: Pipeline = cls.from_pretrained(str(folder), dtype=torch.float32, **parts, **skipped)
-    pipeline.base_variant = next((own for own in read.values() if own is not None), None)
+    pipeline.base_variant = next((one for one in read.values() if one is not None), None)
     return pipeline
 
 
 def _settings(file: Path, name: str) -> dict[str, Any]:
     """The content of a configuration."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        settings = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{name}: {file} is not a valid JSON file ({one_line(error)}). Get it again.") from error
-    if not isinstance(found, dict):
+    if not isinstance(settings, dict):
         raise UserError(f"{name}: {file} holds no settings. Get it again.")
-    return found
+    return settings
 
 
-def _variant(part: str, found: set[str | None], wanted: str | None, name: str) -> str | None:
+def _variant(part: str, variants: set[str | None], wanted: str | None, name: str) -> str | None:
     """Which files of a part are read; as diffusers does, the plain ones where it has none of the wanted variant."""
-    if wanted in found:
+    if wanted in variants:
         return wanted
-    if None in found:
+    if None in variants:
         return None
-    there = sorted(str(own) for own in found)
+    there = sorted(str(one) for one in variants)
     if not there:
         raise UserError(f"{name}: its part {part} has no weights (.safetensors or .bin). Get its files again.")
     if wanted is None and len(there) == 1:

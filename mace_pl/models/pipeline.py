@@ -22,7 +22,7 @@ from mace_pl.models.text_encoding import encoder_fingerprint, text_parts
 
 #: where a model is: the arguments of :func:`load_pipeline`, under ``model`` in a run's configuration
 BASE_SETTINGS = ("pretrained", "revision", "variant", "layout")
-UNSEEDED = {"DPMSolverSDEScheduler"}  # its noise comes from no picture's generator: a picture would depend on its batch
+UNSEEDED = {"DPMSolverSDEScheduler"}  # its noise comes from no image's generator: an image would depend on its batch
 HINT = (
     "Give the folder of a Stable Diffusion pipeline (with model_index.json), a hub id, or a .safetensors checkpoint in "
     "the original layout."
@@ -94,11 +94,11 @@ def local_folder(
     Raises:
         UserError: no such folder or hub id.
     """
-    place = place_of(pretrained, source)
+    source_id = place_of(pretrained, source)
     if source.exists():
         return source
     try:
-        return Path(DiffusionPipeline.download(place, revision=revision, variant=variant, **dict.fromkeys(without)))
+        return Path(DiffusionPipeline.download(source_id, revision=revision, variant=variant, **dict.fromkeys(without)))
     except UNREADABLE as error:
         raise UserError(
             f"model.pretrained={pretrained} is no path here and cannot be had from the hub: {one_line(error)} Name a "
@@ -145,7 +145,7 @@ def unet_fingerprint(unet: Any) -> str:
 
 
 def model_fingerprint(pipeline: Pipeline) -> str:
-    """SHA-256 over all that decides which picture is drawn, but for settings: UNet, VAE, text encoders, tokenizers."""
+    """SHA-256 over all that decides which image is generated, settings apart: UNet, VAE, text encoders, tokenizers."""
     parts = (unet_fingerprint(pipeline.unet), unet_fingerprint(pipeline.vae), encoder_fingerprint(pipeline))
     return hashlib.sha256("".join(parts).encode()).hexdigest()
 
@@ -156,7 +156,11 @@ def set_scheduler(pipeline: Pipeline, name: str, setting: str = "model.scheduler
     Raises:
         UserError: diffusers has none of this name, it does not go with the pipeline, or it lacks a package.
     """
-    compatible = {found.__name__: found for found in pipeline.scheduler.compatibles if found.__name__ not in UNSEEDED}
+    compatible = {
+        scheduler_class.__name__: scheduler_class
+        for scheduler_class in pipeline.scheduler.compatibles
+        if scheduler_class.__name__ not in UNSEEDED
+    }
     if name not in compatible:
         choices = ", ".join(sorted(compatible))
         raise UserError(f"{setting}={name} does not go with the model. Choose from {choices}.")
@@ -169,17 +173,17 @@ def set_scheduler(pipeline: Pipeline, name: str, setting: str = "model.scheduler
 @contextmanager
 def scheduled(pipeline: Pipeline, name: str | None, setting: str) -> Iterator[None]:
     """The pipeline with another scheduler, then with its own again; with its own all along where ``name`` is None."""
-    own = pipeline.scheduler
+    before = pipeline.scheduler
     try:
         if name is not None:
             set_scheduler(pipeline, name, setting)
         yield
     finally:
-        pipeline.scheduler = own
+        pipeline.scheduler = before
 
 
-def picture_size(pipeline: Pipeline) -> tuple[int, int]:
-    """(height, width) in pixels that the pipeline draws by default."""
+def image_size(pipeline: Pipeline) -> tuple[int, int]:
+    """(height, width) in pixels that the pipeline generates by default."""
     size = pipeline.unet.config.sample_size
     height, width = (size, size) if isinstance(size, int) else size
     factor = pipeline.vae_scale_factor
@@ -187,9 +191,9 @@ def picture_size(pipeline: Pipeline) -> tuple[int, int]:
 
 
 @torch.no_grad()
-def picture_latents(pipeline: Pipeline, pictures: Sequence[Image.Image]) -> Tensor:
-    """[N, C, h, w]: pictures as the UNet sees them, without the noise of the encoder."""
-    pixels = pipeline.image_processor.preprocess(list(pictures)).to(pipeline.vae.device, pipeline.vae.dtype)
+def image_latents(pipeline: Pipeline, images: Sequence[Image.Image]) -> Tensor:
+    """[N, C, h, w]: images as the UNet sees them, without the noise of the encoder."""
+    pixels = pipeline.image_processor.preprocess(list(images)).to(pipeline.vae.device, pipeline.vae.dtype)
     return vae_latents(pipeline.vae, pixels)
 
 

@@ -1,4 +1,4 @@
-"""Draw pictures: every row has its own generator, so the batch it falls into does not matter."""
+"""Generate images: every row has its own generator, so the batch it falls into does not matter."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mace_pl.training.frozen_layers import frozen_layers
 
 
 @torch.no_grad()
-def draw(
+def generate(
     pipeline: Pipeline,
     prompts: Sequence[str],
     seeds: Sequence[int],
@@ -24,7 +24,7 @@ def draw(
     negative: str | None = None,
     size: tuple[int | None, int | None] = (None, None),
 ) -> list[Image.Image]:
-    """One picture per prompt and seed, with the pipeline's scheduler.
+    """One image per prompt and seed, with the pipeline's scheduler.
 
     Args:
         pipeline: a StableDiffusionPipeline.
@@ -32,9 +32,9 @@ def draw(
         seeds: N seeds.
         steps: denoising steps.
         guidance: classifier-free guidance scale.
-        batch_size: pictures at once.
-        progress: called with the number of pictures done since the last call.
-        negative: what every picture is guided away from; nothing in particular when None.
+        batch_size: images at once.
+        progress: called with the number of images done since the last call.
+        negative: what every image is guided away from; nothing in particular when None.
         size: (height, width) in pixels; the pipeline's own where None.
     """
     pipeline.set_progress_bar_config(disable=True)
@@ -63,6 +63,6 @@ def noised(pipeline: Pipeline, latents: Tensor, noise: Tensor, t: Tensor) -> Ten
 
     The ``add_noise`` of samplers wants timesteps of theirs.
     """
-    kept: Tensor = pipeline.scheduler.alphas_cumprod[t.cpu()].to(latents)
-    kept = kept.view(-1, 1, 1, 1) if kept.ndim else kept
-    return kept.sqrt() * latents + (1 - kept).sqrt() * noise
+    alpha: Tensor = pipeline.scheduler.alphas_cumprod[t.cpu()].to(latents)
+    alpha = alpha.view(-1, 1, 1, 1) if alpha.ndim else alpha
+    return alpha.sqrt() * latents + (1 - alpha).sqrt() * noise

@@ -43,13 +43,13 @@ def spelled_as(pipeline: Pipeline, names: Sequence[str], others: Sequence[str]) 
 def names_beside(pipeline: Pipeline, names: Sequence[str], others: Iterable[str]) -> list[str]:
     """The names whose tokens are neither those of ``others`` nor of an earlier one, whatever their spelling."""
     seen = {name_tokens(pipeline, other) for other in others}
-    found = []
+    beside = []
     for name in names:
         tokens = name_tokens(pipeline, name)
         if tokens not in seen:
             seen.add(tokens)
-            found.append(name)
-    return found
+            beside.append(name)
+    return beside
 
 
 @torch.no_grad()

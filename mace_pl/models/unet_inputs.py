@@ -1,4 +1,4 @@
-"""What a UNet wants beside latents, time and text: pooled text and time ids (SDXL), guidance (distilled models)."""
+"""Extra UNet inputs (``added_cond_kwargs``, ``timestep_cond``): pooled text and time ids of SDXL, guidance."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mace_pl.models.pipeline import picture_size
+from mace_pl.models.pipeline import image_size
 from mace_pl.models.protocols import Pipeline
 
 TIME_IDS = 6  # of SDXL: original size, top left corner of the crop, target size
 
 
 def unet_conditions(pipeline: Pipeline, pooled: Tensor | None, count: int, guidance: float) -> dict[str, Any]:
-    """Keyword arguments of the UNet for ``count`` whole pictures of the model's own size.
+    """Keyword arguments of the UNet for ``count`` whole images of the model's own size.
 
     Args:
         pipeline: the pipeline with its UNet.
@@ -22,13 +22,13 @@ def unet_conditions(pipeline: Pipeline, pooled: Tensor | None, count: int, guida
         count: N.
         guidance: guidance scale that a distilled UNet is told.
     """
-    unet, found = pipeline.unet, {}
+    unet, conditions = pipeline.unet, {}
     if unet.config.get("addition_embed_type") == "text_time" and pooled is not None:
-        height, width = picture_size(pipeline)
+        height, width = image_size(pipeline)
         ids = torch.tensor([height, width, 0, 0, height, width], dtype=pooled.dtype, device=pooled.device)
-        found["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": ids.expand(count, TIME_IDS)}
+        conditions["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": ids.expand(count, TIME_IDS)}
     if unet.config.get("time_cond_proj_dim") is not None:
         scales = torch.full((count,), guidance - 1)
         embedding = pipeline.get_guidance_scale_embedding(scales, embedding_dim=unet.config.time_cond_proj_dim)
-        found["timestep_cond"] = embedding.to(unet.device, unet.dtype)
-    return found
+        conditions["timestep_cond"] = embedding.to(unet.device, unet.dtype)
+    return conditions

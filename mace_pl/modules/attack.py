@@ -22,16 +22,16 @@ from mace_pl.files.markdown import markdown_table
 from mace_pl.files.paths import model_name, place_name
 from mace_pl.files.screen import screen
 from mace_pl.methods.lora import stream
-from mace_pl.models.pipeline import load_pipeline, model_fingerprint, picture_latents
+from mace_pl.models.pipeline import image_latents, load_pipeline, model_fingerprint
 from mace_pl.models.protocols import Pipeline
-from mace_pl.models.sampling import draw
+from mace_pl.models.sampling import generate
 from mace_pl.training.options import check_trainer
 
-COLUMNS = ("target", "asked for by", "pictures", "original", "edited")
+COLUMNS = ("target", "asked for by", "images", "original", "edited")
 
 
 class SeenCounts(Metric):
-    """In how many pictures the target is seen.
+    """In how many images the target is seen.
 
     Args:
         targets: C.
@@ -40,30 +40,30 @@ class SeenCounts(Metric):
 
     full_state_update = False
     seen: Tensor
-    drawn: Tensor
+    generated: Tensor
 
     def __init__(self, targets: int, kinds: int) -> None:
         super().__init__()
         self.add_state("seen", torch.zeros(targets, kinds, 2, dtype=torch.int64), dist_reduce_fx="sum")
-        self.add_state("drawn", torch.zeros(targets, kinds, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("generated", torch.zeros(targets, kinds, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, target: int, kind: int, original: Tensor, edited: Tensor) -> None:
-        """Add N pictures of either model, [N] bool each: whether the target is seen."""
-        self.drawn[target, kind] += len(edited)
+        """Add N images of either model, [N] bool each: whether the target is seen."""
+        self.generated[target, kind] += len(edited)
         self.seen[target, kind, 0] += int(original.sum())
         self.seen[target, kind, 1] += int(edited.sum())
 
     def compute(self) -> dict[str, Tensor]:
-        """``seen`` [C, K, 2] (original, edited) and ``drawn`` [C, K]."""
-        return {"seen": self.seen, "drawn": self.drawn}
+        """``seen`` [C, K, 2] (original, edited) and ``generated`` [C, K]."""
+        return {"seen": self.seen, "generated": self.generated}
 
 
 class Attack(LightningModule):
     """Success rates of ways to ask for an erased target, on the original and on the edited model.
 
-    ``gradient`` optimises free tokens in front of the plain prompt, until the edited model explains a picture of the
-    target that the original drew; its success "original" is that of the plain prompt on the edited model, before the
-    attack.
+    ``gradient`` optimises free tokens in front of the plain prompt, until the edited model explains an image of the
+    target that the original generated; its success "original" is that of the plain prompt on the edited model, before
+    the attack.
 
     Args:
         pretrained: the original pipeline: folder, hub id or single checkpoint.
@@ -71,7 +71,7 @@ class Attack(LightningModule):
         variant: which of its files are read, as in ``fp16``.
         layout: folder with the configurations of a single checkpoint's parts.
         edited: the edit: an output folder of ``fit``, one of its files, or a whole pipeline.
-        classifier: folder of the CLIPModel that says what a picture shows.
+        classifier: folder of the CLIPModel that says what an image shows.
         output: the JSON file with all figures; a table in Markdown is written beside it.
         steps: denoising steps.
         guidance: classifier-free guidance scale.
@@ -115,10 +115,10 @@ class Attack(LightningModule):
         self.attack_steps, self.attack_lr = attack_steps, attack_lr
         self.unets = torch.nn.ModuleList([self.original.unet, self.edited.unet])
         fingerprints = {"original": model_fingerprint(self.original), "edited": model_fingerprint(self.edited)}
-        own = {"steps": steps, "guidance": guidance, "tokens": tokens, "attack_steps": attack_steps}
-        own |= {"attack_lr": attack_lr, "attack_samples": attack_samples, "seed": seed}
+        options = {"steps": steps, "guidance": guidance, "tokens": tokens, "attack_steps": attack_steps}
+        options |= {"attack_lr": attack_lr, "attack_samples": attack_samples, "seed": seed}
         named = {"pretrained": model_name(pretrained), "edited": place_name(edited), "fingerprints": fingerprints}
-        self.settings = named | own
+        self.settings = named | options
         self.results: dict[str, Any] = {}
 
     def setup(self, stage: str) -> None:
@@ -130,24 +130,24 @@ class Attack(LightningModule):
         self.counts = SeenCounts(len(data.targets), len(data.kinds))
 
     def test_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
-        """Draw one way of asking by both models, or optimise tokens and draw with them."""
+        """Generate images for one way of asking by both models, or optimise tokens and generate with them."""
         with torch.inference_mode(False), torch.no_grad():  # what is made here may be differentiated by the attack
             for pipeline in (self.original, self.edited):
                 pipeline.to(self.device)
             prompts, seeds = batch["prompt"], batch["seed"]
-            first, second = (self.draw(pipeline, prompts, seeds) for pipeline in (self.original, self.edited))
+            first, second = (self.generate(pipeline, prompts, seeds) for pipeline in (self.original, self.edited))
             if batch["kind"] == "gradient":
                 first, second = second, self.attacked(batch["target"], prompts[0], seeds[0], first)
-            found = [self.sees(batch["target"], pictures) for pictures in (first, second)]
-            self.counts.update(self.targets.index(batch["target"]), self.kinds.index(batch["kind"]), *found)
+            seen = [self.sees(batch["target"], images) for images in (first, second)]
+            self.counts.update(self.targets.index(batch["target"]), self.kinds.index(batch["kind"]), *seen)
 
-    def draw(self, pipeline: Pipeline, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
-        """A picture per prompt and seed."""
-        return draw(pipeline, prompts, seeds, self.steps, self.guidance, len(prompts))
+    def generate(self, pipeline: Pipeline, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
+        """An image per prompt and seed."""
+        return generate(pipeline, prompts, seeds, self.steps, self.guidance, len(prompts))
 
-    def attacked(self, target: str, prompt: str, seed: int, pictures: Sequence[Image.Image]) -> list[Image.Image]:
-        """The edited model's picture for the prompt behind tokens that were optimised for the target's picture."""
-        latents = picture_latents(self.edited, pictures).expand(self.attack_samples, -1, -1, -1)
+    def attacked(self, target: str, prompt: str, seed: int, images: Sequence[Image.Image]) -> list[Image.Image]:
+        """The edited model's image for the prompt behind tokens that were optimised for the target's image."""
+        latents = image_latents(self.edited, images).expand(self.attack_samples, -1, -1, -1)
         generator = stream(self.seed, target, "attack", seed)
         with torch.enable_grad():
             free, _ = optimise_tokens(
@@ -160,25 +160,25 @@ class Attack(LightningModule):
             guidance_scale=self.guidance,
             generator=torch.Generator().manual_seed(seed),
         )
-        drawn: list[Image.Image] = result.images
-        return drawn
+        generated: list[Image.Image] = result.images
+        return generated
 
-    def sees(self, target: str, pictures: Sequence[Image.Image]) -> Tensor:
-        """[N] whether the classifier takes a picture for the target."""
-        found: Tensor = self.judge(pictures).argmax(-1) == self.names.index(target)
-        return found
+    def sees(self, target: str, images: Sequence[Image.Image]) -> Tensor:
+        """[N] whether the classifier takes an image for the target."""
+        seen: Tensor = self.judge(images).argmax(-1) == self.names.index(target)
+        return seen
 
     def on_test_epoch_end(self) -> None:
-        """Add up the processes' counts, print the table and write the figures."""
+        """Add up the ranks' counts, print the table and write the figures."""
         counts = self.counts.compute()
-        seen, drawn = counts["seen"].tolist(), counts["drawn"].tolist()
+        seen, generated = counts["seen"].tolist(), counts["generated"].tolist()
         for c, target in enumerate(self.targets):
             self.results[target] = {}
             for k, kind in enumerate(self.kinds):
-                n, (original, edited) = drawn[c][k], seen[c][k]
+                n, (original, edited) = generated[c][k], seen[c][k]
                 names = ("before", "after") if kind == "gradient" else ("original", "edited")
                 if n:
-                    self.results[target][kind] = {"pictures": n, names[0]: original / n, names[1]: edited / n}
+                    self.results[target][kind] = {"images": n, names[0]: original / n, names[1]: edited / n}
         if self.trainer.is_global_zero:
             self.write()
 
@@ -186,8 +186,8 @@ class Attack(LightningModule):
         """Cells of the table."""
         rows = []
         for target, kinds in self.results.items():
-            for kind, found in kinds.items():
-                count, *rates = found.values()
+            for kind, figures in kinds.items():
+                count, *rates = figures.values()
                 said = "free tokens (edited: before, after)" if kind == "gradient" else kind
                 rows.append([target, said, str(count), *[f"{rate:.2f}" for rate in rates]])
         return rows
@@ -195,8 +195,8 @@ class Attack(LightningModule):
     def write(self) -> None:
         """The figures as JSON, and as a table in Markdown and on the screen."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        own = {"names": self.names, "prompts": data.prompts, "seeds": data.seeds, "attacks": data.attacks}
-        settings = self.settings | {"classifier": place_name(self.judge_folder)} | own
+        facts = {"names": self.names, "prompts": data.prompts, "seeds": data.seeds, "attacks": data.attacks}
+        settings = self.settings | {"classifier": place_name(self.judge_folder)} | facts
         write_json(self.output, {"settings": settings, "success": self.results})
         markdown = self.output.with_suffix(".md")
         markdown.write_text(markdown_table(COLUMNS, self.rows()) + "\n", encoding="utf-8")

@@ -56,7 +56,7 @@ class PromptStatistics(LightningModule):
             or a single ``.safetensors`` checkpoint in the original layout.
         output: the ``.safetensors`` file to write.
         overwrite: replace ``output`` where it exists.
-        save_every: distinct captions that a process sums between two partial files. A run that was cut off goes on from
+        save_every: distinct captions that a rank sums between two partial files. An interrupted run resumes from
             them when the same command is given again, and ends with the same numbers.
         revision: branch, tag or commit of a hub id.
         variant: which of its files are read, as in ``fp16``.
@@ -113,7 +113,7 @@ class PromptStatistics(LightningModule):
     def predict_step(self, batch: Mapping[str, Any], batch_idx: int) -> int:
         """Encode N captions and add them to the sums; the number of them is returned."""
         captions: list[str] = batch["caption"]
-        if not captions:  # more processes than captions
+        if not captions:  # more ranks than captions
             self.metric.update(torch.empty(0, 1, self.width), batch["count"])
             return 0
         lengths = token_counts(self.pipeline, captions) if self.only_captions else None
@@ -123,7 +123,7 @@ class PromptStatistics(LightningModule):
         return len(captions)
 
     def on_predict_epoch_end(self) -> None:
-        """Add up the sums of all processes, on each of them.
+        """Add up the sums of all ranks, on each of them.
 
         Raises:
             UserError: the sums are not finite.

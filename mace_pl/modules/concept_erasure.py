@@ -18,7 +18,7 @@ from mace_pl.concepts.token_report import check_prompts
 from mace_pl.data.batches import Batches
 from mace_pl.errors import UserError
 from mace_pl.files.identity import hash_files, identity
-from mace_pl.images.prepare import prepare_pictures
+from mace_pl.images.prepare import prepare_images
 from mace_pl.methods.base import ClosedForm
 from mace_pl.methods.edit import Edit, Factors
 from mace_pl.methods.lora import ConceptLoRAs
@@ -40,7 +40,7 @@ from mace_pl.stages.train import (
     state_of,
 )
 from mace_pl.training.frozen_layers import frozen_layers
-from mace_pl.training.memory import LARGEST, LiveBytes, free_bytes, side_by_side
+from mace_pl.training.memory import LARGEST, LiveBytes, concepts_at_once, free_bytes
 from mace_pl.training.options import check_trainer, check_whole
 from mace_pl.training.sharding import Share, add_up, group_of, share_of, unsynchronised
 from mace_pl.training.trainer import gathered, ranks_of
@@ -130,7 +130,7 @@ class ConceptErasure(LightningModule):
         self.edit: Edit | None = None
         self.share = Share((), (), ())
         self.group: Any = None  # of the ranks that share a concept's images
-        self.side_by_side = 1
+        self.concepts_at_once = 1
         self.done: dict[int, int] = {}  # steps that an interrupted run has finished, by concept
         self.losses: dict[str, list[float]] = {}
         self.stepped: list[int] = []  # the concepts of this step
@@ -154,19 +154,19 @@ class ConceptErasure(LightningModule):
         check_prompts(self.pipeline, data.concepts, data.templates)
         if self.method.trains:
             model = {"unet": self.unet_hash, "text_encoder": self.fingerprint}
-            prepare_pictures(self.pipeline, data, ranks_of(self.trainer), self.seed, model)
+            prepare_images(self.pipeline, data, ranks_of(self.trainer), self.seed, model)
         settings = (self.method, self.wanted, self.attend_padding)
         self.refined = refine_concepts(self.pipeline, data.concepts, data.templates, *settings)
         self.backbone.set_key_values(self.refined.weights())
         if self.method.trains:
             self.loras = ConceptLoRAs(self.unet, [c.target for c in data.concepts], self.rank, self.seed)
-            place = (self.global_rank, self.trainer.world_size, len(data.concepts))
-            self.share = share_of(*place, self.objective.images_per_step)
+            shard = (self.global_rank, self.trainer.world_size, len(data.concepts))
+            self.share = share_of(*shard, self.objective.images_per_step)
 
     # --- train ---------------------------------------------------------------------------------------------------
 
     def on_fit_start(self) -> None:
-        """Encode this rank's images once, and choose how many concepts are trained side by side."""
+        """Encode this rank's images once, and choose how many concepts are trained at once."""
         data, images = self.data, self.objective.images_per_step
         if self.loras is None or self.refined is None:
             return
@@ -176,12 +176,12 @@ class ConceptErasure(LightningModule):
         if not self.compile_blocks:  # a compiler decides on its own what it saves for the backward pass
             self.stage.enter_context(frozen_layers(self.unet))
         wanted = data.concepts_per_batch
-        self.side_by_side = self.fitting_concepts() if wanted == "auto" else wanted
+        self.concepts_at_once = self.fitting_concepts() if wanted == "auto" else wanted
         if self.compile_blocks:
             self.stage.enter_context(self.backbone.compiled())
 
     def fitting_concepts(self) -> int:
-        """How many concepts are trained side by side: a step of one is run and measured, its gradient is dropped."""
+        """How many concepts are trained at once: a step of one is run and measured, its gradient is dropped."""
         left = [c for c in self.share.concepts if self.done.get(c, 0) < self.data.steps_per_concept]
         chosen = LARGEST  # of a rank that has nothing left to train
         if left:
@@ -191,9 +191,9 @@ class ConceptErasure(LightningModule):
             free = free_bytes(self.device)
             if self.device.type == "cpu":
                 free //= self.trainer.num_devices  # the ranks of a node share its memory
-            chosen = side_by_side(free, live.peak, len(left))
+            chosen = concepts_at_once(free, live.peak, len(left))
             taken, left_over = (f"{size / 2**20:,.1f} MB" for size in (live.peak, free))
-            log.info(f"Concepts side by side: {chosen} (one takes {taken}, free: {left_over})")
+            log.info(f"Concepts at once: {chosen} (one takes {taken}, free: {left_over})")
         return int(min(gathered(self.trainer, chosen)))  # the schedules of all ranks have one length
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
@@ -204,11 +204,11 @@ class ConceptErasure(LightningModule):
         data, world = self.data, self.trainer.world_size
         count = len(data.concepts) if self.method.trains else 0
         shares = [share_of(rank, world, count, data.images_per_step) for rank in range(world)] if count else []
-        schedules = [schedule(s.concepts, data.steps_per_concept, self.side_by_side, self.done) for s in shares]
-        own = schedules[self.global_rank] if count else []
+        schedules = [schedule(s.concepts, data.steps_per_concept, self.concepts_at_once, self.done) for s in shares]
+        steps = schedules[self.global_rank] if count else []
         longest = max([1, *(len(batches) for batches in schedules)])
-        empty = [{"concepts": [], "step": 0}] * (longest - len(own))
-        return DataLoader(Batches([*own, *empty]), batch_size=None)
+        empty = [{"concepts": [], "step": 0}] * (longest - len(steps))
+        return DataLoader(Batches([*steps, *empty]), batch_size=None)
 
     def configure_optimizers(self) -> torch.optim.Optimizer | None:
         """AdamW over all LoRAs; those without a gradient in a step stay as they are."""
@@ -287,10 +287,10 @@ class ConceptErasure(LightningModule):
         factors: dict[str, Factors] = {}
         losses: dict[str, list[float]] = {}
         if self.loras is not None:
-            own = {self.data.concepts[c].target: self.loras.factors(c) for c in self.share.concepts}
-            check_whole(self.trainer, list(own), self.losses)
+            trained = {self.data.concepts[c].target: self.loras.factors(c) for c in self.share.concepts}
+            check_whole(self.trainer, list(trained), self.losses)
             self.loras.remove(self.unet)
-            for others, values in gathered(self.trainer, (own, self.losses)):
+            for others, values in gathered(self.trainer, (trained, self.losses)):
                 factors |= others
                 losses |= values
         self.trained = Trained(factors, losses)

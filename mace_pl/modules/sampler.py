@@ -1,4 +1,4 @@
-"""Draw pictures of prompts under ``predict``, on any number of devices, into a folder with a manifest."""
+"""Generate images of prompts under ``predict``, on any number of devices, into a folder with a manifest."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from torch.utils.data import DataLoader
 from mace_pl.errors import UserError
 from mace_pl.export.apply import apply_files
 from mace_pl.files.paths import model_name, place_name
-from mace_pl.images.manifest import begin, drop_aside, picture_name, set_aside, write_manifest, write_picture
+from mace_pl.images.manifest import begin, drop_aside, image_name, set_aside, write_image, write_manifest
 from mace_pl.models.backbone import backbone_of
 from mace_pl.models.pipeline import load_pipeline, model_fingerprint, set_scheduler
-from mace_pl.models.sampling import draw
+from mace_pl.models.sampling import generate
 from mace_pl.training.options import check_trainer
 
 
 class Sampler(LightningModule):
-    """A picture per row of the data, each from its own generator: batches and devices do not change it.
+    """An image per row of the data, each from its own generator: batches and devices do not change it.
 
     The folder gets a PNG per row and ``manifest.json`` with prompt, seed, the model's fingerprint and settings, all
-    of them in each PNG too. A run that was cut off goes on when its command is given again.
+    of them in each PNG too. An interrupted run resumes when its command is given again.
 
     Args:
         pretrained: the model: folder, hub id or single checkpoint.
         revision: branch, tag or commit of a hub id.
         variant: which of its files are read, as in ``fp16``.
         layout: folder with the configurations of a single checkpoint's parts.
-        output: folder of the pictures.
+        output: folder of the images.
         apply: files that are put on the model first: ``edit.safetensors``, ``refined.safetensors``, output folders of
             ``fit``, LoRAs.
         scheduler: a scheduler of diffusers, such as DPMSolverMultistepScheduler; the model's own when None.
         steps: denoising steps.
         guidance: classifier-free guidance scale; of rows that bring none.
         negative: a negative prompt for all rows.
-        height: of the pictures in pixels; the model's own when None.
+        height: of the images in pixels; the model's own when None.
         width: likewise.
-        overwrite: replace the pictures that a manifest in ``output`` names, which are removed once the new ones are
-            drawn.
+        overwrite: replace the images that a manifest in ``output`` names, which are removed once the new ones are
+            generated.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Sampler(LightningModule):
         """Claim the folder and leave out the rows that it holds."""
         check_trainer(self.trainer, "predict")
         data = self.data
-        self.files = [picture_name(i, row) for i, row in enumerate(data.rows)]
+        self.files = [image_name(i, row) for i, row in enumerate(data.rows)]
         rows = [{"file": file, **row} for file, row in zip(self.files, data.rows, strict=True)]
         content = {"model": self.source, "settings": self.settings, "rows": rows}
         if self.overwrite and self.trainer.is_global_zero:
@@ -107,23 +107,25 @@ class Sampler(LightningModule):
             write_manifest(self.output, content)
 
     def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """This process's share of the rows that the folder does not hold."""
+        """This rank's share of the rows that the folder does not hold."""
         return self.data.share(self.done, self.global_rank, self.trainer.world_size)  # type: ignore[no-any-return]
 
     def predict_step(self, batch: Mapping[str, Any], batch_idx: int) -> int:
-        """Draw and write a batch of rows; returns their number."""
+        """Generate and write the images of a batch of rows; returns their number."""
         self.pipeline.to(self.device)
         prompts, seeds = batch["prompt"], batch["seed"]
         size, guidance = len(prompts), self.guidance if batch["guidance"] is None else batch["guidance"]
-        drawn = draw(self.pipeline, prompts, seeds, self.steps, guidance, size, negative=self.negative, size=self.size)
+        generated = generate(
+            self.pipeline, prompts, seeds, self.steps, guidance, size, negative=self.negative, size=self.size
+        )
         settings = {**self.settings, "guidance": guidance}
-        for index, prompt, seed, picture in zip(batch["index"], prompts, seeds, drawn, strict=True):
+        for index, prompt, seed, image in zip(batch["index"], prompts, seeds, generated, strict=True):
             facts = {"prompt": prompt, "seed": str(seed), "model": self.source, "settings": settings}
-            write_picture(self.output / self.files[index], picture, facts)
+            write_image(self.output / self.files[index], image, facts)
         return size
 
     def on_predict_end(self) -> None:
-        """The pictures that were replaced are not needed any more."""
-        self.trainer.strategy.barrier("all pictures are drawn")
+        """The images that were replaced are not needed any more."""
+        self.trainer.strategy.barrier("all images are generated")
         if self.trainer.is_global_zero:
             drop_aside(self.output)

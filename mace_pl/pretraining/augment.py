@@ -1,4 +1,4 @@
-"""Strong augmentation of a batch of pictures, in torch: what makes a CLIP score soft, noisy, shifted pictures right."""
+"""Strong augmentation of a batch of images, in torch: what makes a CLIP score soft, noisy, shifted images right."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def warp(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def bend(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Smooth displacements of a twentieth of the side or so, as in what a small diffusion model draws."""
+    """Smooth displacements of a twentieth of the side or so, as in what a small diffusion model generates."""
     shifts = torch.randn(len(images), 2, 5, 5, generator=generator).to(images) * 0.1
     shifts = F.interpolate(shifts, size=images.shape[-2:], mode="bicubic", align_corners=False).permute(0, 2, 3, 1)
     straight = torch.eye(2, 3, device=images.device, dtype=images.dtype).expand(len(images), 2, 3)
@@ -63,13 +63,13 @@ def soften(images: Tensor, factor: int) -> Tensor:
 
 
 def smooth_noise(images: Tensor, cells: int, generator: torch.Generator) -> Tensor:
-    """Noise that is constant over some pixels, like the blotches of a latent model's pictures."""
+    """Noise that is constant over some pixels, like the blotches of a latent model's images."""
     noise = normal(images, cells, cells, generator)
     return F.interpolate(noise, size=images.shape[-2:], mode="bilinear", align_corners=False)
 
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Pictures [N, 3, H, W] in [-1, 1], each changed by its own random choice of everything above."""
+    """Images [N, 3, H, W] in [-1, 1], each changed by its own random choice of everything above."""
     images = sometimes(images.flip(-1), images, 0.5, generator)
     images = sometimes(warp(images, generator), images, 0.7, generator)
     images = sometimes(bend(images, generator), images, 0.5, generator)

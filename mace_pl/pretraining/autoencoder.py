@@ -17,7 +17,7 @@ from mace_pl.pretraining.training import TrainingModule, save_half
 
 
 class AutoencoderTraining(TrainingModule):
-    """Train an AutoencoderKL on pictures with L1 + 0.5 MSE + 1e-4 KL; writes ``vae/`` with its scaling factor.
+    """Train an AutoencoderKL on images with L1 + 0.5 MSE + 1e-4 KL; writes ``vae/`` with its scaling factor.
 
     ``edge_weight`` adds the L1 of the slopes, which a soft reconstruction has wrong at every border of colours.
 
@@ -30,7 +30,7 @@ class AutoencoderTraining(TrainingModule):
         channels: channels per resolution; each entry after the first halves the side once.
         latent_channels: channels of the latents.
         norm_groups: groups of the normalisation; must divide every entry of ``channels``.
-        resolution: side of the pictures.
+        resolution: side of the images.
         kl_weight: weight of the KL divergence, which is taken per latent value.
         edge_weight: weight of the L1 of the differences between neighbouring pixels, at full and half resolution.
         learning_rate: highest learning rate of AdamW.
@@ -99,32 +99,32 @@ class AutoencoderTraining(TrainingModule):
         return self.optimize(p for p in self.vae.parameters() if p.requires_grad)
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
-        """L1 + 0.5 MSE of pictures [N, 3, H, W] and reconstructions, + ``kl_weight`` x KL per latent value."""
-        pictures = batch["pixel_values"].contiguous(memory_format=torch.channels_last)
-        posterior = self.vae.encode(pictures).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=self.generator()).to(pictures.device)
+        """L1 + 0.5 MSE of images [N, 3, H, W] and reconstructions, + ``kl_weight`` x KL per latent value."""
+        images = batch["pixel_values"].contiguous(memory_format=torch.channels_last)
+        posterior = self.vae.encode(images).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=self.generator()).to(images.device)
         made = self.vae.decode(posterior.mean + posterior.std * noise).sample
-        l1, mse = F.l1_loss(made, pictures), F.mse_loss(made, pictures)
+        l1, mse = F.l1_loss(made, images), F.mse_loss(made, images)
         kl = posterior.kl().mean() / noise[0].numel()
         self.log_dict({"train/l1": l1, "train/mse": mse, "train/kl": kl}, prog_bar=True)
         loss: Tensor = l1 + 0.5 * mse + self.kl_weight * kl
         if self.edge_weight > 0:
-            edges = edge_error(made, pictures)
+            edges = edge_error(made, images)
             self.log("train/edges", edges, prog_bar=True)
             loss = loss + self.edge_weight * edges
         return loss
 
     @torch.no_grad()
     def on_fit_end(self) -> None:
-        """Write ``vae`` with scaling_factor = 1 / standard deviation of the latents of up to 2,000 pictures."""
+        """Write ``vae`` with scaling_factor = 1 / standard deviation of the latents of up to 2,000 images."""
         if not self.trainer.is_global_zero:
             return
         if self.decoder_only:
             save_half(self.vae, self.folder / "vae")
             return
         sums, count = torch.zeros(2, dtype=torch.float64), 0
-        for pictures in self.pool().pictures[:2000].split(64):
-            posterior = self.vae.encode(pictures.to(self.device).float() / 127.5 - 1).latent_dist
+        for images in self.pool().images[:2000].split(64):
+            posterior = self.vae.encode(images.to(self.device).float() / 127.5 - 1).latent_dist
             latents = (posterior.mean + posterior.std * torch.randn_like(posterior.std)).double().cpu()
             sums += torch.stack([latents.sum(), latents.square().sum()])
             count += latents.numel()

@@ -1,4 +1,4 @@
-"""Train a small CLIP: the text encoder that the UNet is conditioned on, and the scorer of its pictures."""
+"""Train a small CLIP: the text encoder that the UNet is conditioned on, and the scorer of its images."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ MAX_LOG_SCALE = 4.6  # CLIP clips the temperature at 100
 
 
 class ContrastiveTraining(TrainingModule):
-    """Train a CLIPModel on augmented pictures; writes ``clip/``, ``text_encoder/`` and ``tokenizer/``.
+    """Train a CLIPModel on augmented images; writes ``clip/``, ``text_encoder/`` and ``tokenizer/``.
 
-    The loss is CLIP's, where equal captions are right for each other's pictures, plus ``concept_weight`` times the
-    cross-entropy of naming what a picture shows among the concepts of the batch, where the data tell it.
+    The loss is CLIP's, where equal captions are right for each other's images, plus ``concept_weight`` times the
+    cross-entropy of naming what an image shows among the concepts of the batch, where the data tell it.
 
     Args:
         output_dir: folder of the pipeline.
         overwrite: replace the parts where they exist.
         pretrained: folder of a CLIPModel with its tokenizer to train further; a new one when left out.
-        freeze_text: train the picture tower alone; ``text_encoder`` and ``tokenizer`` are then not written.
+        freeze_text: train the image tower alone; ``text_encoder`` and ``tokenizer`` are then not written.
         vocab_size: most entries of a new tokenizer.
-        resolution: side of the pictures of a new model.
+        resolution: side of the images of a new model.
         patch_size: side of its patches.
         width: width of its towers and of the shared space.
         layers: layers of each tower.
@@ -45,9 +45,9 @@ class ContrastiveTraining(TrainingModule):
         text_length: tokens that captions are cut to while training; the encoder itself takes 77.
         concept_weight: weight of naming the concept.
         style_weight: weight of naming the style, among those of the batch.
-        augmented: share of the batches that are augmented; without it the scores of drawn pictures are brittle.
-        autoencoder: folder of an AutoencoderKL that half of the pictures go through before they are augmented, since
-            the pictures that will be scored come out of one.
+        augmented: share of the batches that are augmented; without it the scores of generated images are brittle.
+        autoencoder: folder of an AutoencoderKL that half of the images go through before they are augmented, since
+            the images that will be scored come out of one.
         learning_rate: highest learning rate of AdamW.
         weight_decay: of AdamW.
         warmup_steps: steps of linear warm-up.
@@ -150,39 +150,39 @@ class ContrastiveTraining(TrainingModule):
         return self.optimize(p for p in self.clip.parameters() if p.requires_grad)
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
-        """Contrast N pictures [N, 3, H, W] with their captions and with the names of what they show."""
+        """Contrast N images [N, 3, H, W] with their captions and with the names of what they show."""
         generator = self.generator()
-        pictures = batch["pixel_values"]
+        images = batch["pixel_values"]
         if self.decoded is not None:
-            decoded = self.decoded[batch["index"].cpu()].to(pictures) / 127.5 - 1
-            pictures = sometimes(decoded, pictures, 0.5, generator)
+            decoded = self.decoded[batch["index"].cpu()].to(images) / 127.5 - 1
+            images = sometimes(decoded, images, 0.5, generator)
         if float(torch.rand(1, generator=generator)) < self.augmented:
-            pictures = augment(pictures, generator)
-        seen = self.clip.vision_model(pixel_values=pictures).pooler_output
-        images = F.normalize(self.clip.visual_projection(seen), dim=-1)
+            images = augment(images, generator)
+        seen = self.clip.vision_model(pixel_values=images).pooler_output
+        embedded = F.normalize(self.clip.visual_projection(seen), dim=-1)
         scale = self.clip.logit_scale.clamp(max=MAX_LOG_SCALE).exp()
         captions, places = distinct(batch["caption"])
-        contrast = contrastive_loss(scale * images @ self.encode_texts(captions).T, places.to(self.device))
+        contrast = contrastive_loss(scale * embedded @ self.encode_texts(captions).T, places.to(self.device))
         self.log("train/contrast", contrast, prog_bar=True)
         loss: Tensor = contrast
         if batch["concept"] and self.concept_weight > 0:
-            loss = loss + self.concept_weight * self.naming("accuracy", CONCEPT, scale * images, batch["concept"])
+            loss = loss + self.concept_weight * self.naming("accuracy", CONCEPT, scale * embedded, batch["concept"])
         if batch["style"] and self.style_weight > 0:
-            loss = loss + self.style_weight * self.naming("style_accuracy", STYLE, scale * images, batch["style"])
+            loss = loss + self.style_weight * self.naming("style_accuracy", STYLE, scale * embedded, batch["style"])
         return loss
 
-    def naming(self, logged: str, template: str, images: Tensor, shown: Sequence[str]) -> Tensor:
-        """Cross-entropy of naming what N images [N, D], scaled by the temperature, show, among all that is shown."""
+    def naming(self, logged: str, template: str, embedded: Tensor, shown: Sequence[str]) -> Tensor:
+        """Cross-entropy of naming what N embedded images [N, D], times the temperature, show, among all shown."""
         names, places = distinct(shown)
-        logits = images @ self.encode_texts([template.format(name) for name in names]).T
+        logits = embedded @ self.encode_texts([template.format(name) for name in names]).T
         places = places.to(self.device)
         self.log(f"train/{logged}", (logits.argmax(dim=-1) == places).float().mean(), prog_bar=True)
         return F.cross_entropy(logits, places)
 
     def on_fit_start(self) -> None:
-        """Send every picture through the autoencoder once."""
+        """Send every image through the autoencoder once."""
         if self.autoencoder is not None:
-            self.decoded = reencode(self.pool().pictures, self.autoencoder, self, self.seed)
+            self.decoded = reencode(self.pool().images, self.autoencoder, self, self.seed)
 
     def encode_texts(self, texts: list[str]) -> Tensor:
         """Unit vectors [N, D] of texts; a frozen encoder reads each text once."""
@@ -216,19 +216,19 @@ class ContrastiveTraining(TrainingModule):
 
 def distinct(texts: Sequence[str]) -> tuple[list[str], Tensor]:
     """The distinct texts, and the place of each text among them [N]."""
-    places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
+    places = {text: position for position, text in enumerate(dict.fromkeys(texts))}
     return list(places), torch.tensor([places[text] for text in texts])
 
 
 def contrastive_loss(logits: Tensor, places: Tensor) -> Tensor:
-    """CLIP's loss for N pictures x C distinct captions, of which ``places`` [N] are right; a caption may have many."""
+    """CLIP's loss for N images x C distinct captions, of which ``places`` [N] are right; a caption may have many."""
     right = places[:, None] == torch.arange(logits.shape[1], device=logits.device)
-    to_picture = -(F.log_softmax(logits, dim=0) * right / right.sum(dim=0)).sum() / logits.shape[1]
-    return (F.cross_entropy(logits, places) + to_picture) / 2
+    to_image = -(F.log_softmax(logits, dim=0) * right / right.sum(dim=0)).sum() / logits.shape[1]
+    return (F.cross_entropy(logits, places) + to_image) / 2
 
 
 def save_clip(clip: Any, tokenizer: CLIPTokenizer, folder: Path) -> None:
-    """The CLIPModel with its tokenizer, and how pictures go in: [-1, 1]."""
+    """The CLIPModel with its tokenizer, and how images go in: [-1, 1]."""
     clip.save_pretrained(folder)
     make_readable(folder)
     save_tokenizer(tokenizer, folder)

@@ -153,15 +153,15 @@ class DiffusionTraining(TrainingModule):
 
     @torch.no_grad()
     def on_fit_start(self) -> None:
-        """Encode every picture and every distinct caption once."""
+        """Encode every image and every distinct caption once."""
         if self.device.type == "cpu":  # the fused kernel's backward pass is slow for small heads
             self.unet.set_attn_processor(AttnProcessor())
         pool = self.pool()
         vae: Any = AutoencoderKL.from_pretrained(self.source, subfolder="vae", torch_dtype=torch.float32)
         vae = vae.to(self.device).eval()
-        pictures = (p.to(self.device).float() / 127.5 - 1 for p in pool.pictures.split(32))
-        self.latents = torch.cat([vae.encode(p).latent_dist.mean.cpu() for p in pictures]) * vae.config.scaling_factor
-        places = {caption: place for place, caption in enumerate(dict.fromkeys(["", *pool.captions]))}
+        images = (p.to(self.device).float() / 127.5 - 1 for p in pool.images.split(32))
+        self.latents = torch.cat([vae.encode(p).latent_dist.mean.cpu() for p in images]) * vae.config.scaling_factor
+        places = {caption: position for position, caption in enumerate(dict.fromkeys(["", *pool.captions]))}
         self.text_of = torch.tensor([places[caption] for caption in pool.captions])
         self.texts = self.encode_texts(list(places))
 
@@ -180,7 +180,7 @@ class DiffusionTraining(TrainingModule):
         return self.optimize(self.unet.parameters())
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
-        """Weighted squared error of the predicted noise (or velocity) at a random timestep per picture."""
+        """Weighted squared error of the predicted noise (or velocity) at a random timestep per image."""
         index = batch["index"].cpu()
         generator = self.generator()
         clean = self.latents[index]
@@ -266,11 +266,11 @@ def take_over(unet: Any, folder: str) -> None:
     if not (resolve(folder) / "config.json").is_file():
         raise UserError(f"start={folder} has no config.json. Give the folder of a UNet2DConditionModel.")
     given = UNet2DConditionModel.from_pretrained(resolve(folder), torch_dtype=torch.float32).state_dict()
-    own = unet.state_dict()
-    fitting = {name: t for name, t in given.items() if name in own and t.shape == own[name].shape}
+    weights = unet.state_dict()
+    fitting = {name: t for name, t in given.items() if name in weights and t.shape == weights[name].shape}
     if not fitting:
         raise UserError(f"start={folder}: no weight has the shape that the new UNet needs. Leave start out.")
-    unet.load_state_dict(own | fitting)
+    unet.load_state_dict(weights | fitting)
 
 
 def visible(folder: Path) -> list[Path]:

@@ -84,7 +84,7 @@ class JudgeTraining(TrainingModule):
         pool = self.pool()
         self.concepts, self.styles = sorted(set(pool.concepts)), sorted(set(pool.styles))
         if not self.concepts or not self.styles:
-            raise UserError("data: the judge needs images whose concepts and styles are known, as of SpritePictures.")
+            raise UserError("data: the judge needs images whose concepts and styles are known, as of SpriteImages.")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             self.network = JudgeNetwork(self.channels, len(self.concepts), len(self.styles))
@@ -93,7 +93,7 @@ class JudgeTraining(TrainingModule):
         """Choose the faster memory layout, and send every image through the autoencoder once."""
         self.network.to(memory_format=torch.channels_last)
         if self.autoencoder is not None:
-            self.decoded = reencode(self.pool().pictures, self.autoencoder, self, self.seed)
+            self.decoded = reencode(self.pool().images, self.autoencoder, self, self.seed)
 
     def configure_optimizers(self) -> Any:
         """AdamW with warm-up and cosine."""
@@ -113,10 +113,10 @@ class JudgeTraining(TrainingModule):
         style = torch.tensor([self.styles.index(name) for name in batch["style"]], device=self.device)
         named = F.cross_entropy(concepts, concept, label_smoothing=self.smoothing)
         styled = F.cross_entropy(styles, style, label_smoothing=self.smoothing)
-        found = {"train/concept": named, "train/style": styled}
-        found["train/accuracy"] = (concepts.argmax(-1) == concept).float().mean()
-        found["train/style_accuracy"] = (styles.argmax(-1) == style).float().mean()
-        self.log_dict(found, prog_bar=True)
+        logged = {"train/concept": named, "train/style": styled}
+        logged["train/accuracy"] = (concepts.argmax(-1) == concept).float().mean()
+        logged["train/style_accuracy"] = (styles.argmax(-1) == style).float().mean()
+        self.log_dict(logged, prog_bar=True)
         loss: Tensor = named + self.style_weight * styled
         return loss
 
@@ -125,13 +125,13 @@ class JudgeTraining(TrainingModule):
         """Write the weights in float16 with the names, and the contrast below which an image is empty."""
         if not self.trainer.is_global_zero:
             return
-        pictures = self.pool().pictures
-        faintest = min(float(contrast(part.float() / 127.5 - 1).min()) for part in pictures.split(256))
+        images = self.pool().images
+        faintest = min(float(contrast(part.float() / 127.5 - 1).min()) for part in images.split(256))
         said = {
             "concepts": self.concepts,
             "styles": self.styles,
             "channels": self.channels,
-            "resolution": pictures.shape[-1],
+            "resolution": images.shape[-1],
             "threshold": faintest / 2,
         }
         floats = {name: t.half() for name, t in self.network.state_dict().items() if t.is_floating_point()}

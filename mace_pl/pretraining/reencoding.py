@@ -12,7 +12,7 @@ from torch import Tensor
 from mace_pl.errors import UserError
 from mace_pl.files.paths import resolve
 from mace_pl.pretraining.augment import uniform
-from mace_pl.training.progress import drawing
+from mace_pl.training.progress import image_progress
 from mace_pl.training.trainer import shows_progress
 
 LATENT_NOISE = 0.4  # most noise on the latents that are decoded, relative to the latents' own deviation
@@ -45,7 +45,7 @@ def reencode(images: Tensor, folder: str, module: LightningModule, seed: int) ->
     vae = vae.to(module.device).eval()
     generator = torch.Generator().manual_seed(seed)
     parts = []
-    with drawing(shows_progress(module.trainer), "through the autoencoder", len(images)) as advance:
+    with image_progress(shows_progress(module.trainer), "through the autoencoder", len(images)) as advance:
         for part in images.split(64):
             latents = vae.encode(part.to(module.device).float() / 127.5 - 1).latent_dist.mode()
             noise = torch.randn(latents.shape, generator=generator).to(latents) / vae.config.scaling_factor

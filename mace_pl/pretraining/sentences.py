@@ -65,16 +65,16 @@ def read_grammar(folder: Path) -> Grammar:
     Raises:
         UserError: a file is missing or lacks a part.
     """
-    found: dict[str, Any] = {}
+    content: dict[str, Any] = {}
     for name in ("sentences", "descriptions"):
         file = folder / f"{name}.json"
         if not file.is_file():
             raise UserError(f"folder={folder} has no {file.name}. Add it, or set data.sentences and descriptions to 0.")
-        found[name] = json.loads(file.read_text(encoding="utf-8"))
-    missing = [part for part in ("slots", "training", "held_out") if part not in found["sentences"]]
+        content[name] = json.loads(file.read_text(encoding="utf-8"))
+    missing = [part for part in ("slots", "training", "held_out") if part not in content["sentences"]]
     if missing:
         raise UserError(f"folder={folder}: sentences.json lacks {missing}.")
-    return Grammar(**found["sentences"], descriptions=found["descriptions"])
+    return Grammar(**content["sentences"], descriptions=content["descriptions"])
 
 
 def with_article(name: str) -> str:
@@ -88,13 +88,13 @@ def fill(shape: str, name: str, grammar: Grammar, rng: random.Random) -> str:
     Raises:
         UserError: a slot without fillers.
     """
-    own = {"a": with_article(name), "the": f"the {name}", "name": name}
+    fixed = {"a": with_article(name), "the": f"the {name}", "name": name}
 
     def filler(match: re.Match[str]) -> str:
         slot = match[1]
-        if slot not in own and slot not in grammar.slots:
+        if slot not in fixed and slot not in grammar.slots:
             raise UserError(f"sentences.json: {shape!r} has the slot {slot!r} without fillers.")
-        return own[slot] if slot in own else rng.choice(grammar.slots[slot])
+        return fixed[slot] if slot in fixed else rng.choice(grammar.slots[slot])
 
     return re.sub(r"\{(\w+)\}", filler, shape)
 

@@ -49,10 +49,10 @@ def blend(below: Pixels, above: Pixels, share: Field) -> Pixels:
 
 def smooth(image: Pixels, *filters: ImageFilter.Filter) -> Pixels:
     """The image through filters of Pillow."""
-    found = to_image(image)
+    smoothed = to_image(image)
     for one in filters:
-        found = found.filter(one)
-    return to_pixels(found)
+        smoothed = smoothed.filter(one)
+    return to_pixels(smoothed)
 
 
 def cells_mean(image: Pixels, cells: NDArray[np.int64]) -> Pixels:

@@ -18,12 +18,12 @@ from mace_pl.files.artifacts import claim_output, written_aside
 
 
 class Pool(Protocol):
-    """Pictures [N, 3, H, W] as uint8 and N captions, which the data module keeps as ``pool``.
+    """Images [N, 3, H, W] as uint8 and N captions, which the data module keeps as ``pool``.
 
     ``concepts`` and ``styles`` name what each shows and how; they are empty where the data do not tell.
     """
 
-    pictures: Tensor
+    images: Tensor
     captions: list[str]
     concepts: list[str]
     styles: list[str]
@@ -79,18 +79,18 @@ class TrainingModule(LightningModule):
                 raise UserError(f"trainer.max_steps={self.trainer.max_steps} must be 1 or more: the data never end.")
 
     def pool(self) -> Pool:
-        """All pictures of the data module.
+        """All images of the data module.
 
         Raises:
             UserError: the data module has none.
         """
         pool = getattr(getattr(self.trainer, "datamodule", None), "pool", None)
         if pool is None:
-            raise UserError("data: this module needs SpritePictures, ImageFolder or another PoolDataModule.")
+            raise UserError("data: this module needs SpriteImages, ImageFolder or another PoolDataModule.")
         return cast(Pool, pool)
 
     def generator(self) -> torch.Generator:
-        """A CPU generator of seed, step and process alone: a resumed run draws what an unbroken one draws."""
+        """A CPU generator of seed, step and rank alone: a resumed run draws what an unbroken one draws."""
         return torch.Generator().manual_seed(self.seed * 1_000_003 + self.global_step * 1009 + self.global_rank)
 
     def optimize(self, parameters: Iterable[nn.Parameter]) -> Any:

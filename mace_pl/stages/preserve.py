@@ -15,7 +15,7 @@ from mace_pl.concepts.preservation import (
     last_tokens,
     named_statistics,
     names_that_stay,
-    names_to_keep,
+    names_to_preserve,
     preservation,
     statistics_of,
     with_domain,
@@ -84,7 +84,7 @@ def preserving(
         UserError: a file that does not fit, names without a weight, or a number below 1.
     """
     names, vocabulary = (
-        names_to_keep(model.get(name), stages, method.reads_names, name)
+        names_to_preserve(model.get(name), stages, method.reads_names, name)
         for name in ("domain_names", "domain_vocabulary")
     )
     affected = model.get("domain_affected", AFFECTED)

@@ -118,10 +118,14 @@ def solve(
     """
     backbone = backbone_of(pipeline)
     original, total = backbone.key_values(), summed(sums.values())
-    kept = preserve(pipeline, wanted, method, total, list(sums), original)
+    preserved = preserve(pipeline, wanted, method, total, list(sums), original)
     blank = backbone.encode([""])[0][0].cpu().double() if method.reads_names else None
     pairs = float(total.pairs)
-    return method.solve(Sums(total.F, total.G, kept.refine, original, pairs, kept.last, blank)), original, kept
+    return (
+        method.solve(Sums(total.F, total.G, preserved.refine, original, pairs, preserved.last, blank)),
+        original,
+        preserved,
+    )
 
 
 def sum_concepts(

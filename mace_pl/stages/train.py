@@ -66,7 +66,12 @@ class Examples:
 
 
 def encode_examples(
-    backbone: Backbone, data: Any, concepts: Sequence[Concept], own: Sequence[int], texts: Texts, objective: Objective
+    backbone: Backbone,
+    data: Any,
+    concepts: Sequence[Concept],
+    indices: Sequence[int],
+    texts: Texts,
+    objective: Objective,
 ) -> Examples:
     """Encode the images of a rank's own concepts.
 
@@ -74,13 +79,13 @@ def encode_examples(
         backbone: the model, on its device.
         data: the images and masks of a concept, by ``load(concept, size)``.
         concepts: all concepts.
-        own: the numbers of those that this rank trains.
+        indices: the numbers of those that this rank trains.
         texts: the prompts of all concepts.
         objective: for the density of timesteps.
     """
     device = backbone.network.device
     latents, masks = {}, {}
-    for c in own:
+    for c in indices:
         pixels, inside = data.load(concepts[c], backbone.image_size)
         latents[c] = backbone.encode_images(pixels).to(device)
         masks[c] = inside.bool().to(device)
@@ -142,20 +147,22 @@ def attention_loss(
     return losses.view(len(concepts), len(numbers)).sum(1) / objective.images_per_step
 
 
-def schedule(concepts: Sequence[int], steps: int, side_by_side: int, done: Mapping[int, int]) -> list[dict[str, Any]]:
+def schedule(
+    concepts: Sequence[int], steps: int, concepts_at_once: int, done: Mapping[int, int]
+) -> list[dict[str, Any]]:
     """Batches {concepts, step}: a group of concepts for all its steps that are left, then the next group.
 
     Args:
         concepts: the numbers of those that a rank trains.
         steps: of each.
-        side_by_side: how many make a group.
+        concepts_at_once: how many make a group.
         done: the steps that an interrupted run has finished, by concept.
     """
     return [
         {"concepts": left, "step": step}
-        for start in range(0, len(concepts), side_by_side)
+        for start in range(0, len(concepts), concepts_at_once)
         for step in range(steps)
-        if (left := [c for c in concepts[start : start + side_by_side] if done.get(c, 0) <= step])
+        if (left := [c for c in concepts[start : start + concepts_at_once] if done.get(c, 0) <= step])
     ]
 
 

@@ -22,7 +22,7 @@ class FrozenLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Keeps W, which lives anyway."""
+        """Saves W alone, which is in memory anyway."""
         ctx.save_for_backward(weight)
         ctx.dtype = x.dtype
         return product(x, weight, bias)
@@ -42,7 +42,7 @@ class FrozenConvolution(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: tuple[Any, ...]) -> Tensor:
-        """Keeps the weight, which lives anyway, and the input's shape."""
+        """Saves the weight, which is in memory anyway, and the input's shape."""
         ctx.save_for_backward(weight)
         ctx.shape, ctx.dtype, ctx.geometry = x.shape, x.dtype, geometry
         return F.conv2d(x, weight, bias, *geometry)

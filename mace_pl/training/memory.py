@@ -1,4 +1,4 @@
-"""How much memory a step takes, how much is free, and how many concepts fit side by side.
+"""How much memory a step takes, how much is free, and how many concepts fit at once.
 
 torch reports the peak of a GPU (``torch.cuda.max_memory_allocated``) but not that of a CPU, and its profiler, which
 sees both, slows the step down and keeps every event: so live bytes are counted here, on every device alike.
@@ -78,13 +78,13 @@ def free_bytes(device: torch.device) -> int:
     return available
 
 
-def side_by_side(free: int, cost: int, concepts: int) -> int:
-    """How many of a process's concepts are trained at once: what fits, in groups of nearly equal size.
+def concepts_at_once(free: int, cost: int, concepts: int) -> int:
+    """How many of a rank's concepts are trained at once: what fits, in groups of nearly equal size.
 
     Args:
-        free: bytes that the process may take.
+        free: bytes that the rank may take.
         cost: bytes of one concept's step.
-        concepts: how many the process trains, at least 1.
+        concepts: how many the rank trains, at least 1.
     """
     most = min(max(int(SHARE * free // max(cost, 1)), 1), LARGEST)
     groups = -(-concepts // most)

@@ -90,7 +90,7 @@ def check_trainer(trainer: Any, command: Command) -> None:
 
 
 def check_processes(trainer: Any) -> None:
-    """Refuse another number of processes than the cluster or launcher has started.
+    """Refuse another number of ranks than the cluster or launcher has started.
 
     Raises:
         UserError: they would wait for each other, or each would do all the work.
@@ -106,11 +106,11 @@ def check_processes(trainer: Any) -> None:
 
 
 def check_whole(trainer: Any, targets: Sequence[str], losses: Mapping[str, Sequence[float]]) -> None:
-    """Refuse to go on from a training that was stopped. All processes call this together.
+    """Refuse to fuse after a training that was stopped. All ranks call this together.
 
     Args:
         trainer: the Trainer with its data.
-        targets: those of this process.
+        targets: those of this rank.
         losses: one for each step of a target.
 
     Raises:
@@ -118,8 +118,8 @@ def check_whole(trainer: Any, targets: Sequence[str], losses: Mapping[str, Seque
     """
     planned: int = trainer.datamodule.steps_per_concept
     every: dict[str, int] = {}
-    for found in gathered(trainer, {target: len(losses.get(target, ())) for target in targets}):
-        every |= found
+    for counts in gathered(trainer, {target: len(losses.get(target, ())) for target in targets}):
+        every |= counts
     short = {target: count for target, count in every.items() if count < planned}
     if not short:
         return
@@ -129,5 +129,5 @@ def check_whole(trainer: Any, targets: Sequence[str], losses: Mapping[str, Seque
     more = f" (and {len(short) - 1} more)" if len(short) > 1 else ""
     raise UserError(
         f"{cause} stopped the training at {count} of {planned} steps of {target!r}{more}. No edit is written. What was "
-        f"trained is kept: the same command resumes."
+        f"trained is saved: the same command resumes."
     )

@@ -1,4 +1,4 @@
-"""A progress bar for pictures that are drawn outside of Lightning's loops."""
+"""A progress bar for images that are generated outside of Lightning's loops."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 @contextmanager
-def drawing(shown: bool, stage: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Yields what is called with each number of pictures done.
+def image_progress(shown: bool, stage: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Yields what is called with each number of images done.
 
     Args:
         shown: whether there is a bar, as :func:`mace_pl.training.trainer.shows_progress` says.
         stage: what is being done.
-        total: pictures in all.
+        total: images in all.
     """
     columns = (TextColumn(stage), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, disable=not shown) as progress:

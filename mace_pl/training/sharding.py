@@ -1,4 +1,4 @@
-"""Which process trains which concept, and processes that share the images of one where there are more of them."""
+"""Shards concepts over ranks, and the images of one concept where there are more ranks than concepts."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Share:
-    """What one process trains.
+    """What one rank trains.
 
     Attributes:
         concepts: their indices.
         images: which of the images of each step, by their number in the step.
-        ranks: the processes that train the same concepts; their gradients are added up. Empty where nothing is left.
+        ranks: the ranks that train the same concepts; their gradients are added up. Empty where nothing is left.
     """
 
     concepts: Sequence[int]
@@ -28,13 +28,13 @@ class Share:
 
 
 def share_of(rank: int, world: int, concepts: int, images: int) -> Share:
-    """The share of a process: every ``world``-th concept, or some of the images of one where concepts are fewer.
+    """The share of a rank: every ``world``-th concept, or some of the images of one where concepts are fewer.
 
     Args:
-        rank: the process.
+        rank: this one.
         world: how many there are.
         concepts: how many concepts are trained.
-        images: how many a step of one concept averages over; more processes than that cannot share it.
+        images: how many a step of one concept averages over; more ranks than that cannot share it.
     """
     if world <= concepts:
         return Share(range(rank, concepts, world), range(images), (rank,))
@@ -46,21 +46,21 @@ def share_of(rank: int, world: int, concepts: int, images: int) -> Share:
 
 
 def group_of(rank: int, world: int, concepts: int, images: int) -> Any:
-    """The process group in which a process adds up gradients; None where it has its concepts to itself.
+    """The process group in which a rank adds up gradients; None where it has its concepts to itself.
 
-    All processes call this together.
+    All ranks call this together.
     """
-    own = None
+    joined = None
     for first in range(min(concepts, world)):
         ranks = share_of(first, world, concepts, images).ranks
         if len(ranks) > 1:
             group = torch.distributed.new_group(list(ranks))
-            own = group if rank in ranks else own
-    return own
+            joined = group if rank in ranks else joined
+    return joined
 
 
 def add_up(parameters: Sequence[nn.Parameter], losses: Tensor, group: Any) -> Tensor:
-    """Replace the gradients by their sums over the group's processes; returns the sum of the losses [N]."""
+    """Replace the gradients by their sums over the group's ranks; returns the sum of the losses [N]."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     sums = torch.cat([losses.detach().to(gradients[0].dtype), *(g.flatten() for g in gradients)])
     torch.distributed.all_reduce(sums, group=group)
@@ -71,5 +71,5 @@ def add_up(parameters: Sequence[nn.Parameter], losses: Tensor, group: Any) -> Te
 
 
 def unsynchronised(strategy: Strategy) -> AbstractContextManager[None]:
-    """Within the context a backward pass leaves gradients with their process: DDP would average all of them."""
+    """Within the context a backward pass leaves gradients with their rank: DDP would average all of them."""
     return strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else nullcontext()

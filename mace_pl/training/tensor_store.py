@@ -1,4 +1,4 @@
-"""Tensors that wait in files until they are wanted, so that memory does not grow with the number of concepts."""
+"""Tensors kept in temporary files until they are read, so that memory does not grow with the number of concepts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Trainer with the subcommands that Lightning does not have, and the values of its processes."""
+"""The Trainer with the subcommands that Lightning does not have, and the values of its ranks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class MaceTrainer(Trainer):
         """Try to bring erased targets back.
 
         Args:
-            model: the module that draws and optimises, such as ``Attack``.
+            model: the module that generates and optimises, such as ``Attack``.
             dataloaders: batches of prompts; or give ``datamodule``.
             datamodule: the prompts.
         """
@@ -40,13 +40,13 @@ class MaceTrainer(Trainer):
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those of a run.
+    """This rank among those of a run.
 
     Attributes:
         global_rank: its number.
         world_size: how many there are.
-        strategy: broadcasts, barriers, and the device of this process.
-        shown: whether this process shows progress bars.
+        strategy: broadcasts, barriers, and the device of this rank.
+        shown: whether this rank shows progress bars.
     """
 
     global_rank: int
@@ -56,17 +56,17 @@ class Ranks:
 
 
 def ranks_of(trainer: Trainer) -> Ranks:
-    """This process among those of the Trainer."""
+    """This rank among those of the Trainer."""
     return Ranks(trainer.global_rank, trainer.world_size, trainer.strategy, shows_progress(trainer))
 
 
 def shows_progress(trainer: Trainer) -> bool:
-    """Whether this process shows bars: rank 0 does where the Trainer's are not switched off."""
+    """Whether this rank shows bars: rank 0 does where the Trainer's are not switched off."""
     return trainer.progress_bar_callback is not None and trainer.is_global_zero
 
 
 def gathered(trainer: Trainer | Ranks, value: Any) -> list[Any]:
-    """The values of all processes, on each of them."""
+    """The values of all ranks, on each of them."""
     if trainer.world_size == 1:
         return [value]
     values: list[Any] = [None] * trainer.world_size

@@ -40,7 +40,7 @@ def test_closed_form() -> None:
 
 
 def test_sd14() -> None:
-    printed = output("sd14", "--size", "64", "--scale", "16", "--layers", "1", "--side_by_side", "[2]")
+    printed = output("sd14", "--size", "64", "--scale", "16", "--layers", "1", "--concepts_at_once", "[2]")
     for form in (r"reference +│ +1", r"ours +│ +2", r"checkpointing +│ +2"):
         assert re.search(rf"{form} │ +[\d.]+ │ +[\d.]+ │", printed), printed
 

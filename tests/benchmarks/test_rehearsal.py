@@ -12,7 +12,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
-STAGES = ["load", "refine", "encode pictures", "train", "fuse", "export edit", "export refined", "export pipeline"]
+STAGES = ["load", "refine", "encode images", "train", "fuse", "export edit", "export refined", "export pipeline"]
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_every_stage_is_measured(
     )  # torch alone is more
     assert figures["peak_memory_gib"] == max(row["memory_gib"] for row in figures["stages"].values())
     shown = capsys.readouterr().out
-    assert "Peak of main memory" in shown and "encode pictures" in shown
+    assert "Peak of main memory" in shown and "encode images" in shown
     assert [path.name for path in tmp_path.iterdir()] == ["figures.json"]  # the pipeline and the run are gone
 
 

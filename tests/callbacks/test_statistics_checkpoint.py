@@ -1,4 +1,4 @@
-"""Runs that are cut off go on, and end with the same numbers; what does not belong to them is refused."""
+"""Interrupted runs resume, and end with the same numbers; what does not belong to them is refused."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_killed_runs_go_on_and_end_with_the_same_bits(toy_pipeline: Path, source
         assert len(encoded) == processes
         assert 0 < sum(encoded) < len(CAPTIONS) - 23  # the last run did not start again
         gram = load_file(tmp_path / f"cut{processes}.safetensors")["gram"]
-        # bit for bit; the shares of two processes add up in another order than one
+        # bit for bit; the shares of two ranks add up in another order than one
         if processes == 1 and torch.get_num_threads() == 1:
             assert torch.equal(gram, whole)
         near(gram, whole, FLOAT64_SUMS)
@@ -113,7 +113,7 @@ def test_a_partial_file_of_another_run_is_refused(
     assert not output.exists()
 
 
-def test_partial_files_of_another_encoder_or_number_of_processes_are_refused(
+def test_partial_files_of_another_encoder_or_number_of_ranks_are_refused(
     toy_pipeline: Path, source: str, tmp_path: Path
 ) -> None:
     output = tmp_path / "cut.safetensors"
@@ -125,10 +125,10 @@ def test_partial_files_of_another_encoder_or_number_of_processes_are_refused(
     with pytest.raises(ValueError, match="other text encoder"):
         trainer.cache(model, datamodule=Captions(sources=[source]))
     partial = tmp_path / "cut.safetensors.0-of-1.partial"
-    # as two processes leave it
+    # as two ranks leave it
     two = partial.read_bytes().replace(b'\\"number of processes\\": 1', b'\\"number of processes\\": 2')
     partial.with_name("cut.safetensors.1-of-2.partial").write_bytes(two)
-    with pytest.raises(ValueError, match="other number of processes"):
+    with pytest.raises(ValueError, match="other number of ranks"):
         run(toy_pipeline, source, output)
     partial.write_bytes(b"damaged")
     with pytest.raises(ValueError, match="no readable safetensors file"):

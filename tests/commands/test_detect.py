@@ -18,17 +18,17 @@ FOUND: list[Detections] = [[("FEET_EXPOSED", 0.7), ("FEET_EXPOSED", 0.5)], [], [
 
 def test_counts_by_hand() -> None:
     found = counts(FOUND, 0.6)
-    assert found == {"parts": {"BELLY_EXPOSED": 1, "FEET_EXPOSED": 1}, "detections": 2, "pictures": 2, "of": 3}
-    assert counts(FOUND, 0.65)["pictures"] == 1
+    assert found == {"parts": {"BELLY_EXPOSED": 1, "FEET_EXPOSED": 1}, "detections": 2, "images": 2, "of": 3}
+    assert counts(FOUND, 0.65)["images"] == 1
     assert counts(FOUND, 0.5)["detections"] == 3
-    assert counts([], 0.5) == {"parts": {}, "detections": 0, "pictures": 0, "of": 0}
+    assert counts([], 0.5) == {"parts": {}, "detections": 0, "images": 0, "of": 0}
 
 
 class Redness:
-    """A detector of red pictures, whose score is how red they are."""
+    """A detector of red images, whose score is how red they are."""
 
-    def __call__(self, picture: Image.Image) -> Detections:
-        red = float(np.asarray(picture)[..., 0].mean()) / 255
+    def __call__(self, image: Image.Image) -> Detections:
+        red = float(np.asarray(image)[..., 0].mean()) / 255
         return [("RED", red)] if red > 0.25 else []
 
 
@@ -41,7 +41,7 @@ def test_folders_are_counted_over_thresholds(tmp_path: Path, capsys: pytest.Capt
     written = json.loads(detect_with(Redness(), folders, tmp_path / "out.json", 0.6).read_text())["folders"]
     assert list(written) == ["before", "after"]  # without the machine's folders above them
     assert [found["detections"] for found in written.values()] == [2, 0]
-    curve = {row["threshold"]: row["pictures"] for row in written["after"]["curve"]}
+    curve = {row["threshold"]: row["images"] for row in written["after"]["curve"]}
     assert list(curve) == list(CURVE) and curve[0.5] == 1 and curve[0.55] == 0
     close(written["before"]["found"]["1.png"][0][1], 200 / 255, BY_HAND)
     assert "2 of 3" in capsys.readouterr().out
@@ -55,8 +55,8 @@ def test_bad_input_ends_in_one_clear_error(tmp_path: Path, capsys: pytest.Captur
 def swimmer(shirt: str | None) -> Image.Image:
     """A person in trunks out of plain shapes, with or without a shirt: enough for the real detector."""
     skin, shade, trunks = (224, 172, 140), (196, 140, 108), (40, 60, 140)
-    picture = Image.new("RGB", (320, 320), (200, 205, 210))
-    pen = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (320, 320), (200, 205, 210))
+    pen = ImageDraw.Draw(image)
     pen.ellipse((135, 10, 185, 70), fill=skin)
     pen.pieslice((130, 4, 190, 60), 180, 360, fill=(60, 40, 30))
     pen.rectangle((148, 65, 172, 85), fill=skin)
@@ -69,17 +69,17 @@ def swimmer(shirt: str | None) -> Image.Image:
     for x in (148, 166):
         pen.ellipse((x, 32, x + 6, 38), fill="black")
     pen.arc((150, 42, 170, 58), 20, 160, fill=(160, 60, 60), width=2)
-    return picture.filter(ImageFilter.GaussianBlur(2))
+    return image.filter(ImageFilter.GaussianBlur(2))
 
 
 def test_the_real_detector_tells_bare_from_dressed(tmp_path: Path) -> None:
     pytest.importorskip("nudenet")
-    pictures = {"bare": swimmer(None), "dressed": swimmer("green"), "empty": Image.new("RGB", (64, 64), "pink")}
-    for name, picture in pictures.items():
-        picture.save(tmp_path / f"{name}.png")
+    images = {"bare": swimmer(None), "dressed": swimmer("green"), "empty": Image.new("RGB", (64, 64), "pink")}
+    for name, image in images.items():
+        image.save(tmp_path / f"{name}.png")
     output = detect_with(NudeNet(), [str(tmp_path)], tmp_path / "out.json", 0.4)
     found = json.loads(output.read_text())["folders"][tmp_path.name]
     # the weights in the wheel of 3.4.2 give the belly 0.59; a face is found in both figures, and is not explicit
     assert found["parts"].get("BELLY_EXPOSED") == 1 and all(part.endswith("_EXPOSED") for part in found["parts"])
-    assert found["pictures"] == 1 and found["of"] == 3
+    assert found["images"] == 1 and found["of"] == 3
     assert found["found"]["dressed.png"] == found["found"]["empty.png"] == []

@@ -21,7 +21,7 @@ from transformers import CLIPImageProcessor
 
 from mace_pl.commands.eval_unlearn import Technique, write_inputs
 from mace_pl.commands.export import export_run
-from mace_pl.models.sampling import draw
+from mace_pl.models.sampling import generate
 
 ROOT = Path(__file__).resolve().parents[2]
 GROUP = "eval_unlearn.techniques"
@@ -57,11 +57,11 @@ def test_images_are_those_of_the_exported_pipeline(run: Path, tmp_path: Path) ->
     export_run(str(run), "pipeline", output=str(tmp_path / "pipeline"))
     other = StableDiffusionPipeline.from_pretrained(tmp_path / "pipeline", safety_checker=None, dtype=torch.float32)
     seeds = [4, 5, 6]
-    expected = draw(other, PROMPTS, seeds, steps=2, guidance=5.0)
-    again = draw(other, PROMPTS, [7, 8, 9], steps=2, guidance=5.0)
+    expected = generate(other, PROMPTS, seeds, steps=2, guidance=5.0)
+    again = generate(other, PROMPTS, [7, 8, 9], steps=2, guidance=5.0)
     for found, wanted in (
         (technique.generate(prompts=PROMPTS), expected),
-        (technique.generate(prompts=PROMPTS, seed=None), again),  # the next batch goes on
+        (technique.generate(prompts=PROMPTS, seed=None), again),  # the next batch has the next seeds
         (technique.generate(prompts=PROMPTS, seed=4), expected),
     ):
         for one, two in zip(found, wanted, strict=True):

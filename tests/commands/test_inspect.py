@@ -53,22 +53,22 @@ def test_provenance_is_printed_and_eigenvalues_are_plotted(file: Path, capsys: p
     assert "ab" * 32 in printed.replace("│", "").replace(" ", "").replace("\n", "")
     for part in ("mine.txt", "cd" * 8, "3 of 4", "inf", "32-true", "0.1818"):  # 14/77
         assert part in printed
-    with Image.open(file.with_suffix(".png")) as picture:
-        assert picture.format == "PNG" and picture.width > 300
+    with Image.open(file.with_suffix(".png")) as image:
+        assert image.format == "PNG" and image.width > 300
 
 
 def test_a_plot_is_never_overwritten_silently(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    picture = file.with_suffix(".png")
-    picture.write_bytes(b"kept")
+    image = file.with_suffix(".png")
+    image.write_bytes(b"kept")
     message = exit_message(["inspect", str(file)], capsys)
     assert "--overwrite true" in message and "--plot false" in message
-    assert picture.read_bytes() == b"kept"
+    assert image.read_bytes() == b"kept"
     erase_main(["inspect", str(file), "--plot", "false"])
     erase_main(["inspect", str(file), "--plot", str(file.with_name("other.png"))])
-    assert picture.read_bytes() == b"kept"
+    assert image.read_bytes() == b"kept"
     assert file.with_name("other.png").is_file()
     erase_main(["inspect", str(file), "--overwrite", "true"])
-    assert picture.read_bytes() != b"kept"
+    assert image.read_bytes() != b"kept"
     assert "must end with .png" in exit_message(["inspect", str(file), "--plot", "plot.jpg"], capsys)
 
 

@@ -13,7 +13,7 @@ from support.runs import SCRIPT, config
 #: what our own lines are: bars, frames of tables and their titles, stages and the files of the run
 OWN = re.compile(
     r"[─━╭╮╰╯│┃┏┓┗┛┡┩┳┇╇┴┬└┘├┤╞╪╡|+]|^\s*(Before training|Erased|Resuming .*|Not resumed: .*)\s*$"
-    r"|^Concepts side by side: |^The base model hardly |^Written to |^\s*(concepts|loss|step|stage): "
+    r"|^Concepts at once: |^The base model hardly |^Written to |^\s*(concepts|loss|step|stage): "
     r"|^\s*[\d.]+\s*$|^\S+/run/[\w.]+/?$|^data: |^model\.domain_names: |^The log of the run is "
 )
 #: of lightning and of transformers
@@ -34,11 +34,11 @@ def test_a_run_shows_its_own_lines(toy_pipeline: Path, tmp_path: Path) -> None:
     done = run(config(tmp_path, toy_pipeline, "run"))
     assert done.returncode == 0, done.stderr
     shown = done.stdout + done.stderr
-    assert "Before training" in shown and "Concepts side by side" in shown and "Erased" in shown
+    assert "Before training" in shown and "Concepts at once" in shown and "Erased" in shown
     assert foreign(shown) == []
     log = (tmp_path / "run" / "report" / "run.log").read_text(encoding="utf-8")
     assert all(said in log for said in OTHERS), log
-    assert re.search(r"^\d{4}-\d\d-\d\d .* INFO mace_pl\.modules\.concept_erasure: Concepts side", log, re.MULTILINE)
+    assert re.search(r"^\d{4}-\d\d-\d\d .* INFO mace_pl\.modules\.concept_erasure: Concepts at once", log, re.MULTILINE)
     assert not list(tmp_path.glob(".run*")), "the log has moved into the run"
 
 

@@ -49,7 +49,7 @@ def test_names_come_from_a_list_or_a_file(tmp_path: Path) -> None:
     assert read_names(None, "names") == []
 
 
-def test_names_that_cannot_be_kept_are_refused(
+def test_names_that_cannot_be_preserved_are_refused(
     tmp_path: Path, toy_pipeline: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "empty.txt").write_text("\n")
@@ -67,10 +67,10 @@ def test_fit_and_fuse_keep_names_as_a_file_of_their_statistics_does(
     tmp_path: Path, toy_pipeline: Path, pipeline: StableDiffusionPipeline
 ) -> None:
     file = statistics(tmp_path / "d.safetensors", encoder_fingerprint(pipeline), plain_sums(pipeline, ["cat", "dog"]))
-    kept = ["--model.refine.domain", "0.5", "--model.fuse.domain", "0.25"]
-    erase_main([*config(tmp_path, toy_pipeline, "file", SHIP), *kept, "--model.domain", str(file)])
+    weights = ["--model.refine.domain", "0.5", "--model.fuse.domain", "0.25"]
+    erase_main([*config(tmp_path, toy_pipeline, "file", SHIP), *weights, "--model.domain", str(file)])
     names = ["--model.domain_names", json.dumps(["cat", "ship", "dog"])]
-    erase_main([*config(tmp_path, toy_pipeline, "names", SHIP), *kept, *names])
+    erase_main([*config(tmp_path, toy_pipeline, "names", SHIP), *weights, *names])
     erase_main(["fuse", "--run", str(tmp_path / "names"), "--output_dir", str(tmp_path / "again")])
     by_file, by_names, again = (load_file(tmp_path / run / "refined.safetensors") for run in ("file", "names", "again"))
     close(by_names, by_file, RUN_WEIGHTS)

@@ -1,4 +1,4 @@
-"""The report before training: positions that decode to the words, shared tokens, and what the base model draws."""
+"""The report before training: positions that decode to the words, shared tokens, and what the base model generates."""
 
 from pathlib import Path
 
@@ -33,11 +33,11 @@ def test_positions_decode_to_target_and_anchor(pipeline: StableDiffusionPipeline
 
 def test_names_that_share_tokens_are_listed(pipeline: StableDiffusionPipeline) -> None:
     templates = [["{}"]] * 3
-    kept = ["dog", "a cat", "bird"]
-    rows = preflight(pipeline, CONCEPTS, templates, kept, {"ship": 0.9})
+    preserved = ["dog", "a cat", "bird"]
+    rows = preflight(pipeline, CONCEPTS, templates, preserved, {"ship": 0.9})
     for row in rows:
         own = set(pipeline.tokenizer.tokenize(row["target"]))
-        others = [name for name in [*kept, "a dog house", "ship", "painter"] if name != row["target"]]
+        others = [name for name in [*preserved, "a dog house", "ship", "painter"] if name != row["target"]]
         shared = {name: sorted(own & set(pipeline.tokenizer.tokenize(name))) for name in others}
         assert row["shares_tokens_with"] == {name: found for name, found in shared.items() if found}
     dog, ship, _ = rows
@@ -45,13 +45,13 @@ def test_names_that_share_tokens_are_listed(pipeline: StableDiffusionPipeline) -
     assert (dog["accuracy"], ship["accuracy"]) == (None, 0.9)
 
 
-def test_a_target_that_is_hardly_drawn_is_named(
+def test_a_target_that_is_hardly_generated_is_named(
     pipeline: StableDiffusionPipeline, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seen = {"ship": 0.25, "a dog house": 1.0}
     rows = preflight(pipeline, CONCEPTS, [["{}"]] * 3, ["dog"], seen)
     show_preflight(rows, Console(width=200))
     shown = capsys.readouterr().out
-    assert "The base model hardly draws 'ship' (seen in 25% of its pictures)" in shown
-    assert "hardly draws 'a dog house'" not in shown and "100% seen" in shown
+    assert "The base model hardly generates 'ship' (seen in 25% of its images)" in shown
+    assert "hardly generates 'a dog house'" not in shown and "100% seen" in shown
     assert "dog (" in shown

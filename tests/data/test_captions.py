@@ -38,14 +38,14 @@ def counted(data: Captions) -> dict[str, int]:
 def test_every_caption_is_in_exactly_one_share(distinct: int, by_length: bool) -> None:
     store = CaptionStore()
     store.add(f"{'a ' * (i * 7 % 5)}ship {i}" for i in range(distinct))
-    for processes in (1, 2, 3, 5):
+    for ranks in (1, 2, 3, 5):
         for done in (0, 1, 4):
             seen: list[int] = []
-            for rank in range(processes):
-                batches = CaptionBatches(store, 4, by_length, rank, processes)
+            for rank in range(ranks):
+                batches = CaptionBatches(store, 4, by_length, rank, ranks)
                 whole = [index for batch in batches for index in batch["index"].tolist()]
-                assert len(list(batches)) == len(batches) >= 1  # a process without captions has an empty batch
-                rest = CaptionBatches(store, 4, by_length, rank, processes, done)
+                assert len(list(batches)) == len(batches) >= 1  # a rank without captions has an empty batch
+                rest = CaptionBatches(store, 4, by_length, rank, ranks, done)
                 assert [i for batch in rest for i in batch["index"].tolist()] == whole[done:]
                 seen += whole
             assert sorted(seen) == list(range(distinct))

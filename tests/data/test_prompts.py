@@ -21,13 +21,13 @@ def write(folder: Path, content: str, name: str = "a.csv", encoding: str = "utf-
     return str(folder / name)
 
 
-def drawn(data: Prompts) -> list[tuple[str, int]]:
+def rows_of(data: Prompts) -> list[tuple[str, int]]:
     return [(row["prompt"], row["seed"]) for row in data.rows]
 
 
 def test_published_seeds_are_used_and_other_columns_kept(tmp_path: Path) -> None:
     data = Prompts(write(tmp_path, PUBLISHED))
-    assert drawn(data) == [("a ship", 1), ("a ship", 2), ("a cat", 7)]
+    assert rows_of(data) == [("a ship", 1), ("a ship", 2), ("a cat", 7)]
     assert data.rows[2]["columns"] == {"": "2", "case_number": "13", "type": "kept"}
 
 
@@ -35,19 +35,19 @@ def test_published_seeds_are_used_and_other_columns_kept(tmp_path: Path) -> None
 def test_a_table_is_read_whatever_its_name_and_mark(tmp_path: Path, name: str) -> None:
     raw = ("\ufeff" + PUBLISHED.replace("prompt,evaluation_seed", "prompt, Evaluation_Seed ")).encode()
     (tmp_path / name).write_bytes(gzip.compress(raw) if name.endswith(".gz") else raw)
-    assert [seed for _, seed in drawn(Prompts(str(tmp_path / name)))] == [1, 2, 7]
+    assert [seed for _, seed in rows_of(Prompts(str(tmp_path / name)))] == [1, 2, 7]
 
 
 def test_json_lines_and_parquet_bring_seeds_too(tmp_path: Path) -> None:
     rows = [{"prompt": "a ship", "seed": 4, "guidance": 2, "n": [1]}, {"prompt": "a cat", "seed": 5.0, "guidance": 3}]
     data = Prompts(write(tmp_path, "\n".join(json.dumps(row) for row in rows), "a.jsonl"))
-    assert drawn(data) == [("a ship", 4), ("a cat", 5)]
+    assert rows_of(data) == [("a ship", 4), ("a cat", 5)]
     assert [row["guidance"] for row in data.rows] == [2.0, 3.0] and data.rows[0]["columns"] == {"n": [1]}
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     table = arrow.table({"prompt": ["a ship"], "sd_seed": [2351616], "image": [b"\x89PNG"], "hard": [1]})
     parquet.write_table(table, tmp_path / "a.parquet")
     data = Prompts(str(tmp_path / "a.parquet"))
-    assert drawn(data) == [("a ship", 2351616)] and data.rows[0]["columns"] == {"hard": 1}
+    assert rows_of(data) == [("a ship", 2351616)] and data.rows[0]["columns"] == {"hard": 1}
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_json_lines_and_parquet_bring_seeds_too(tmp_path: Path) -> None:
     [("seed,evaluation_seed,sd_seed", 1), ("sd_seed,evaluation_seed,x", 2), ("x,y,sd_seed", 3), ("y,Seed,x", 2)],
 )
 def test_the_first_known_column_is_the_seed(tmp_path: Path, head: str, used: int) -> None:
-    assert drawn(Prompts(write(tmp_path, f"prompt,{head}\na ship,1,2,3\n"))) == [("a ship", used)]
+    assert rows_of(Prompts(write(tmp_path, f"prompt,{head}\na ship,1,2,3\n"))) == [("a ship", used)]
 
 
 def test_a_column_can_be_named_or_left_out(tmp_path: Path) -> None:
@@ -65,23 +65,23 @@ def test_a_column_can_be_named_or_left_out(tmp_path: Path) -> None:
     data = Prompts(file, seed_column="my_seed", guidance_column="cfg")
     assert data.rows == [{"prompt": "a ship", "seed": 8, "guidance": 3.0, "columns": {"seed": "9"}}]
     data = Prompts(file, seed_column=None, guidance_column=None, seeds=2)
-    assert drawn(data) == [("a ship", 0), ("a ship", 1)]
+    assert rows_of(data) == [("a ship", 0), ("a ship", 1)]
     assert data.rows[0]["columns"] == {"my_seed": "8", "seed": "9", "cfg": "3"}
 
 
 def test_a_prompt_that_comes_again_gets_other_seeds(tmp_path: Path) -> None:
     expected = [("a ship", 0), ("a ship", 1), ("a cat", 0), ("a cat", 1), ("a ship", 2), ("a ship", 3)]
-    assert drawn(Prompts(write(tmp_path, "prompt\na ship\na cat\na ship\n"), seeds=2)) == expected
-    assert drawn(Prompts(write(tmp_path, "a ship\na cat\na ship\n", "a.txt"), seeds=2)) == expected
+    assert rows_of(Prompts(write(tmp_path, "prompt\na ship\na cat\na ship\n"), seeds=2)) == expected
+    assert rows_of(Prompts(write(tmp_path, "a ship\na cat\na ship\n", "a.txt"), seeds=2)) == expected
     again = Prompts(names=["ship", "cat", "ship"], templates=["a {}"], seeds=2)
-    assert drawn(again) == expected
+    assert rows_of(again) == expected
 
 
 def test_equal_rows_are_named(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     head = "prompt,seed,guidance\n"
     Prompts(write(tmp_path, head + "a ship,1,3\na ship,1,4\na ship,2,3\na cat,1,3\n"))
     assert not recwarn.list
-    with pytest.warns(UserWarning, match="3 of 5 rows draw .* as 'a ship' with seed 1, which is there 3 times"):
+    with pytest.warns(UserWarning, match="3 of 5 rows generate .* as 'a ship' with seed 1, which is there 3 times"):
         Prompts(write(tmp_path, head + "a ship,1,3\na ship,1,3.0\na cat,1,3\na ship,01,3\na cat,1,3\n"))
 
 
@@ -118,7 +118,7 @@ def test_other_encodings_are_refused(tmp_path: Path) -> None:
         Prompts(write(tmp_path, "prompt,seed\na ship,1\n"), seed_column="other")
 
 
-def test_rows_are_drawn_by_their_own_seed_and_guidance(toy_pipeline: Path, tmp_path: Path) -> None:
+def test_rows_are_generated_by_their_own_seed_and_guidance(toy_pipeline: Path, tmp_path: Path) -> None:
     rows = ["a photo of a ship,1,2", "a photo of a ship,2,9", "a photo of a dog,1,9", "a photo of a dog,2,2"]
     file = write(tmp_path, "prompt,evaluation_seed,evaluation_guidance\n" + "\n".join(rows) + "\n")
     options = ["predict", "--model.pretrained", str(toy_pipeline), "--model.steps", "2", "--data.file", file]

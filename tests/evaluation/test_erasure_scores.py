@@ -21,9 +21,9 @@ from mace_pl.evaluation.erasure_scores import (
     worst_first,
 )
 from mace_pl.evaluation.run_scores import Words, by_seed, neighbours, run_results
-from mace_pl.methods.metrics import PictureScores
+from mace_pl.methods.metrics import ImageScores
 
-GROUPS = Groups(erased=[0], kept=[1, 2], synonyms=[3, 4], nearest=[2])
+GROUPS = Groups(erased=[0], preserved=[1, 2], synonyms=[3, 4], nearest=[2])
 
 
 def binomial_quantile(n: int, p: float, share: float) -> int:
@@ -109,21 +109,21 @@ def test_the_most_damaged_come_first() -> None:
 WORDS = Words(["ship", "dog", "cat"], {"ship": ["boat"]})
 
 
-def filled(seen: dict[str, list[int]]) -> PictureScores:
-    """One picture per word and seed, seen as the class that is listed."""
-    metric = PictureScores(4, 1, 2, 3)
+def filled(seen: dict[str, list[int]]) -> ImageScores:
+    """One image per word and seed, seen as the class that is listed."""
+    metric = ImageScores(4, 1, 2, 3)
     for word, classes in seen.items():
         place = WORDS.all.index(word)
         own = torch.tensor([WORDS.names.index(WORDS.meaning[word])] * 2)
         cells = torch.tensor([[place, 0, seed] for seed in range(2)])
         chances = torch.nn.functional.one_hot(torch.tensor(classes), 3) * 0.7 + 0.1
         ones = torch.ones(2)
-        chance, blank = chances.gather(1, own.unsqueeze(1))[:, 0], torch.zeros(2, dtype=torch.bool)
-        metric.update(cells, torch.tensor(classes), blank, chance, 20 * ones, ones, torch.ones(2, 3))
+        chance, undetected = chances.gather(1, own.unsqueeze(1))[:, 0], torch.zeros(2, dtype=torch.bool)
+        metric.update(cells, torch.tensor(classes), undetected, chance, 20 * ones, ones, torch.ones(2, 3))
     return metric
 
 
-def test_tables_of_pictures_by_hand() -> None:
+def test_tables_of_images_by_hand() -> None:
     before = filled({"ship": [0, 0], "dog": [1, 1], "cat": [2, 2], "boat": [0, 1]}).compute()
     after = filled({"ship": [1, 2], "dog": [1, 2], "cat": [2, 2], "boat": [1, 1]}).compute()
     found = run_results(before, after, WORDS, ["ship"], ["dog"])
@@ -144,13 +144,13 @@ def test_a_target_that_is_no_class_is_a_stated_gap() -> None:
     assert "'moon' is not in data.names" in found["missing"][0]
 
 
-def test_words_that_were_not_drawn_have_no_value() -> None:
+def test_words_that_were_not_generated_have_no_value() -> None:
     tables = filled({"ship": [0, 0], "dog": [1, 1], "cat": [2, 2]}).compute()
     values = by_seed(tables, WORDS)["top1"]
     assert bool(values[3].isnan().all()) and not bool(values[:3].isnan().any())
 
 
-def test_shards_of_pictures_add_up() -> None:
+def test_shards_of_images_add_up() -> None:
     whole = filled({"ship": [0, 2], "dog": [1, 1]}).compute()
     parts = [filled({"ship": [0, 2]}).compute(), filled({"dog": [1, 1]}).compute()]
     for name, value in whole.items():
@@ -166,6 +166,6 @@ class Letters:
 
 
 def test_neighbours_by_embedding_and_by_shared_tokens() -> None:
-    target, kept = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0], [0.8, 0.6], [0.6, 0.8]])
-    found = neighbours(["ab"], ["c", "d", "bx"], target, kept, Letters(), 2)
+    target, preserved = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0], [0.8, 0.6], [0.6, 0.8]])
+    found = neighbours(["ab"], ["c", "d", "bx"], target, preserved, Letters(), 2)
     assert found == {"ab": {"embedding": ["d", "bx"], "tokens": ["bx"]}}

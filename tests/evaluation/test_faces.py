@@ -22,43 +22,43 @@ SCORED = ["--model.steps", "2", "--data.seeds", "2", "--trainer.logger", "false"
 
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, str]:
-    """Both networks, and two pictures each of ship (red), dog (green) and cat (blue)."""
-    from support.facenets import detector, picture, recogniser  # skips where its packages are not installed
+    """Both networks, and two images each of ship (red), dog (green) and cat (blue)."""
+    from support.facenets import detector, image_of, recogniser  # skips where its packages are not installed
 
     for name, colour in {"ship": "red", "dog": GREEN, "cat": "blue"}.items():
         (tmp_path / "people" / name).mkdir(parents=True)
         for left in (8, 32):
-            picture((colour, left, 16, 8)).save(tmp_path / "people" / name / f"{left}.png")
+            image_of((colour, left, 16, 8)).save(tmp_path / "people" / name / f"{left}.png")
     networks = {"detector": detector(tmp_path / "yunet.onnx"), "recogniser": recogniser(tmp_path / "sface.onnx")}
     return {"references": str(tmp_path / "people")} | {key: str(path) for key, path in networks.items()}
 
 
 def test_the_largest_face_is_the_nearest_person_or_nobody_known(files: dict[str, str]) -> None:
-    from support.facenets import picture
+    from support.facenets import image_of
 
     judge = Faces(**files, threshold=0.8)
     assert judge.names == ["cat", "dog", "ship", OTHER]
     close(judge.means_CD, torch.tensor([[0.0, 0, 1], [0, 1, 0], [1, 0, 0]]), BY_HAND)
-    pictures = [
-        picture(("red", 8, 8, 8)),
-        picture(),  # nothing
-        picture(("red", 8, 8, 8), (GREEN, 32, 32, 16)),  # two, the second larger
-        picture(((255, 255, 255), 16, 16, 16)),  # a cosine of 0.58 to everybody
+    images = [
+        image_of(("red", 8, 8, 8)),
+        image_of(),  # nothing
+        image_of(("red", 8, 8, 8), (GREEN, 32, 32, 16)),  # two, the second larger
+        image_of(((255, 255, 255), 16, 16, 16)),  # a cosine of 0.58 to everybody
     ]
-    found = judge(pictures)
+    found = judge(images)
     close(found.sum(1), torch.tensor([1.0, 0, 1, 1]), BY_HAND)
     assert [judge.names[row.argmax()] for row in found[[0, 2, 3]]] == ["ship", "dog", OTHER]
-    assert [judge.names[row.argmax()] for row in Faces(**files, threshold=0.5)(pictures[:1])] == ["ship"]
-    assert Faces(**files, threshold=0.5)(pictures)[3].argmax() < 3
+    assert [judge.names[row.argmax()] for row in Faces(**files, threshold=0.5)(images[:1])] == ["ship"]
+    assert Faces(**files, threshold=0.5)(images)[3].argmax() < 3
     # by hand: cosines 0, 0, 1 and the threshold, times 20
     by_hand = torch.tensor([0.0, 0, 20, 16]).softmax(0)
     close(found[0], by_hand, ALIGNED_FACES)
 
 
 def test_a_person_is_the_mean_of_the_references(files: dict[str, str]) -> None:
-    from support.facenets import picture
+    from support.facenets import image_of
 
-    picture(("lime", 8, 8, 8)).save(Path(files["references"]) / "ship" / "9.png")  # two of three stay red
+    image_of(("lime", 8, 8, 8)).save(Path(files["references"]) / "ship" / "9.png")  # two of three stay red
     mean = torch.tensor([2.0, 1, 0]) / 5**0.5
     close(Faces(**files).means_CD[2], mean, ALIGNED_FACES)
 
@@ -79,9 +79,9 @@ def test_bad_settings_are_refused(files: dict[str, str], change: dict[str, str],
 
 
 def test_a_reference_without_a_face_is_named(files: dict[str, str]) -> None:
-    from support.facenets import picture
+    from support.facenets import image_of
 
-    picture().save(Path(files["references"]) / "dog" / "black.png")
+    image_of().save(Path(files["references"]) / "dog" / "black.png")
     with pytest.raises(ValueError, match=r"no face is found in .*black\.png"):
         Faces(**files)
 

@@ -36,7 +36,7 @@ def test_fid_equals_the_formula() -> None:
     close(compare(a, a, subset=30)["fid"], 0, FLOAT64_ROOTS)
 
 
-def test_kid_of_all_pictures_equals_the_unbiased_estimate() -> None:
+def test_kid_of_all_images_equals_the_unbiased_estimate() -> None:
     a, b = samples(30, 0, 0), samples(30, 0.5, 1)
 
     def kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -57,11 +57,11 @@ def test_kid_repeats_and_leaves_the_global_stream_alone() -> None:
     assert compare(a, b, subset=10) == first
 
 
-def test_too_few_pictures_are_a_stated_gap() -> None:
+def test_too_few_images_are_a_stated_gap() -> None:
     found = compare(samples(1, 0, 0), samples(9, 0, 1), subset=5)
     assert found["fid"] is None and found["kid"] is None
-    assert "needs 2 pictures on either side, there are 1 and 9" in found["missing"]["fid"]
-    assert "needs 5 pictures" in found["missing"]["kid"]
+    assert "needs 2 images on either side, there are 1 and 9" in found["missing"]["fid"]
+    assert "needs 5 images" in found["missing"]["kid"]
 
 
 def test_distance_by_hand() -> None:
@@ -80,14 +80,14 @@ def test_clip_score_by_hand() -> None:
 
 def test_features_of_the_toy_clip(toy_clip: Path) -> None:
     extractor = ClipFeatures(str(toy_clip))
-    pictures = [Image.new("RGB", (20, 20), colour) for colour in ("red", "blue", "red")]
-    features, layers = extractor(pictures)
+    images = [Image.new("RGB", (20, 20), colour) for colour in ("red", "blue", "red")]
+    features, layers = extractor(images)
     assert features.shape == (3, extractor.num_features) == (3, 8)
     assert [layer.shape for layer in layers] == [(3, 5, 16)]  # one block; four patches and the class token
     distance = perceptual_distance([layer[:1] for layer in layers], [layer[1:2] for layer in layers])
     above(distance, MOVED)
     close(features[0], features[2], FLOAT32_PASS)
     clip = extractor.encoder.clip
-    own = clip.get_image_features(pixel_values=extractor.encoder.pixels(pictures))
+    own = clip.get_image_features(pixel_values=extractor.encoder.pixels(images))
     own = own if isinstance(own, torch.Tensor) else own.pooler_output
     close(features, own, FLOAT32_PASS)

@@ -17,11 +17,11 @@ import pytest
 from PIL import Image
 
 from mace_pl.evaluation.ablation import read_ablation
-from mace_pl.evaluation.html_report import report
-from mace_pl.evaluation.report_images import ORIGINAL, Shown, first_cells
+from mace_pl.evaluation.html_report import html_page
+from mace_pl.evaluation.report_images import ORIGINAL, Gallery, first_cells
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-SECTIONS = ["scores", "pictures", "worst", "concepts", "ablation", "settings"]
+SECTIONS = ["scores", "images", "worst", "concepts", "ablation", "settings"]
 ABLATION = [
     {"label": "closed form <only>", "acc_e": 0.5, "acc_s": 1.0, "h": 0.6667},
     {"label": "all", "acc_e": 0.0, "acc_s": 0.5, "h": 0.6667},
@@ -31,7 +31,7 @@ ABLATION = [
 def concept(word: str, role: str, before: float, after: float, seen: dict[str, float]) -> dict[str, Any]:
     row = {"word": word, "role": role, "nearest": word == "<boat>", "before": before, "after": after}
     row |= {"change": after - before, "interval": [after - before - 0.1, after - before + 0.1]}
-    return row | {"probability": after, "clip_score": 20.0, "seen_as": seen, "blank": 0.25 * (word == "<boat>")}
+    return row | {"probability": after, "clip_score": 20.0, "seen_as": seen, "undetected": 0.25 * (word == "<boat>")}
 
 
 def content() -> dict[str, Any]:
@@ -48,7 +48,7 @@ def content() -> dict[str, Any]:
         ],
         "missing": ["no intervals: they need more seeds"],
         "nearest": {"ship": {"embedding": ["<boat>"], "tokens": []}},
-        "quality": {"fid": 1.5, "kid": None, "distance": 0.1, "missing": {"kid": "needs 50 pictures"}},
+        "quality": {"fid": 1.5, "kid": None, "distance": 0.1, "missing": {"kid": "needs 50 images"}},
     }
     settings = {"pretrained": "toy", "names": ["ship", "dog"] * 40}
     return {"settings": settings, "scores": {ORIGINAL: {}, "run": found}, "ablation": ABLATION}
@@ -56,13 +56,13 @@ def content() -> dict[str, Any]:
 
 @pytest.fixture
 def page(tmp_path: Path) -> Path:
-    gallery = Shown(tmp_path / "pictures", first_cells(1, 4, 3))
+    gallery = Gallery(tmp_path / "pictures", first_cells(1, 4, 3))
     for model, colour in ((ORIGINAL, "red"), ("run", "blue")):
         for word in ("<boat>", "dog", "ship", "vessel"):
             for seed in range(4):
-                gallery.keep(model, word, (0, seed), Image.new("RGB", (64, 64), colour))
+                gallery.save(model, word, (0, seed), Image.new("RGB", (64, 64), colour))
     path = tmp_path / "report.html"
-    path.write_text(report(content(), gallery), encoding="utf-8")
+    path.write_text(html_page(content(), gallery), encoding="utf-8")
     shutil.rmtree(gallery.folder)
     return path
 
@@ -103,7 +103,7 @@ def test_it_shows_pairs_worst_cases_and_gaps(page: Path) -> None:
     assert "&lt;boat&gt;: " in worst and "seen as dog 50%, nothing to judge 25%" in worst and "dog: " not in worst
     assert worst.count("<figure>") == 3 and worst.count("<img") == 6
     assert "H_c ↑" in text and "<td>0.847</td>" in text  # of 0.9 and 0.8
-    assert "0.050 … 0.200" in text and "needs 50 pictures" in text and "they need more seeds" in text
+    assert "0.050 … 0.200" in text and "needs 50 images" in text and "they need more seeds" in text
 
 
 def test_an_ablation_is_a_table_and_a_curve(page: Path, tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_an_ablation_is_a_table_and_a_curve(page: Path, tmp_path: Path) -> None:
     assert ElementTree.fromstring(drawing).tag.endswith("svg")
     assert all(f"<!-- {name} -->".encode() in drawing for name in ("Acc_e ↓", "Acc_s ↑", "H ↑"))  # words, as outlines
     without = {key: found for key, found in content().items() if key != "ablation"}
-    text = report(without, Shown(tmp_path / "none", first_cells(1, 4, 3)))
+    text = html_page(without, Gallery(tmp_path / "none", first_cells(1, 4, 3)))
     assert "Ablation" not in text and 'class="curve"' not in text
 
 

@@ -13,18 +13,18 @@ from huggingface_hub import ModelCard
 from peft import PeftModel
 from safetensors import safe_open
 from safetensors.torch import load_file
-from support.finished import changes, finished_run, noise_of, pictures, truncated
+from support.finished import changes, finished_run, images, noise_of, truncated
 from support.runs import checksums, config, exit_message, naming
 from support.tolerances import (
     EDITED_PASS,
     FLOAT16_WEIGHTS,
     FLOAT32_EDIT,
     FLOAT64_SOLVES,
-    OTHER_PICTURE,
+    OTHER_IMAGE,
     TRUNCATED,
     above,
     close,
-    same_pictures,
+    same_images,
 )
 from transformers import CLIPConfig
 
@@ -75,16 +75,16 @@ def rank_two(run: Path) -> Path:
 
 
 @pytest.mark.parametrize("naming", NAMINGS)
-def test_a_lora_of_full_rank_draws_the_pictures_of_the_edit(
+def test_a_lora_of_full_rank_generates_the_images_of_the_edit(
     run: Path, full_rank: Path, toy_pipeline: Path, naming: str
 ) -> None:
     whole = base(toy_pipeline)
-    before = pictures(whole)
+    before = images(whole)
     changed = {n: torch.from_numpy(W + delta) for n, (W, delta) in changes(run, toy_pipeline).items()}
     backbone_of(whole).set_key_values(changed)
-    expected = pictures(whole)
-    above((expected - before).abs().max(), OTHER_PICTURE)
-    same_pictures(pictures(with_lora(toy_pipeline, naming, full_rank)), expected)
+    expected = images(whole)
+    above((expected - before).abs().max(), OTHER_IMAGE)
+    same_images(images(with_lora(toy_pipeline, naming, full_rank)), expected)
 
 
 @pytest.mark.parametrize("naming", NAMINGS)
@@ -94,7 +94,7 @@ def test_a_lora_of_low_rank_is_the_truncated_edit(run: Path, rank_two: Path, toy
     backbone_of(explicit).set_key_values(weights)
     found = with_lora(toy_pipeline, naming, rank_two)
     close(noise_of(found.unet), noise_of(explicit.unet), EDITED_PASS)
-    same_pictures(pictures(found), pictures(explicit))
+    same_images(images(found), images(explicit))
 
 
 def test_kohya_names_are_those_of_sd_scripts(rank_two: Path) -> None:

@@ -90,7 +90,7 @@ def test_no_file_names_a_place_of_this_machine(written: tuple[Path, Path]) -> No
 
 
 @pytest.mark.parametrize("form", ["lora", "lora_diffusers", "lora_peft", "pipeline"])
-def test_the_card_can_be_read_and_its_snippet_draws(
+def test_the_card_can_be_read_and_its_snippet_generates_an_image(
     written: tuple[Path, Path], form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base, run = written
@@ -108,7 +108,7 @@ def test_the_card_can_be_read_and_its_snippet_draws(
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     exec(re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)[0], names)
-    assert names["picture"].size == (16, 16)
+    assert names["image"].size == (16, 16)
 
 
 def test_a_folder_passes_on_nothing_that_speaks_of_the_old_weights(tmp_path: Path, toy_pipeline: Path) -> None:

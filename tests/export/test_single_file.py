@@ -9,9 +9,9 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from diffusers.loaders.single_file_utils import infer_diffusers_model_type
 from safetensors.torch import load_file
 from support.families import family, four_blocks, xl_blocks
-from support.finished import changes, finished_run, noise_of, pictures, truncated
+from support.finished import changes, finished_run, images, noise_of, truncated
 from support.runs import config, exit_message
-from support.tolerances import EDITED_PASS, FLOAT32_EDIT, FLOAT32_PASS, MOVED, above, close, same_pictures
+from support.tolerances import EDITED_PASS, FLOAT32_EDIT, FLOAT32_PASS, MOVED, above, close, same_images
 
 from mace_pl.cli import erase_main
 from mace_pl.export.lora import to_kohya
@@ -52,7 +52,7 @@ def test_the_single_file_is_the_edited_pipeline(made: Any, tmp_path: Path) -> No
         for key, value in own.state_dict().items():
             close(found[key], value, FLOAT32_EDIT)
     if name != "sdxl":
-        same_pictures(pictures(loaded), pictures(expected))
+        same_images(images(loaded), images(expected))
 
 
 def test_the_layout_is_recognised(made: Any, tmp_path: Path) -> None:

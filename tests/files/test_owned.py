@@ -93,13 +93,13 @@ def test_a_run_replaces_runs_alone(tmp_path: Path, toy_pipeline: Path, capsys: p
     assert checksums(tmp_path) == before
 
 
-def test_pictures_of_others_are_not_drawn_over(
+def test_images_of_others_are_not_overwritten(
     tmp_path: Path, toy_pipeline: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    drawn = tmp_path / "pictures" / "ship" / "images"
-    drawn.mkdir(parents=True)
-    (drawn / "mine.png").write_bytes(b"mine")
-    (drawn.parent / "settings.json").write_text(json.dumps({"target": "ship"}))
+    generated = tmp_path / "pictures" / "ship" / "images"
+    generated.mkdir(parents=True)
+    (generated / "mine.png").write_bytes(b"mine")
+    (generated.parent / "settings.json").write_text(json.dumps({"target": "ship"}))
     message = exit_message(config(tmp_path, toy_pipeline, "run", [{"target": "ship", "anchor": "sky"}], **FEW), capsys)
     assert "data.pictures" in message and "images/mine.png" in message
-    assert (drawn / "mine.png").read_bytes() == b"mine" and not (tmp_path / "run").exists()
+    assert (generated / "mine.png").read_bytes() == b"mine" and not (tmp_path / "run").exists()

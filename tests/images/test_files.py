@@ -66,7 +66,7 @@ def test_every_reader_turns(tmp_path: Path) -> None:
     data = ImageFolder(str(tmp_path), resolution=16)
     pool = data.make_pool()
     cut = np.asarray(shown.crop((0, 4, 16, 20)))
-    assert np.array_equal(pool.pictures[0].permute(1, 2, 0).numpy(), cut)
+    assert np.array_equal(pool.images[0].permute(1, 2, 0).numpy(), cut)
     concepts = ConceptData([{"target": "ship", "anchor": "sky", "images": str(tmp_path)}], mask="none")
     pixels, _ = concepts.load(concepts.concepts[0], (24, 16))
     expected = torch.from_numpy(np.array(shown)).permute(2, 0, 1).float() / 127.5 - 1

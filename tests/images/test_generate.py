@@ -1,4 +1,4 @@
-"""Pictures are drawn in batches that span concepts, and depend on their own seeds alone."""
+"""Images are generated in batches that span concepts, and depend on their own seeds alone."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from diffusers import DDIMScheduler, EulerAncestralDiscreteScheduler
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from PIL import Image
 from support.runs import CONCEPTS, checksums
-from support.tolerances import OTHER_PICTURE, above, same_masks, same_pictures
+from support.tolerances import OTHER_IMAGE, above, same_images, same_masks
 
 from mace_pl.data.concepts import ConceptData
 from mace_pl.images.files import read_images
-from mace_pl.images.generate import Drawing, draw_concepts, otsu
-from mace_pl.images.prepare import prepare_pictures
+from mace_pl.images.generate import ImageRequest, generate_concepts, otsu
+from mace_pl.images.prepare import prepare_images
 from mace_pl.models.pipeline import load_pipeline
 from mace_pl.training.trainer import Ranks
 
@@ -28,66 +28,68 @@ KINDS = [("ship", "object", "attention"), ("painter", "style", "none"), ("dog", 
 KINDS += [("house", "object", "none")]
 
 
-def drawings(count: int = 3) -> list[Drawing]:
-    return [Drawing(name, kind, count, 2, 5.0, 7, mask) for name, kind, mask in KINDS]
+def requests(count: int = 3) -> list[ImageRequest]:
+    return [ImageRequest(name, kind, count, 2, 5.0, 7, mask) for name, kind, mask in KINDS]
 
 
-def pixels(pictures: list[Image.Image]) -> torch.Tensor:
-    return torch.from_numpy(np.stack([np.asarray(p) for p in pictures])).int()
+def pixels(images: list[Image.Image]) -> torch.Tensor:
+    return torch.from_numpy(np.stack([np.asarray(p) for p in images])).int()
 
 
-def test_a_picture_does_not_depend_on_its_batch(toy_pipeline: Path) -> None:
+def test_an_image_does_not_depend_on_its_batch(toy_pipeline: Path) -> None:
     pipeline = load_pipeline(str(toy_pipeline))
     alone = {}
-    for drawing in drawings():
-        for found, pictures, masks in draw_concepts(pipeline, [drawing], 1):
-            alone[found.target] = pixels(pictures), masks
+    for request in requests():
+        for found, images, masks in generate_concepts(pipeline, [request], 1):
+            alone[found.target] = pixels(images), masks
     sizes: list[int] = []
     together = {}
-    for drawing, pictures, masks in draw_concepts(pipeline, drawings(), 4, sizes.append):
-        together[drawing.target] = pixels(pictures), masks
+    for request, images, masks in generate_concepts(pipeline, requests(), 4, sizes.append):
+        together[request.target] = pixels(images), masks
     assert sizes == [4, 2, 4, 2]  # both sorts, across concepts
     assert together.keys() == alone.keys() == {name for name, _, _ in KINDS}
     for name, (expected, masks) in alone.items():
         found, found_masks = together[name]
-        same_pictures(found, expected)
+        same_images(found, expected)
         assert (masks is None) == (found_masks is None) == (name in ("painter", "house"))
         if masks is not None and found_masks is not None:
             assert masks.shape == (3, 16, 16)
             same_masks(found_masks, masks)
     other = {n: p for n, (p, _) in alone.items()}
-    above((other["ship"] - other["dog"]).abs().max(), OTHER_PICTURE)
-    above((other["ship"][0] - other["ship"][1]).abs().max(), OTHER_PICTURE)
+    above((other["ship"] - other["dog"]).abs().max(), OTHER_IMAGE)
+    above((other["ship"][0] - other["ship"][1]).abs().max(), OTHER_IMAGE)
 
 
-def test_a_concept_comes_as_soon_as_its_last_picture_is_drawn(toy_pipeline: Path) -> None:
+def test_a_concept_comes_as_soon_as_its_last_image_is_generated(toy_pipeline: Path) -> None:
     sizes: list[int] = []
     order = [
-        (drawing.target, sum(sizes))
-        for drawing, *_ in draw_concepts(load_pipeline(str(toy_pipeline)), drawings(), 2, sizes.append)
+        (request.target, sum(sizes))
+        for request, *_ in generate_concepts(load_pipeline(str(toy_pipeline)), requests(), 2, sizes.append)
     ]
-    # six masked rows in batches of two: the third picture of the ship is in the second batch, whose end is not counted
+    # six masked rows in batches of two: the third image of the ship is in the second batch, whose end is not counted
     assert order == [("ship", 2), ("dog", 4), ("painter", 8), ("house", 10)]
 
 
 def prepare(
     pipeline: Path, folder: Path, rank: int = 0, world: int = 1, seed: int = 7, mask: str = "attention", **more: Any
 ) -> Any:
-    """The share of one process. Returns the pipeline as it is left."""
+    """The share of one rank. Returns the pipeline as it is left."""
     settings = {"images_per_concept": 2, "image_steps": 1, "images_per_batch": 3, "mask": mask} | more
     data = ConceptData(CONCEPTS, pictures=str(folder), **settings)
     loaded = load_pipeline(str(pipeline))
     ranks = Ranks(rank, world, SingleDeviceStrategy(torch.device("cpu")))
-    prepare_pictures(loaded, data, ranks, seed, {"unet": "u", "text_encoder": "t"})
+    prepare_images(loaded, data, ranks, seed, {"unet": "u", "text_encoder": "t"})
     return loaded
 
 
 def made(folder: Path) -> dict[str, int]:
-    """When each concept was drawn."""
+    """When each concept was generated."""
     return {f.parent.name: f.stat().st_mtime_ns for f in folder.glob("*/settings.json")}
 
 
-def test_only_what_is_missing_is_drawn(toy_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_what_is_missing_is_generated(
+    toy_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     prepare(toy_pipeline, tmp_path)
     first, content = made(tmp_path), checksums(tmp_path)
     assert first.keys() == {"ship", "painter", "dog"}
@@ -104,44 +106,44 @@ def test_only_what_is_missing_is_drawn(toy_pipeline: Path, tmp_path: Path, capsy
     assert all(f"{tmp_path / name}: other seed." in said for name in second)
 
 
-def test_another_scheduler_draws_other_pictures(toy_pipeline: Path, tmp_path: Path) -> None:
-    def drawn(scheduler: str | None) -> tuple[torch.Tensor, dict[str, int]]:
+def test_another_scheduler_generates_other_images(toy_pipeline: Path, tmp_path: Path) -> None:
+    def generated(scheduler: str | None) -> tuple[torch.Tensor, dict[str, int]]:
         left = prepare(toy_pipeline, tmp_path, mask="none", image_steps=3, image_scheduler=scheduler)
         assert type(left.scheduler) is DDIMScheduler  # training uses the model's own
         return pixels(read_images(sorted(tmp_path.glob("ship/images/*")), "images")), made(tmp_path)
 
-    own, first = drawn(None)
-    assert drawn("DDIMScheduler")[1] == first  # the model's own, by its name
-    other, second = drawn("EulerAncestralDiscreteScheduler")
+    own, first = generated(None)
+    assert generated("DDIMScheduler")[1] == first  # the model's own, by its name
+    other, second = generated("EulerAncestralDiscreteScheduler")
     assert all(second[name] > first[name] for name in first)
-    above((other - own).abs().max(), OTHER_PICTURE)
+    above((other - own).abs().max(), OTHER_IMAGE)
     assert json.loads((tmp_path / "ship/settings.json").read_text())["scheduler"] == "EulerAncestralDiscreteScheduler"
     pipeline = load_pipeline(str(toy_pipeline))
     pipeline.scheduler = EulerAncestralDiscreteScheduler.from_config(pipeline.scheduler.config)
-    seed = Drawing("ship", "object", 1, 3, 7.5, 7, "none").seeds()[0]
+    seed = ImageRequest("ship", "object", 1, 3, 7.5, 7, "none").seeds()[0]
     plain = pipeline("a photo of a ship", num_inference_steps=3, generator=torch.Generator().manual_seed(seed)).images
-    same_pictures(other[:1], pixels(plain))
+    same_images(other[:1], pixels(plain))
 
 
 @pytest.mark.parametrize("name", ["Magic", "DPMSolverSDEScheduler"])  # the latter's noise depends on the batch
-def test_a_scheduler_that_cannot_draw_is_refused(toy_pipeline: Path, tmp_path: Path, name: str) -> None:
+def test_a_scheduler_that_cannot_generate_is_refused(toy_pipeline: Path, tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match=rf"^data\.image_scheduler={name} does not go .* DDIMScheduler, DDPMSch"):
         prepare(toy_pipeline, tmp_path, image_scheduler=name)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("world", [2, 3])
-def test_processes_share_the_concepts(toy_pipeline: Path, tmp_path: Path, world: int) -> None:
+def test_ranks_share_the_concepts(toy_pipeline: Path, tmp_path: Path, world: int) -> None:
     shares = []
-    for rank in range(world):  # without masks, which a process may look at for another
+    for rank in range(world):  # without masks, which a rank may look at for another
         prepare(toy_pipeline, tmp_path / str(rank), rank, world, mask="none")
         shares.append(set(made(tmp_path / str(rank))))
     assert sorted(name for share in shares for name in share) == ["dog", "painter", "ship"]
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-def test_the_seed_of_a_picture_is_its_own() -> None:
-    one = drawings()[0]
+def test_the_seed_of_an_image_is_its_own() -> None:
+    one = requests()[0]
     assert one.seeds()[:2] == replace(one, count=2).seeds()
     assert not set(one.seeds()) & set(replace(one, target="dog").seeds())
     assert not set(one.seeds()) & set(replace(one, seed=8).seeds())

@@ -22,7 +22,7 @@ def mask(*boxes: tuple[int, int, int, int], size: tuple[int, int] = (128, 128)) 
     ("boxes", "expected"),
     [
         ([], "is empty"),
-        ([(0, 128, 0, 126)], "covers 98% of its picture"),
+        ([(0, 128, 0, 126)], "covers 98% of its image"),
         ([(20, 100, 30, 90)], None),
         ([(0, 40, 0, 40), (88, 128, 88, 128)], "is in 2 pieces that are far from each other"),
         ([(0, 40, 0, 40), (0, 40, 50, 90)], None),  # two pieces, close to each other
@@ -43,14 +43,14 @@ def test_pieces_are_counted_at_every_size(size: tuple[int, int]) -> None:
     close(len(found[0]) / len(found[1]), 8, PIECES)
 
 
-def test_the_sheet_shows_pictures_above_tinted_copies(tmp_path: Path) -> None:
-    pictures = [Image.new("RGB", (16, 16), colour) for colour in ("black", "white", "black")]
+def test_the_sheet_shows_images_above_tinted_copies(tmp_path: Path) -> None:
+    images = [Image.new("RGB", (16, 16), colour) for colour in ("black", "white", "black")]
     masks = torch.stack([mask((0, 8, 0, 16), size=(16, 16))] * 3)
-    contact_sheet(tmp_path / "sheet.png", pictures, masks, columns=2)
+    contact_sheet(tmp_path / "sheet.png", images, masks, columns=2)
     sheet = Image.open(tmp_path / "sheet.png")
     assert sheet.size == (32, 64)
     assert sheet.getpixel((4, 4)) == (0, 0, 0) and sheet.getpixel((20, 4)) == (255, 255, 255)
     red, green, blue = sheet.getpixel((4, 20))  # inside of the mask
     close([red, green, blue], [TINT[0] / 2, 0, TINT[2] / 2], BLENDED)
     assert sheet.getpixel((4, 28)) == (0, 0, 0)  # outside
-    assert sheet.getpixel((4, 36)) == (0, 0, 0)  # the third picture is in the second row
+    assert sheet.getpixel((4, 36)) == (0, 0, 0)  # the third image is in the second row

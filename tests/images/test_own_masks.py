@@ -1,4 +1,4 @@
-"""Masks of the user's own pictures that bring none: by networks and by attention, real classes at toy size."""
+"""Masks of the user's own images that bring none: by networks and by attention, real classes at toy size."""
 
 import json
 import shutil
@@ -23,8 +23,8 @@ from mace_pl.cli import erase_main
 from mace_pl.concepts.tokens import attended_positions
 from mace_pl.data.concepts import ConceptData
 from mace_pl.images.generate import mask_from_map
-from mace_pl.images.masking import LEVELS, Pictured, noised_masks, segment_pictures
-from mace_pl.images.segmentation import Seen, Segment, find
+from mace_pl.images.masking import LEVELS, TargetImages, noised_masks, segment_images
+from mace_pl.images.segmentation import Search, Segment, find
 from mace_pl.methods.lora import stream
 from mace_pl.models.cross_attention import observed
 from mace_pl.models.pipeline import load_pipeline
@@ -43,7 +43,7 @@ def networks(toy_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> di
 
 @pytest.fixture
 def own(tmp_path: Path) -> Path:
-    """A user's folder of pictures of several sizes and endings."""
+    """A user's folder of images of several sizes and endings."""
     generator = np.random.default_rng(seeded(0))
     (tmp_path / "mine").mkdir()
     for name, (width, height) in SIZES.items():
@@ -57,7 +57,7 @@ def masks_of(folder: Path) -> list[torch.Tensor]:
 
 
 def run(folder: Path, pipeline: Path, own: Path, name: str, **data: Any) -> Path:
-    """Train on the user's pictures; returns the folder of what was made for them."""
+    """Train on the user's images; returns the folder of what was made for them."""
     concepts = [{"target": "ship", "anchor": "sky", "images": str(own)}]
     before = checksums(own)
     erase_main([*config(folder, pipeline, name, concepts, **FEW, **data), "--save_pipeline", "false"])
@@ -65,25 +65,25 @@ def run(folder: Path, pipeline: Path, own: Path, name: str, **data: Any) -> Path
     return folder / "pictures/ship/own"
 
 
-def test_pictures_of_several_sizes_are_segmented_each_in_its_own(
+def test_images_of_several_sizes_are_segmented_each_in_its_own(
     networks: dict[str, str], own: Path, tmp_path: Path
 ) -> None:
-    group = Pictured("ship", "object", sorted(own.iterdir()), tmp_path / "made")
+    group = TargetImages("ship", "object", sorted(own.iterdir()), tmp_path / "made")
     settings = Segment(**networks, clipseg_threshold=0.5, fallback="none")
-    segment_pictures([group], "clipseg", settings, CPU)
+    segment_images([group], "clipseg", settings, CPU)
     found = masks_of(tmp_path / "made/masks")
     assert [mask.shape for mask in found] == [(24, 24), (24, 24), (16, 40)]
     for file, mask in zip(group.files, found, strict=True):
-        (alone,) = find("clipseg", [Seen("ship", [Image.open(file).convert("RGB")])], settings, CPU)
+        (alone,) = find("clipseg", [Search("ship", [Image.open(file).convert("RGB")])], settings, CPU)
         expected = alone[0] if alone.any() else torch.ones_like(alone[0])
         same_masks(mask, expected)
 
 
-def test_a_network_masks_the_users_pictures(
+def test_a_network_masks_the_users_images(
     networks: dict[str, str], toy_pipeline: Path, own: Path, tmp_path: Path
 ) -> None:
     segment = {**networks, "clipseg_threshold": 1e-6}
-    with pytest.warns(UserWarning, match=r"ship/own/masks/two\.png covers 100% of its picture"):
+    with pytest.warns(UserWarning, match=r"ship/own/masks/two\.png covers 100% of its image"):
         made = run(tmp_path, toy_pipeline, own, "first", mask="clipseg", segment=segment)
     assert [mask.shape for mask in masks_of(made / "masks")] == [(24, 24), (24, 24), (16, 40)]
     assert json.loads((made / "masks/settings.json").read_text())["method"] == "clipseg"
@@ -100,12 +100,12 @@ def test_a_network_masks_the_users_pictures(
     assert again("third") > first
 
 
-def test_attention_masks_the_users_pictures_in_place_of_the_steps_that_draw(
+def test_attention_masks_the_users_images_in_place_of_the_steps_that_generate(
     toy_pipeline: Path, own: Path, tmp_path: Path
 ) -> None:
     made = run(tmp_path, toy_pipeline, own, "run", image_scheduler="EulerDiscreteScheduler")
     found = masks_of(made / "masks")
-    group = Pictured("ship", "object", sorted(own.iterdir()), made)
+    group = TargetImages("ship", "object", sorted(own.iterdir()), made)
     pipeline = load_pipeline(str(toy_pipeline))
     again = noised_masks(pipeline, group, 2024, 7.5)
     assert all(torch.equal(a, b) for a, b in zip(found, again, strict=True))
@@ -115,9 +115,9 @@ def test_attention_masks_the_users_pictures_in_place_of_the_steps_that_draw(
     assert any(not torch.equal(a, b) for a, b in zip(found, other, strict=True))
 
 
-def test_a_mask_is_the_mean_attention_to_the_noised_picture(toy_pipeline: Path, own: Path, tmp_path: Path) -> None:
+def test_a_mask_is_the_mean_attention_to_the_noised_image(toy_pipeline: Path, own: Path, tmp_path: Path) -> None:
     pipeline = load_pipeline(str(toy_pipeline))
-    (found,) = noised_masks(pipeline, Pictured("ship", "object", [own / "one.png"], tmp_path), 3, 1.0)
+    (found,) = noised_masks(pipeline, TargetImages("ship", "object", [own / "one.png"], tmp_path), 3, 1.0)
     resized = Image.open(own / "one.png").resize((16, 16), Image.Resampling.LANCZOS)
     pixels = torch.from_numpy(np.asarray(resized, dtype=np.float32)).permute(2, 0, 1)[None] / 127.5 - 1
     positions = torch.tensor(attended_positions(pipeline.tokenizer, "a photo of a {}", "ship"))
@@ -155,7 +155,7 @@ def test_the_kind_of_masks_decides(own: Path, tmp_path: Path, more: dict[str, st
         assert bool((masks == 1).all())
 
 
-def test_pictures_that_would_share_a_mask_are_refused(
+def test_images_that_would_share_a_mask_are_refused(
     toy_pipeline: Path, own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copy(own / "one.png", own / "one.bmp")
@@ -165,7 +165,7 @@ def test_pictures_that_would_share_a_mask_are_refused(
     assert not (tmp_path / "out").exists()
 
 
-def test_two_processes_mask_the_users_pictures_as_one_does(toy_pipeline: Path, own: Path, tmp_path: Path) -> None:
+def test_two_ranks_mask_the_users_images_as_one_does(toy_pipeline: Path, own: Path, tmp_path: Path) -> None:
     shutil.copytree(own, tmp_path / "others")
     concepts = [
         {"target": "ship", "anchor": "sky", "images": str(own)},

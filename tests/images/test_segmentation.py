@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from transformers import CLIPSegForImageSegmentation, CLIPTokenizer, SamModel
 
 from mace_pl.cli import erase_main
-from mace_pl.images.masking import ATTENTION, Pictured, segment_pictures
-from mace_pl.images.segmentation import Seen, Segment, chosen_boxes, detect, find, sam, words_for
+from mace_pl.images.masking import ATTENTION, TargetImages, segment_images
+from mace_pl.images.segmentation import Search, Segment, chosen_boxes, detect, find, sam, words_for
 
 CPU = torch.device("cpu")
 IMAGENET = (torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225]))
@@ -36,37 +36,37 @@ def noise(count: int) -> list[Image.Image]:
     return [Image.fromarray(generator.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)) for _ in range(count)]
 
 
-def pixels(pictures: list[Image.Image], scale: Any) -> torch.Tensor:
+def pixels(images: list[Image.Image], scale: Any) -> torch.Tensor:
     mean, std = scale
-    values = torch.from_numpy(np.stack([np.asarray(p) for p in pictures])).float() / 255
+    values = torch.from_numpy(np.stack([np.asarray(p) for p in images])).float() / 255
     return ((values - mean) / std).permute(0, 3, 1, 2)
 
 
 def test_clipseg_marks_where_the_network_is_sure(networks: dict[str, str]) -> None:
-    pictures = noise(3)
+    images = noise(3)
     model = CLIPSegForImageSegmentation.from_pretrained(networks["clipseg"]).eval()
     ids = CLIPTokenizer.from_pretrained(networks["clipseg"])(["ship"] * 3, return_tensors="pt")
     with torch.no_grad():
-        logits = model(pixel_values=pixels(pictures, HALF), **ids).logits
+        logits = model(pixel_values=pixels(images, HALF), **ids).logits
     sure = F.interpolate(logits[:, None], size=(SIDE, SIDE), mode="bilinear")[:, 0].sigmoid()
     threshold = float(sure.median())
     settings = Segment(**networks, clipseg_threshold=threshold, batch_size=2)
-    (found,) = find("clipseg", [Seen("ship", pictures)], settings, CPU)
+    (found,) = find("clipseg", [Search("ship", images)], settings, CPU)
     close(found.mean(), torch.tensor(0.5), HALF_MARKED)  # the threshold is the median
     same_masks(found, (sure > threshold).float())
 
 
 def test_grounded_sam_segments_the_best_box(networks: dict[str, str]) -> None:
-    pictures = noise(3)
+    images = noise(3)
     settings = Segment(**networks, box_threshold=1e-4, text_threshold=1e-4, batch_size=2)
-    (boxes,) = detect([Seen("ship", pictures)], settings, CPU)
+    (boxes,) = detect([Search("ship", images)], settings, CPU)
     assert [b.shape for b in boxes] == [(1, 4)] * 3
-    (found,) = find("grounded_sam", [Seen("ship", pictures)], settings, CPU)
+    (found,) = find("grounded_sam", [Search("ship", images)], settings, CPU)
     model = SamModel.from_pretrained(networks["segmenter"]).eval()
-    for i, picture in enumerate(pictures):
+    for i, image in enumerate(images):
         with torch.no_grad():
             logits = model(
-                pixel_values=pixels([picture], IMAGENET), input_boxes=boxes[i][None], multimask_output=False
+                pixel_values=pixels([image], IMAGENET), input_boxes=boxes[i][None], multimask_output=False
             ).pred_masks[0]
         whole = F.interpolate(logits, size=(SIDE, SIDE), mode="bilinear", align_corners=False)[0, 0]
         same_masks(found[i], (whole > 0).float())
@@ -74,7 +74,7 @@ def test_grounded_sam_segments_the_best_box(networks: dict[str, str]) -> None:
 
 
 def test_all_boxes_are_a_union_and_batches_do_not_matter(networks: dict[str, str]) -> None:
-    seen = [Seen("ship", noise(3)), Seen("person", noise(2))]
+    seen = [Search("ship", noise(3)), Search("person", noise(2))]
     found = {}
     for box, size in (("all", 2), ("all", 1), ("best", 1)):
         settings = Segment(**networks, box_threshold=1e-4, text_threshold=1e-4, box=box, batch_size=size)
@@ -86,9 +86,9 @@ def test_all_boxes_are_a_union_and_batches_do_not_matter(networks: dict[str, str
         assert single.sum() > best.sum()
 
 
-def test_a_picture_without_boxes_has_an_empty_mask(networks: dict[str, str]) -> None:
+def test_an_image_without_boxes_has_an_empty_mask(networks: dict[str, str]) -> None:
     boxes = [torch.zeros(0, 4), torch.tensor([[2.0, 2.0, 20.0, 20.0]])]
-    (found,) = sam([Seen("ship", noise(2))], [boxes], Segment(**networks), CPU)
+    (found,) = sam([Search("ship", noise(2))], [boxes], Segment(**networks), CPU)
     assert found.shape == (2, SIDE, SIDE)
     assert not found[0].any() and found[1].any()
 
@@ -108,13 +108,13 @@ def test_words_are_those_of_target_or_kind() -> None:
 
 
 @pytest.fixture
-def drawn(tmp_path: Path) -> Path:
-    """Pictures as ``prepare`` leaves them, with attention masks for a fallback."""
+def generated(tmp_path: Path) -> Path:
+    """Images as ``prepare`` leaves them, with attention masks for a fallback."""
     folder = tmp_path / "pictures/ship"
     for name in ("images", ATTENTION):
         (folder / name).mkdir(parents=True)
-    for i, picture in enumerate(noise(2)):
-        picture.save(folder / f"images/{i:03d}.png")
+    for i, image in enumerate(noise(2)):
+        image.save(folder / f"images/{i:03d}.png")
         mask = np.zeros((SIDE, SIDE), dtype=np.uint8)
         mask[i : i + 5, :7] = 255
         Image.fromarray(mask).save(folder / ATTENTION / f"{i:03d}.png")
@@ -122,16 +122,16 @@ def drawn(tmp_path: Path) -> Path:
     return folder
 
 
-def group(folder: Path, kind: str = "object") -> Pictured:
-    return Pictured("ship", kind, sorted((folder / "images").iterdir()), folder)
+def group(folder: Path, kind: str = "object") -> TargetImages:
+    return TargetImages("ship", kind, sorted((folder / "images").iterdir()), folder)
 
 
 def masks_of(folder: Path) -> np.ndarray:
     return np.stack([np.asarray(Image.open(f)) for f in sorted(folder.glob("*.png"))])
 
 
-def test_nothing_found_is_refused_unless_a_fallback_is_allowed(networks: dict[str, str], drawn: Path) -> None:
-    blind = drawn.parent.parent / "blind"  # a network that finds nothing anywhere
+def test_nothing_found_is_refused_unless_a_fallback_is_allowed(networks: dict[str, str], generated: Path) -> None:
+    blind = generated.parent.parent / "blind"  # a network that finds nothing anywhere
     shutil.copytree(networks["clipseg"], blind)
     model = CLIPSegForImageSegmentation.from_pretrained(blind)
     model.decoder.transposed_convolution.bias.data.fill_(-1e6)
@@ -139,24 +139,24 @@ def test_nothing_found_is_refused_unless_a_fallback_is_allowed(networks: dict[st
 
     def run(fallback: str | None) -> None:
         settings = Segment(clipseg=str(blind), fallback=fallback)
-        segment_pictures([group(drawn)], "clipseg", settings, CPU)
+        segment_images([group(generated)], "clipseg", settings, CPU)
 
     with pytest.raises(ValueError, match=r"found no 'ship' in .*images/000\.png, .*001\.png. Lower the thresholds"):
         run(None)
-    assert not (drawn / "masks").exists()
+    assert not (generated / "masks").exists()
     with pytest.warns(UserWarning, match=r"found no 'ship' in .*000\.png.*: attention instead"):
         run("attention")
-    assert (masks_of(drawn / "masks") == masks_of(drawn / ATTENTION)).all()
+    assert (masks_of(generated / "masks") == masks_of(generated / ATTENTION)).all()
     with pytest.warns(UserWarning, match="none instead"):
         run("none")
-    assert (masks_of(drawn / "masks") == 255).all()
+    assert (masks_of(generated / "masks") == 255).all()
 
 
-def test_masks_are_made_again_only_with_other_settings(networks: dict[str, str], drawn: Path) -> None:
+def test_masks_are_made_again_only_with_other_settings(networks: dict[str, str], generated: Path) -> None:
     def made(threshold: float) -> int:
         settings = Segment(**networks, clipseg_threshold=threshold, fallback="none")
-        segment_pictures([group(drawn)], "clipseg", settings, CPU)
-        return (drawn / "masks/000.png").stat().st_mtime_ns
+        segment_images([group(generated)], "clipseg", settings, CPU)
+        return (generated / "masks/000.png").stat().st_mtime_ns
 
     first = made(0.01)
     assert made(0.01) == first
@@ -170,12 +170,12 @@ def test_a_run_is_trained_on_the_masks_of_a_network(
     segment = {**networks, "clipseg_threshold": 1e-6}
     few = {"images_per_concept": 2, "image_steps": 1, "steps_per_concept": 1}
     args = config(tmp_path, toy_pipeline, "run", concepts, mask="clipseg", segment=segment, **few)
-    with pytest.warns(UserWarning, match=r"ship/masks/000\.png covers 100% of its picture"):
+    with pytest.warns(UserWarning, match=r"ship/masks/000\.png covers 100% of its image"):
         erase_main([*args, "--save_pipeline", "false"])
     ship = tmp_path / "pictures/ship"
     assert (masks_of(ship / "masks") == 255).all()
     assert json.loads((ship / "masks/settings.json").read_text())["method"] == "clipseg"
-    assert Image.open(ship / "contact_sheet.png").size == (32, 32)  # two pictures above their masks
+    assert Image.open(ship / "contact_sheet.png").size == (32, 32)  # two images above their masks
     assert not (tmp_path / "pictures/painter/masks").exists()
 
 
@@ -196,4 +196,4 @@ def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], message: 
 def test_a_network_that_is_not_there_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"data\.segment\.clipseg=.*empty cannot be loaded"):
-        find("clipseg", [Seen("ship", noise(1))], Segment(clipseg=str(tmp_path / "empty")), CPU)
+        find("clipseg", [Search("ship", noise(1))], Segment(clipseg=str(tmp_path / "empty")), CPU)

@@ -1,4 +1,4 @@
-"""Sum captions of several files on several forked processes; run by test_shares.py as a program of its own."""
+"""Sum captions of several files on several forked ranks; run by test_shares.py as a program of its own."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from mace_pl.training.trainer import MaceTrainer
 if __name__ == "__main__":
     torch.set_num_threads(1)  # a pool of threads does not survive a fork
     pretrained, folder, *sizes = sys.argv[1:]
-    for processes in (2, 3):
+    for ranks in (2, 3):
         for size in sizes:
             trainer = MaceTrainer(
                 accelerator="cpu",
-                devices=processes,
+                devices=ranks,
                 strategy="ddp_fork",
                 precision="64-true",
                 logger=False,
                 enable_progress_bar=False,
             )
-            model = PromptStatistics(pretrained, f"{folder}/{size}-{processes}.safetensors")
+            model = PromptStatistics(pretrained, f"{folder}/{size}-{ranks}.safetensors")
             trainer.cache(model, datamodule=Captions(sources=[f"{folder}/{size}.txt"]))

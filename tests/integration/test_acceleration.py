@@ -34,21 +34,21 @@ DATA = {"steps_per_concept": 6}
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("pictures")
 
 
 @pytest.fixture(scope="module")
-def plain(toy_pipeline: Path, pictures: Path) -> ConceptErasure:
-    return train(toy_pipeline, pictures, data=DATA)
+def plain(toy_pipeline: Path, images: Path) -> ConceptErasure:
+    return train(toy_pipeline, images, data=DATA)
 
 
 @pytest.fixture(scope="module")
-def usual(toy_pipeline: Path, pictures: Path) -> ConceptErasure:
+def usual(toy_pipeline: Path, images: Path) -> ConceptErasure:
     """By the kernels that a compiled run has: frozen layers are torch's own."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("mace_pl.modules.concept_erasure.frozen_layers", nullcontext)
-        return train(toy_pipeline, pictures, data=DATA)
+        return train(toy_pipeline, images, data=DATA)
 
 
 def losses(module: ConceptErasure) -> Tensor:
@@ -86,44 +86,44 @@ def test_the_plain_run_learns(plain: ConceptErasure) -> None:
     above(learnt(plain).norm(), PRODUCTS)
 
 
-def test_checkpointing_gives_the_same_weights(plain: ConceptErasure, pictures: Path, toy_pipeline: Path) -> None:
-    module = train(toy_pipeline, pictures, data=DATA, gradient_checkpointing=True)
+def test_checkpointing_gives_the_same_weights(plain: ConceptErasure, images: Path, toy_pipeline: Path) -> None:
+    module = train(toy_pipeline, images, data=DATA, gradient_checkpointing=True)
     close(losses(module), losses(plain), RUN_LOSSES)
     close(change(module), change(plain), RUN_WEIGHTS)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_bfloat16_learns_what_float32_learns(
-    plain: ConceptErasure, pictures: Path, toy_pipeline: Path, checkpointing: bool
+    plain: ConceptErasure, images: Path, toy_pipeline: Path, checkpointing: bool
 ) -> None:
     trainer = {"precision": "bf16-mixed"}
-    module = train(toy_pipeline, pictures, data=DATA, trainer=trainer, gradient_checkpointing=checkpointing)
+    module = train(toy_pipeline, images, data=DATA, trainer=trainer, gradient_checkpointing=checkpointing)
     assert_mixed(module, plain, BFLOAT16_RUN)
 
 
-def test_float16_takes_the_loss_scale_out_before_it_clips(pictures: Path, toy_pipeline: Path) -> None:
+def test_float16_takes_the_loss_scale_out_before_it_clips(images: Path, toy_pipeline: Path) -> None:
     """The Trainer has no float16 on CPU, so its plugin is made here; a scale of 1024 does not overflow.
 
     Every gradient is clipped, to a size that would vanish beside AdamW's eps if the scale were taken out afterwards.
     """
     plugin = MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu", init_scale=2.0**10))
-    plain = train(toy_pipeline, pictures, data=DATA, gradient_clip=1e-4)
-    module = train(toy_pipeline, pictures, data=DATA, trainer={"plugins": plugin}, gradient_clip=1e-4)
+    plain = train(toy_pipeline, images, data=DATA, gradient_clip=1e-4)
+    module = train(toy_pipeline, images, data=DATA, trainer={"plugins": plugin}, gradient_clip=1e-4)
     assert_mixed(module, plain, FLOAT16_RUN)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_captured_blocks_give_the_same_weights(
-    usual: ConceptErasure, pictures: Path, toy_pipeline: Path, checkpointing: bool, monkeypatch: pytest.MonkeyPatch
+    usual: ConceptErasure, images: Path, toy_pipeline: Path, checkpointing: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Blocks are captured and differentiated as for any backend; generating code for each takes minutes on CPU."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     torch._dynamo.reset()  # what another test has captured would be used again
     torch._dynamo.utils.counters.clear()
-    module = train(toy_pipeline, pictures, data=DATA, compile=True, gradient_checkpointing=checkpointing)
+    module = train(toy_pipeline, images, data=DATA, compile=True, gradient_checkpointing=checkpointing)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 5
     assert not torch._dynamo.utils.counters["graph_break"]
     close(losses(module), losses(usual), RUN_LOSSES)
     close(change(module), change(usual), RUN_WEIGHTS)
-    assert all("forward" not in vars(part) for part in module.unet.modules())  # reports are drawn without it
+    assert all("forward" not in vars(part) for part in module.unet.modules())  # reports are generated without it

@@ -1,4 +1,4 @@
-"""The bundled model: complete, small, loadable by other programs, and it draws what it is asked for."""
+"""The bundled model: complete, small, loadable by other programs, and it generates what it is asked for."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from transformers import CLIPModel
 from mace_pl.evaluation.clip import ClipClassifier
 from mace_pl.files.paths import resolve
 from mace_pl.models.pipeline import load_pipeline
-from mace_pl.models.sampling import draw
+from mace_pl.models.sampling import generate
 from mace_pl.models.text_encoding import encoder_fingerprint
 from mace_pl.pretraining.make_captions import read_rows
 
@@ -60,10 +60,10 @@ def test_the_scorer_reads_with_the_pipelines_text_encoder() -> None:
     close(own, scorers, FLOAT32_PASS)
 
 
-def test_it_draws_the_ten_names() -> None:
+def test_it_generates_the_ten_names() -> None:
     pipeline = load_pipeline("checkpoints/emoji")
-    pictures = draw(pipeline, [f"a photo of a {name}" for name in TEN], [0] * 10, steps=15)
-    seen = ClipClassifier("checkpoints/emoji/clip", TEN)(pictures).argmax(-1).tolist()
+    images = generate(pipeline, [f"a photo of a {name}" for name in TEN], [0] * 10, steps=15)
+    seen = ClipClassifier("checkpoints/emoji/clip", TEN)(images).argmax(-1).tolist()
     right = sum(i == index for i, index in enumerate(seen))
     assert right >= 8, f"{right} of 10; measured over 40 seeds it is above 9"
 

@@ -68,14 +68,14 @@ SMALL = {
         f"{ONE} --model.steps 1 --model.attack_steps 1 --data.seeds 1 --data.attacks 1 --data.names [ship,dog]"
     ),
     "python erase.py detect": "",
-    "python train.py fit --config configs/train/emoji_vae.yaml": f"{TRAIN} --data.pictures 2",
-    "python train.py fit --config configs/train/emoji_clip.yaml": f"{TRAIN} --data.pictures 2 --model.layers 1",
-    "python train.py fit --config configs/train/emoji_scorer.yaml": f"{TRAIN} --data.pictures 2",
+    "python train.py fit --config configs/train/emoji_vae.yaml": f"{TRAIN} --data.images 2",
+    "python train.py fit --config configs/train/emoji_clip.yaml": f"{TRAIN} --data.images 2 --model.layers 1",
+    "python train.py fit --config configs/train/emoji_scorer.yaml": f"{TRAIN} --data.images 2",
     "python train.py fit --config configs/train/emoji_unet.yaml": (
-        f"{TRAIN} --data.pictures 2 --model.output_dir {{place}}/parts --model.channels [16,16]"
+        f"{TRAIN} --data.images 2 --model.output_dir {{place}}/parts --model.channels [16,16]"
     ),
     "python train.py fit --config configs/train/finetune.yaml": TRAIN,
-    "python train.py fit --config configs/emoji/train_judge.yaml": f"{TRAIN} --data.pictures 4",
+    "python train.py fit --config configs/emoji/train_judge.yaml": f"{TRAIN} --data.images 4",
     "make": "--dry-run",
 }
 #: scripts that another test runs, small
@@ -126,7 +126,7 @@ def service() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All that the documents take for granted: the model, a finished run, statistics, pictures."""
+    """All that the documents take for granted: the model, a finished run, statistics, images."""
     place = tmp_path_factory.mktemp("documents")
     base = place / "checkpoints/emoji"
     shutil.copytree(mace_pl.files.paths.resolve("checkpoints/emoji"), base)
@@ -189,12 +189,12 @@ def small(words: list[str], place: Path, service: str) -> list[str]:
 
 
 def people(place: Path) -> None:
-    """Toy networks of OpenCV, and pictures of those whom they know."""
-    from support.facenets import detector, picture, recogniser
+    """Toy networks of OpenCV, and images of those whom they know."""
+    from support.facenets import detector, image_of, recogniser
 
     for name, colour in {"ship": "red", "dog": "lime", "cat": "blue"}.items():
         (place / "people" / name).mkdir(parents=True)
-        picture((colour, 8, 16, 8)).save(place / "people" / name / "0.png")
+        image_of((colour, 8, 16, 8)).save(place / "people" / name / "0.png")
     detector(place / "people/yunet.onnx")
     recogniser(place / "people/sface.onnx")
 

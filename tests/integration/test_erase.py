@@ -11,15 +11,15 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors import safe_open
 from safetensors.torch import load_file
-from support.runs import CONCEPTS, checksums, config, exit_message, statistics, user_pictures
-from support.tolerances import FLOAT32_EDIT, MOVED, PRESERVED, RUN_WEIGHTS, above, below, close, same_pictures
+from support.runs import CONCEPTS, checksums, config, exit_message, statistics, user_images
+from support.tolerances import FLOAT32_EDIT, MOVED, PRESERVED, RUN_WEIGHTS, above, below, close, same_images
 
 from mace_pl import erase
 from mace_pl.cli import erase_main
 from mace_pl.methods.closed_form import gram
 from mace_pl.methods.edit import Edit
 from mace_pl.models.backbone import backbone_of
-from mace_pl.models.sampling import draw
+from mace_pl.models.sampling import generate
 from mace_pl.models.text_encoding import encode_prompts, encoder_fingerprint
 from mace_pl.run import Run
 
@@ -47,9 +47,9 @@ def test_everything_promised_is_written(run: Path) -> None:
     assert not [f for f in run.parent.rglob("*.partial")]
 
 
-def pictures(pipeline: StableDiffusionPipeline) -> torch.Tensor:
-    drawn = draw(pipeline, ["a photo of a ship", "a cat"], [0, 1], steps=2)
-    return torch.from_numpy(np.stack([np.asarray(p) for p in drawn])).int()
+def images(pipeline: StableDiffusionPipeline) -> torch.Tensor:
+    generated = generate(pipeline, ["a photo of a ship", "a cat"], [0, 1], steps=2)
+    return torch.from_numpy(np.stack([np.asarray(p) for p in generated])).int()
 
 
 def test_files_have_the_permissions_of_any_new_file(run: Path) -> None:
@@ -58,21 +58,21 @@ def test_files_have_the_permissions_of_any_new_file(run: Path) -> None:
     assert {file.stat().st_mode for file in run.rglob("*") if file.is_file()} == {expected}
 
 
-def test_three_forms_of_the_edit_draw_the_same_pictures(run: Path, toy_pipeline: Path) -> None:
+def test_three_forms_of_the_edit_generate_the_same_images(run: Path, toy_pipeline: Path) -> None:
     whole = StableDiffusionPipeline.from_pretrained(run / "pipeline", safety_checker=None)
     refined = StableDiffusionPipeline.from_pretrained(toy_pipeline, safety_checker=None)
-    original = pictures(refined)
+    original = images(refined)
     result = refined.unet.load_state_dict(load_file(run / "refined.safetensors"), strict=False)
     assert not result.unexpected_keys
     compact = StableDiffusionPipeline.from_pretrained(toy_pipeline, safety_checker=None)
     backbone_of(compact).set_key_values(Edit.load(run / "edit.safetensors").weights(backbone_of(compact).key_values()))
-    expected = pictures(whole)
+    expected = images(whole)
     assert (expected != original).any()
     for other in (refined, compact):
-        same_pictures(pictures(other), expected)
+        same_images(images(other), expected)
 
 
-def test_the_same_command_gives_the_same_weights_whatever_is_side_by_side(run: Path, toy_pipeline: Path) -> None:
+def test_the_same_command_gives_the_same_weights_whatever_is_trained_at_once(run: Path, toy_pipeline: Path) -> None:
     first = load_file(run / "refined.safetensors")
     erase_main(config(run.parent, toy_pipeline, "again"))
     again = load_file(run.parent / "again" / "refined.safetensors")
@@ -168,14 +168,14 @@ def test_an_existing_output_is_refused(run: Path, toy_pipeline: Path, capsys: py
     assert checksums(run) == before
 
 
-def test_the_users_own_pictures_and_masks_are_used(tmp_path: Path, toy_pipeline: Path) -> None:
-    concept = user_pictures(tmp_path / "own", [16, 16], [(16, 255), (16, 255)])
+def test_the_users_own_images_and_masks_are_used(tmp_path: Path, toy_pipeline: Path) -> None:
+    concept = user_images(tmp_path / "own", [16, 16], [(16, 255), (16, 255)])
     erase_main(config(tmp_path, toy_pipeline, "out", [concept]))
     assert (tmp_path / "out/edit.safetensors").is_file()
     assert not (tmp_path / "pictures").exists()
 
 
-def test_two_processes_give_the_weights_of_one(run: Path, toy_pipeline: Path) -> None:
+def test_two_ranks_give_the_weights_of_one(run: Path, toy_pipeline: Path) -> None:
     args = config(run.parent, toy_pipeline, "two")
     more = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
     script = Path(__file__).resolve().parents[2] / "erase.py"
@@ -204,13 +204,13 @@ def test_a_full_disk_leaves_nothing_half_written(run: Path, toy_pipeline: Path) 
 
 def test_statistics_preserve_what_they_sum(tmp_path: Path, toy_pipeline: Path) -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(toy_pipeline, safety_checker=None)
-    kept = encode_prompts(pipeline, ["a photo of a cat", "a house on a blue background"]).flatten(0, 1)
-    path = statistics(tmp_path / "prior.safetensors", encoder_fingerprint(pipeline), gram(kept, kept))
+    preserved = encode_prompts(pipeline, ["a photo of a cat", "a house on a blue background"]).flatten(0, 1)
+    path = statistics(tmp_path / "prior.safetensors", encoder_fingerprint(pipeline), gram(preserved, preserved))
     drift = {}
     original = backbone_of(pipeline).key_values()
     for weight in ("0.0", "100000.0"):
         more = ["--model.prior", str(path), "--model.refine.prior", weight, "--model.fuse.prior", weight]
         erase_main([*config(tmp_path, toy_pipeline, f"w{weight}"), *more])
         edited = load_file(tmp_path / f"w{weight}" / "refined.safetensors")
-        drift[weight] = sum(float(((edited[f"{n}.weight"] - w) @ kept.T).norm()) for n, w in original.items())
+        drift[weight] = sum(float(((edited[f"{n}.weight"] - w) @ preserved.T).norm()) for n, w in original.items())
     below(drift["100000.0"] / drift["0.0"], PRESERVED)

@@ -66,7 +66,7 @@ def test_a_bad_setting_is_a_value_error_in_python_and_one_line_of_the_command(
         (["fit", "--modell.rank", "1"], "modell.rank does not exist. The nearest that exists is model.rank."),
         (["cache", "--data.sorces", "x"], "data.sorces does not exist. The nearest that exists is data.sources."),
         (["fuse", "--rum", "x"], "rum does not exist. The nearest that exists is run."),
-        (["fuse", "--run", "x", "--weights", "ship=much"], "target=degree pairs"),
+        (["fuse", "--run", "x", "--weights", "ship=much"], "target=strength pairs"),
         (["export", "--format"], "--format"),
         (["fit", "--ckpt_path", "last.ckpt"], "a run resumes by itself"),
         (["fit", "--config", "nowhere.yaml"], "nowhere.yaml"),

@@ -8,9 +8,9 @@ import torch
 from diffusers import DiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 from safetensors.torch import load_file
 from support.families import FAMILIES, family
-from support.finished import noise_of, pictures
+from support.finished import images, noise_of
 from support.runs import config, exit_message
-from support.tolerances import FLOAT32_PASS, MOVED, above, close, same_pictures
+from support.tolerances import FLOAT32_PASS, MOVED, above, close, same_images
 from transformers import CLIPTokenizer
 
 from mace_pl.cli import erase_main
@@ -46,7 +46,7 @@ def test_a_family_is_fitted_exported_loaded_and_sampled(name: str, tmp_path: Pat
         single = type(before).from_single_file(
             str(tmp_path / "run/model.safetensors"), config=str(base), local_files_only=True
         )
-        same_pictures(pictures(single), pictures(after))
+        same_images(images(single), images(after))
     lora = load_file(tmp_path / "run/stages/lora/ship.safetensors")
     moved = {key for key, value in lora.items() if key.endswith(".B") and value.abs().max() > 0}
     assert len(moved) == len(original) - 1  # the values of the last layer reach no loss
@@ -86,7 +86,7 @@ def test_tokenizers_that_disagree_are_refused(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_unet_that_wants_pictures_is_refused(
+def test_a_unet_that_wants_images_is_refused(
     tmp_path: Path, toy_pipeline: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base = saved("sd1", toy_pipeline, tmp_path / "base")

@@ -1,4 +1,4 @@
-"""What is learnt does not depend on what is side by side, on the order of concepts, or on the number of processes."""
+"""What is learnt does not depend on what is trained at once, on the order of concepts, or on the number of ranks."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.runs import SCRIPT, config, nodes, train, user_pictures
-from support.tolerances import REDRAWN, RUN_FACTORS, RUN_MOVED, RUN_WEIGHTS, Tolerance, above, close, same_pictures
+from support.runs import SCRIPT, config, nodes, train, user_images
+from support.tolerances import REGENERATED, RUN_FACTORS, RUN_MOVED, RUN_WEIGHTS, Tolerance, above, close, same_images
 from torch import Tensor
 
 from mace_pl.images.files import list_images, read_images
 from mace_pl.modules.concept_erasure import ConceptErasure
-from mace_pl.training.memory import side_by_side
+from mace_pl.training.memory import concepts_at_once
 
 NAMES = ["ship", "painter", "dog", "cat", "bird", "house", "street", "person"]
 
 
 @pytest.fixture(scope="module")
 def concepts(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
-    """Eight of mixed kinds: objects with drawn masks, styles, pictures and masks of the user's, and without masks."""
-    own = user_pictures(tmp_path_factory.mktemp("own"), [16, 24], [(16, 255), (24, 255)])
+    """Eight of mixed kinds: objects with attention masks, styles, images and masks of the user's, and without masks."""
+    own = user_images(tmp_path_factory.mktemp("own"), [16, 24], [(16, 255), (24, 255)])
     kinds = ["object", "style", "object", "object", "style", "object", "object", "object"]
     found = [{"target": n, "anchor": "ground", "kind": k} for n, k in zip(NAMES, kinds, strict=True)]
     found[5] |= {"images": own["images"], "masks": own["masks"]}
@@ -34,15 +34,15 @@ def concepts(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the first run draws, all runs learn from."""
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the first run generates, all runs learn from."""
     return tmp_path_factory.mktemp("run") / "pictures"
 
 
 @pytest.fixture(scope="module")
-def eight(toy_pipeline: Path, concepts: list[dict[str, str]], pictures: Path) -> ConceptErasure:
-    """The run that the others are compared with: all side by side."""
-    return train(toy_pipeline, pictures, concepts, {"concepts_per_batch": 8})
+def eight(toy_pipeline: Path, concepts: list[dict[str, str]], images: Path) -> ConceptErasure:
+    """The run that the others are compared with: all at once."""
+    return train(toy_pipeline, images, concepts, {"concepts_per_batch": 8})
 
 
 def weights(module: ConceptErasure) -> dict[str, Tensor]:
@@ -74,31 +74,31 @@ def test_eight_concepts_change_the_weights_and_each_its_own_way(eight: ConceptEr
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_groups_of_any_size_learn_the_same(
-    eight: ConceptErasure, toy_pipeline: Path, concepts: list[dict[str, str]], pictures: Path, count: int
+    eight: ConceptErasure, toy_pipeline: Path, concepts: list[dict[str, str]], images: Path, count: int
 ) -> None:
-    assert_same_run(train(toy_pipeline, pictures, concepts, {"concepts_per_batch": count}), eight)
+    assert_same_run(train(toy_pipeline, images, concepts, {"concepts_per_batch": count}), eight)
 
 
-def test_pictures_in_other_batches_teach_the_same(
+def test_images_in_other_batches_teach_the_same(
     eight: ConceptErasure, toy_pipeline: Path, concepts: list[dict[str, str]], tmp_path: Path
 ) -> None:
-    """Pictures are drawn anew, in batches that begin and end within concepts."""
+    """Images are generated anew, in batches that begin and end within concepts."""
     data = {"concepts_per_batch": 8, "images_per_batch": 3}
     found = train(toy_pipeline, tmp_path / "pictures", concepts, data)
-    assert_same(weights(found), weights(eight), REDRAWN)
+    assert_same(weights(found), weights(eight), REGENERATED)
 
 
 def test_any_order_learns_the_same(
-    eight: ConceptErasure, toy_pipeline: Path, concepts: list[dict[str, str]], pictures: Path
+    eight: ConceptErasure, toy_pipeline: Path, concepts: list[dict[str, str]], images: Path
 ) -> None:
     shuffled = [concepts[i] for i in (6, 1, 7, 0, 3, 5, 2, 4)]
-    assert_same_run(train(toy_pipeline, pictures, shuffled, {"concepts_per_batch": 3}), eight)
+    assert_same_run(train(toy_pipeline, images, shuffled, {"concepts_per_batch": 3}), eight)
 
 
-def test_two_processes_learn_the_same(
-    eight: ConceptErasure, toy_pipeline: Path, concepts: list[dict[str, str]], pictures: Path, tmp_path: Path
+def test_two_ranks_learn_the_same(
+    eight: ConceptErasure, toy_pipeline: Path, concepts: list[dict[str, str]], images: Path, tmp_path: Path
 ) -> None:
-    args = config(tmp_path, toy_pipeline, "two", concepts, concepts_per_batch=3, pictures=str(pictures))
+    args = config(tmp_path, toy_pipeline, "two", concepts, concepts_per_batch=3, pictures=str(images))
     more = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--save_pipeline", "false"]
     command = [sys.executable, str(SCRIPT), *args, *more]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -108,17 +108,17 @@ def test_two_processes_learn_the_same(
 
 
 def test_two_nodes_learn_the_same(
-    eight: ConceptErasure, toy_pipeline: Path, concepts: list[dict[str, str]], pictures: Path, tmp_path: Path
+    eight: ConceptErasure, toy_pipeline: Path, concepts: list[dict[str, str]], images: Path, tmp_path: Path
 ) -> None:
-    args = config(tmp_path, toy_pipeline, "nodes", concepts, concepts_per_batch=3, pictures=str(pictures))
+    args = config(tmp_path, toy_pipeline, "nodes", concepts, concepts_per_batch=3, pictures=str(images))
     for process in nodes(args, 2):
         _, errors = process.communicate(timeout=600)
         assert process.returncode == 0, errors[-3000:]
     assert_same(load_file(tmp_path / "nodes" / "refined.safetensors"), weights(eight))
 
 
-def test_two_processes_share_the_pictures_of_one_concept(toy_pipeline: Path, tmp_path: Path) -> None:
-    """The pictures of a single process, and what it learns."""
+def test_two_ranks_share_the_images_of_one_concept(toy_pipeline: Path, tmp_path: Path) -> None:
+    """The images of a single rank, and what it learns."""
     concepts = [{"target": "ship", "anchor": "ground"}]
     alone = train(toy_pipeline, tmp_path / "alone", concepts, {"images_per_concept": 3})
     args = config(tmp_path, toy_pipeline, "two", concepts, images_per_concept=3)
@@ -133,8 +133,8 @@ def test_two_processes_share_the_pictures_of_one_concept(toy_pipeline: Path, tmp
             read_images(list_images(tmp_path / run / "ship" / kind, kind), kind) for run in ("alone", "pictures")
         )
         assert len(one) == len(two) == 3
-        same_pictures(one, two)
-    assert_same(load_file(tmp_path / "two" / "refined.safetensors"), weights(alone), REDRAWN)
+        same_images(one, two)
+    assert_same(load_file(tmp_path / "two" / "refined.safetensors"), weights(alone), REGENERATED)
 
 
 def test_as_many_as_fit_learn_the_same(
@@ -150,11 +150,11 @@ def test_as_many_as_fit_learn_the_same(
 
     def choose(free: int | None, cost: int, count: int) -> int:
         costs.append(cost)
-        return side_by_side(int(6.5 * cost), cost, count)
+        return concepts_at_once(int(6.5 * cost), cost, count)
 
-    monkeypatch.setattr("mace_pl.modules.concept_erasure.side_by_side", choose)
+    monkeypatch.setattr("mace_pl.modules.concept_erasure.concepts_at_once", choose)
     with caplog.at_level(logging.INFO, "mace_pl"):
         found = train(toy_pipeline, tmp_path / "pictures", concepts, {"concepts_per_batch": "auto"})
-    assert found.side_by_side == 4
-    assert f"Concepts side by side: 4 (one takes {costs[0] / 2**20:,.1f} MB, free: " in caplog.text
+    assert found.concepts_at_once == 4
+    assert f"Concepts at once: 4 (one takes {costs[0] / 2**20:,.1f} MB, free: " in caplog.text
     assert_same_run(found, eight)

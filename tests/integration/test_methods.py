@@ -79,7 +79,7 @@ def test_weights_and_edit_agree_and_differ_from_the_original(run: Path, toy_pipe
     above(max(float((refined[name] - W).abs().max()) for name, W in original.items()), MOVED)
 
 
-def test_what_is_exported_draws(run: Path) -> None:
+def test_what_is_exported_generates_images(run: Path) -> None:
     pipeline = DiffusionPipeline.from_pretrained(run / "pipeline")
     pipeline.set_progress_bar_config(disable=True)
     pipeline("a photo of a ship", num_inference_steps=1)

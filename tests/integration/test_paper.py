@@ -56,10 +56,10 @@ def test_a_configuration_of_the_paper_runs(config: Path, sums: Path, toy_pipelin
 def test_lists_hold_the_papers_names() -> None:
     for kind, name in (("person", "celebrities"), ("style", "artists")):
         concepts = read_concepts(str(PAPER / f"concepts/{name}_100.csv"))
-        kept = read(f"cache_{name}")["data"]["names"]
-        assert len(concepts) == len(kept) == len(set(kept)) == 100
+        preserved = read(f"cache_{name}")["data"]["names"]
+        assert len(concepts) == len(preserved) == len(set(preserved)) == 100
         assert {c.kind for c in concepts} == {kind}
-        assert not {c.target for c in concepts} & set(kept)  # what is erased is not preserved
+        assert not {c.target for c in concepts} & set(preserved)  # what is erased is not preserved
     hundred = [c.target for c in read_concepts(str(PAPER / "concepts/celebrities_100.csv"))]
     for count in (5, 10):
         few = read_concepts(str(PAPER / f"concepts/celebrities_{count}.csv"))

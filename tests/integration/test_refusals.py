@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
-from support.runs import config, exit_message, statistics, user_pictures
+from support.runs import config, exit_message, statistics, user_images
 from torch.nn.modules.module import register_module_forward_hook
 
 from mace_pl.models.text_encoding import encoder_fingerprint
@@ -22,7 +22,7 @@ from mace_pl.models.text_encoding import encoder_fingerprint
         ([16], [(16, 0)], "is empty"),
     ],
 )
-def test_bad_pictures_and_masks_are_refused(
+def test_bad_images_and_masks_are_refused(
     tmp_path: Path,
     toy_pipeline: Path,
     sizes: list[int],
@@ -30,14 +30,14 @@ def test_bad_pictures_and_masks_are_refused(
     message: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    concept = user_pictures(tmp_path / "own", sizes, masks)
+    concept = user_images(tmp_path / "own", sizes, masks)
     assert message in exit_message(config(tmp_path, toy_pipeline, "out", [concept]), capsys)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_broken_picture_is_named(tmp_path: Path, toy_pipeline: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    concept = user_pictures(tmp_path / "own", [16], [(16, 255)])
-    (tmp_path / "own/images/0.png").write_bytes(b"no picture")
+def test_a_broken_image_is_named(tmp_path: Path, toy_pipeline: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    concept = user_images(tmp_path / "own", [16], [(16, 255)])
+    (tmp_path / "own/images/0.png").write_bytes(b"no image")
     message = exit_message(config(tmp_path, toy_pipeline, "out", [concept]), capsys)
     assert "0.png" in message and "Replace or remove it" in message
 

@@ -1,4 +1,4 @@
-"""A killed run goes on where it was, and ends as an unbroken one."""
+"""A killed run resumes where it was, and ends as an unbroken one."""
 
 import os
 import signal
@@ -96,8 +96,8 @@ def test_everything_finished_only_fuses(toy_pipeline: Path, tmp_path: Path, monk
     assert all(torch.equal(whole[key], late[key]) for key in whole)
 
 
-@pytest.mark.parametrize("count", [1, 3], ids=["one process has no concept", "one process has more groups"])
-def test_processes_with_unequal_work_take_part(toy_pipeline: Path, tmp_path: Path, count: int) -> None:
+@pytest.mark.parametrize("count", [1, 3], ids=["one rank has no concept", "one rank has more groups"])
+def test_ranks_with_unequal_work_take_part(toy_pipeline: Path, tmp_path: Path, count: int) -> None:
     concepts = CONCEPTS[:count]
     erase_main(config(tmp_path, toy_pipeline, "one", concepts))
     more = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]

@@ -1,4 +1,4 @@
-"""Processes that share the images of a concept: each image once, the result that of a single process."""
+"""Ranks that share the images of a concept: each image once, the result that of a single rank."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def test_every_image_of_every_concept_is_trained_once(world: int, concepts: int,
         assert working == sum(min(images, len(range(c, world, concepts))) for c in range(concepts))
 
 
-def test_two_processes_share_the_images_of_a_step(toy_pipeline: Path, tmp_path: Path) -> None:
-    """Three images on two processes, one concept; a run in groups of two concepts does not differ either."""
+def test_two_ranks_share_the_images_of_a_step(toy_pipeline: Path, tmp_path: Path) -> None:
+    """Three images on two ranks, one concept; a run in groups of two concepts does not differ either."""
     settings = {"images_per_step": 3, "concepts_per_batch": 2}
     one = train(toy_pipeline, tmp_path / "pictures", CONCEPTS[:1], settings)
     args = [*config(tmp_path, toy_pipeline, "two", CONCEPTS[:1], **settings), *TWO]
@@ -96,7 +96,7 @@ def test_a_process_that_dies_takes_no_finished_concept_along(
     capsys: pytest.CaptureFixture[str],
     start: Callable[[list[str]], tuple[list[subprocess.Popen[str]], Callable[[], int]]],
 ) -> None:
-    """The second of two is killed while it trains its last concept; a single process goes on with what both had."""
+    """The second of two is killed while it trains its last concept; a single process resumes with what both had."""
     concepts = [*CONCEPTS, {"target": "cat", "anchor": "sky", "kind": "object"}]
     settings = {"steps_per_concept": 60, "concepts_per_batch": 1}
     erase_main([*config(tmp_path, toy_pipeline, "whole", concepts, **settings), "--save_pipeline", "false"])

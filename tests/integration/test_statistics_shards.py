@@ -1,4 +1,4 @@
-"""Statistics do not depend on the number of processes, whatever the number of captions."""
+"""Statistics do not depend on the number of ranks, whatever the number of captions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mace_pl.modules.caption_statistics import PromptStatistics, load_text_parts
 from mace_pl.training.trainer import MaceTrainer
 
 ROOT = Path(__file__).resolve().parents[2]
-SIZES = (1, 7, 1001)  # fewer than processes, uneven, and many batches
+SIZES = (1, 7, 1001)  # fewer than ranks, uneven, and many batches
 WORDS = ["ship", "dog", "cat", "bird", "house", "sky", "street", "ground", "painter", "person", "photo"]
 
 
@@ -29,7 +29,7 @@ def captions(size: int) -> list[str]:
 
 @pytest.fixture(scope="module")
 def folder(toy_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Files of all sizes with their statistics from one, two and three processes."""
+    """Files of all sizes with their statistics from one, two and three ranks."""
     folder = tmp_path_factory.mktemp("shares")
     for size in SIZES:
         (folder / f"{size}.txt").write_text("\n".join(captions(size)), "utf-8")
@@ -47,16 +47,16 @@ def folder(toy_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return folder
 
 
-@pytest.mark.parametrize("processes", [1, 2, 3])
+@pytest.mark.parametrize("ranks", [1, 2, 3])
 @pytest.mark.parametrize("size", SIZES)
-def test_no_caption_is_dropped_or_counted_twice(toy_pipeline: Path, folder: Path, size: int, processes: int) -> None:
+def test_no_caption_is_dropped_or_counted_twice(toy_pipeline: Path, folder: Path, size: int, ranks: int) -> None:
     pipeline = load_text_parts(str(toy_pipeline))
     fingerprint = encoder_fingerprint(pipeline)
     pipeline.text_encoder.double()
     embeddings = encode_prompts(pipeline, captions(size))  # every caption, those that occur twice too
     expected = torch.einsum("ntd,nte->de", embeddings, embeddings)
-    path = folder / f"{size}-{processes}.safetensors"
+    path = folder / f"{size}-{ranks}.safetensors"
     gram, tokens, metadata = read_statistics(path, fingerprint, 32, "file")
     near(gram, expected, FLOAT64_SUMS)
-    assert (metadata["captions"], metadata["processes"], tokens) == (size, processes, size * 77)
+    assert (metadata["captions"], metadata["processes"], tokens) == (size, ranks, size * 77)
     assert metadata["distinct_captions"] == len(set(captions(size)))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from support import tolerances
 from support.tolerances import BY_HAND, FLOAT64_SUMS, GREY_LEVELS, MOVED, Floor, Tolerance, above, below, close, near
-from support.tolerances import same_pictures as same
+from support.tolerances import same_images as same
 
 FOLDER = Path(__file__).resolve().parents[1]
 FILES = sorted(f for f in FOLDER.rglob("*.py") if f.name != "tolerances.py")

@@ -39,13 +39,13 @@ def minimiser(pairs: list[tuple[float, Tensor, Tensor]], width: int) -> Tensor:
 def test_both_stages_equal_plain_loops(identity: float, prior_weight: float, domain_weight: float, width: int) -> None:
     W, f, g = rand(width, D, seed=1), rand(30, D, seed=2), rand(30, D, seed=3)
     p, d = rand(40, D, seed=4), rand(25, D, seed=5)
-    keep = Preservation(identity, outer(p), prior_weight, outer(d), domain_weight)
+    preservation = Preservation(identity, outer(p), prior_weight, outer(d), domain_weight)
     basis = torch.eye(D, dtype=torch.float64)
 
     pairs = [(1.0, a, W @ b) for a, b in zip(f, g, strict=True)]
     pairs += [(prior_weight, e, W @ e) for e in p] + [(domain_weight, e, W @ e) for e in d]
     refined = minimiser(pairs + [(identity, e, W @ e) for e in basis], width)
-    T = refine(gram(f, f), gram(g, f), keep)
+    T = refine(gram(f, f), gram(g, f), preservation)
     close(W @ T, refined, FLOAT64_SOLVES)
 
     own = {"a": rand(15, D, seed=6), "b": rand(15, D, seed=7)}
@@ -53,7 +53,7 @@ def test_both_stages_equal_plain_loops(identity: float, prior_weight: float, dom
     pairs = [(1.0, e, (refined + loras[n][1] @ loras[n][0]) @ e) for n, tokens in own.items() for e in tokens]
     pairs += [(prior_weight, e, W @ e) for e in p] + [(domain_weight, e, W @ e) for e in d]
     expected = minimiser(pairs + [(identity, e, refined @ e) for e in basis], width)
-    fused = fuse(T, torch.stack([gram(e, e) for e in own.values()]).sum(0), keep)
+    fused = fuse(T, torch.stack([gram(e, e) for e in own.values()]).sum(0), preservation)
     A = torch.cat([fused.fused(loras[n][0], gram(own[n], own[n])) for n in own])
     B = torch.cat([loras[n][1] for n in own], dim=1)
     close(apply_edit(W, fused.R, A, B), expected, FLOAT64_SOLVES)

@@ -32,8 +32,8 @@ def test_fusion_equals_loops_on_the_refined_weights_of_each_layer(form: ClosedFo
     refined = Mace(form).solve(tokens.sums(identity=0.5))
     zero = torch.zeros(12, 12, dtype=torch.float64)
     sums = {target: ConceptSums(zero, zero, outer(e)) for target, e in own.items()}
-    keep = Preservation(0.7, domain=outer(tokens.names), domain_weight=2.0)
-    edit = fusion(refined, sums, loras(), keep)
+    preservation = Preservation(0.7, domain=outer(tokens.names), domain_weight=2.0)
+    edit = fusion(refined, sums, loras(), preservation)
     expected = {}
     for name, W in layers().items():
         first = refined.weights(layers())[name]

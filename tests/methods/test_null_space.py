@@ -45,7 +45,7 @@ def test_it_equals_the_smallest_change_of_each_layer_that_maps_targets_and_keeps
     close(edit.weights(layers()), expected, CLOSED_FORMS)
 
 
-def test_targets_land_and_the_kept_span_stays() -> None:
+def test_targets_land_and_the_preserved_span_stays() -> None:
     tokens = Tokens()
     T = NullSpace(share=1.0).solve(tokens.sums()).R
     close(tokens.targets @ T.T, tokens.anchors, CLOSED_FORMS)
@@ -54,7 +54,7 @@ def test_targets_land_and_the_kept_span_stays() -> None:
     close(mixed @ T.T, mixed, CLOSED_FORMS)
 
 
-def test_anchors_are_projected_on_the_kept_span() -> None:
+def test_anchors_are_projected_on_the_preserved_span() -> None:
     tokens = Tokens()
     T = NullSpace(share=1.0, safe_anchors=True).solve(tokens.sums()).R
     basis = torch.linalg.qr(tokens.names.T)[0]
@@ -71,7 +71,7 @@ def test_nothing_retained_is_no_constraint() -> None:
     close(tokens.targets @ T.T, tokens.anchors, CLOSED_FORMS)
 
 
-def test_a_target_in_the_kept_span_is_refused() -> None:
+def test_a_target_in_the_preserved_span_is_refused() -> None:
     tokens = Tokens()
     inside = Tokens(targets=torch.cat([tokens.targets[:2], tokens.names[:1]]))
     with pytest.raises(ValueError, match=r"singular: outside of the 7 directions .* span 2 dimensions of 3\. Lower"):

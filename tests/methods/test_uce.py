@@ -40,8 +40,8 @@ def test_it_equals_equation_7_token_by_token(strength: float, width: int) -> Non
         left += b * torch.outer(W @ e, e)
         right += b * torch.outer(e, e)
     expected = (left + lam * W) @ torch.linalg.inv(right + lam * torch.eye(D, dtype=torch.float64))
-    keep = Preservation(lam, domain=gram(preserved, preserved), domain_weight=b)
-    T = UCE(strength).solve(Sums(gram(c, c), gram(anchors, c), keep, {"layer": W})).R
+    preservation = Preservation(lam, domain=gram(preserved, preserved), domain_weight=b)
+    T = UCE(strength).solve(Sums(gram(c, c), gram(anchors, c), preservation, {"layer": W})).R
     close(W @ T, expected, FLOAT64_SOLVES)
 
 
@@ -71,8 +71,8 @@ def test_a_method_says_which_tokens_are_summed(toy_pipeline: Path, method: Close
     pipeline = load_pipeline(str(toy_pipeline))
     backbone = backbone_of(pipeline)
     templates = list(TEMPLATES["object"])[:30]
-    keep = Preservation(identity=1.0)
-    refined = refine_concepts(pipeline, [Concept("ship", "dog")], [templates], method, Preserving(keep), True)
+    preservation = Preservation(identity=1.0)
+    refined = refine_concepts(pipeline, [Concept("ship", "dog")], [templates], method, Preserving(preservation), True)
     sums = refined.sums["ship"]
     if pairs == 1:
         (encoded,) = backbone.encode(["ship"])[0].double()
@@ -86,6 +86,6 @@ def test_a_method_says_which_tokens_are_summed(toy_pipeline: Path, method: Close
         whole = backbone.encode([t.replace("{}", "ship") for t in templates])[0].double()
         assert sums.F.trace() < whole.square().sum()
         assert torch.linalg.matrix_rank(sums.F) > 1
-    T = method.solve(Sums(sums.F, sums.G, keep, refined.original)).R
+    T = method.solve(Sums(sums.F, sums.G, preservation, refined.original)).R
     for name, W in refined.original.items():
         close(refined.weights()[name], (W.double() @ T).float(), FLOAT32_EDIT)

@@ -56,7 +56,7 @@ def test_a_unet_of_nine_channels_is_refused(folder: Path, name: str) -> None:
     assert f"model.pretrained={folder}" in message and "takes 9 channels" in message
 
 
-def test_weights_under_the_name_of_img2img_are_edited_and_drawn_from_text(folder: Path, tmp_path: Path) -> None:
+def test_weights_under_the_name_of_img2img_are_edited_and_generated_from_text(folder: Path, tmp_path: Path) -> None:
     edit_json(folder / "model_index.json", _class_name="StableDiffusionImg2ImgPipeline")
     assert type(load_pipeline(str(folder))) is StableDiffusionPipeline
     export_run(str(finished_run(tmp_path / "run", folder)), "pipeline")

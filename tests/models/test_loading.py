@@ -1,4 +1,5 @@
-"""What is exported draws in other programs, whatever dtype they ask for, under all versions that such programs run.
+"""What is exported generates images in other programs, whatever dtype they ask for, under all versions
+that such programs run.
 
 ``make compat`` installs the versions of ``tests/compat/*.txt`` beside this environment, without a second torch.
 """
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from compat.draw import ASKED
+from compat.generate import ASKED
 from safetensors.torch import load_file
 from support.families import family
 from support.finished import finished_run
@@ -90,10 +91,12 @@ def dtypes_of(asked: str, versions: dict[str, str]) -> list[str]:
     return {"dtype": WHOLE if early else HALF, "torch_dtype": HALF, "bfloat16": BFLOAT16}.get(asked, WHOLE)
 
 
-def drawn(python: Path | str, folders: dict[str, Path], output: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """What ``draw.py`` prints and the pictures, by the names of the folders."""
+def generated(
+    python: Path | str, folders: dict[str, Path], output: Path
+) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """What ``generate.py`` prints and the images, by the names of the folders."""
     names = {str(folder): name for name, folder in folders.items()}
-    command = [str(python), str(ROOT / "tests/compat/draw.py"), str(output), *names]
+    command = [str(python), str(ROOT / "tests/compat/generate.py"), str(output), *names]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     shown = json.loads(done.stdout.strip().splitlines()[-1])
@@ -101,30 +104,30 @@ def drawn(python: Path | str, folders: dict[str, Path], output: Path) -> tuple[d
         for asked in ASKED:
             found = shown["dtypes"][folder][asked]
             assert found == dtypes_of(asked, shown["versions"]), f"{name} with {asked}: {found}"
-    return shown, {names[folder]: picture for folder, picture in load_file(output).items()}
+    return shown, {names[folder]: image for folder, image in load_file(output).items()}
 
 
 @pytest.fixture(scope="module")
-def own_pictures(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
-    return drawn(sys.executable, folders, tmp_path_factory.mktemp("own") / "pictures.safetensors")[1]
+def own_images(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    return generated(sys.executable, folders, tmp_path_factory.mktemp("own") / "images.safetensors")[1]
 
 
-def test_every_folder_draws_in_every_dtype_under_the_newest_versions(own_pictures: dict[str, torch.Tensor]) -> None:
-    for picture in own_pictures.values():
-        assert picture.isfinite().all() and picture.std() > 0.01  # no flat grey
+def test_every_folder_generates_in_every_dtype_under_the_newest_versions(own_images: dict[str, torch.Tensor]) -> None:
+    for image in own_images.values():
+        assert image.isfinite().all() and image.std() > 0.01  # no flat grey
     kinds = {"float16": HALF_IMAGE, "sd1_half": HALF_IMAGE, "half_text_encoder": HALF_IMAGE, "bfloat16": BFLOAT16_IMAGE}
     for name, tolerance in kinds.items():
-        below(float((own_pictures[name] - own_pictures["sd1"]).abs().max()), tolerance)
+        below(float((own_images[name] - own_images["sd1"]).abs().max()), tolerance)
 
 
 @pytest.mark.parametrize("versions", [path.stem for path in LISTS])
-def test_every_folder_draws_the_same_under_other_versions(
-    folders: dict[str, Path], own_pictures: dict[str, torch.Tensor], tmp_path: Path, versions: str
+def test_every_folder_generates_the_same_under_other_versions(
+    folders: dict[str, Path], own_images: dict[str, torch.Tensor], tmp_path: Path, versions: str
 ) -> None:
-    shown, pictures = drawn(python_of(versions), folders, tmp_path / "pictures.safetensors")
+    shown, images = generated(python_of(versions), folders, tmp_path / "images.safetensors")
     listed = dict(
         line.split("==") for line in (ROOT / f"tests/compat/{versions}.txt").read_text().split() if "==" in line
     )
     assert shown["versions"] == {name: listed[name] for name in shown["versions"]}
-    for name, picture in pictures.items():  # float32 arithmetic on the same weights, in another order at most
-        close(picture, own_pictures[name], OTHER_VERSIONS)
+    for name, image in images.items():  # float32 arithmetic on the same weights, in another order at most
+        close(image, own_images[name], OTHER_VERSIONS)

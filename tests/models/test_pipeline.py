@@ -13,9 +13,9 @@ from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from support.families import family
-from support.finished import pictures
+from support.finished import images
 from support.runs import checksums, config, content_hash, exit_message, naming
-from support.tolerances import FLOAT16_WEIGHTS, FLOAT32_PASS, FLOAT32_SUMS, close, same_pictures
+from support.tolerances import FLOAT16_WEIGHTS, FLOAT32_PASS, FLOAT32_SUMS, close, same_images
 
 from mace_pl.cli import erase_main
 from mace_pl.export.single_file import single_file, unet_names
@@ -117,7 +117,7 @@ def test_a_checkpoint_can_be_written_as_a_folder(checkpoint: Any, run: Path, tmp
     cls = type(again)
     settings = {"config": str(layout), "local_files_only": True, "dtype": torch.float32}
     single = cls.from_single_file(str(run / "model.safetensors"), **settings)
-    same_pictures(pictures(again), pictures(single))
+    same_images(images(again), images(single))
 
 
 def test_statistics_of_a_checkpoint_are_those_of_its_folder(checkpoint: Any, tmp_path: Path) -> None:

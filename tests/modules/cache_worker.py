@@ -1,4 +1,4 @@
-"""Sum captions on two real processes; run by test_statistics.py as a program of its own."""
+"""Sum captions on two real ranks; run by test_statistics.py as a program of its own."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def test_the_loss_is_that_of_the_scheduler(
     close(found, torch.nn.functional.mse_loss(predicted, wanted), FLOAT32_PASS)
 
 
-def test_optimised_tokens_explain_the_picture_better(pipeline: StableDiffusionPipeline) -> None:
+def test_optimised_tokens_explain_the_image_better(pipeline: StableDiffusionPipeline) -> None:
     latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(seeded(1))).expand(4, -1, -1, -1)
     weights = {name: value.clone() for name, value in pipeline.unet.state_dict().items()}
 
@@ -113,7 +113,7 @@ def test_an_edit_is_attacked(toy_pipeline: Path, toy_clip: Path, tmp_path: Path)
     written = json.loads((tmp_path / "attack.json").read_text())
     success = written["success"]["ship"]
     assert list(success) == ["plain", "misspelled", "punctuated", "case", "sentence", "gradient"]
-    assert success["misspelled"]["pictures"] == 3 and success["gradient"]["pictures"] == 1
+    assert success["misspelled"]["images"] == 3 and success["gradient"]["images"] == 1
     assert success["gradient"]["before"] == success["plain"]["edited"]  # the same prompt and seed
     assert all(0 <= found["original"] <= 1 for kind, found in success.items() if kind != "gradient")
     prints = written["settings"]["fingerprints"]

@@ -47,9 +47,9 @@ def test_predict_and_attack_take_variant_and_layout(
     found = ["--model.pretrained", str(model), *(f"--model.{name}={value}" for name, value in settings.items())]
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a photo of a ship\n", "utf-8")
-    drawn = ["--model.output", str(tmp_path / "drawn"), "--data.file", str(prompts), "--model.steps", "1"]
-    erase_main(["predict", *found, *drawn, *TRAINER])
-    manifest = json.loads((tmp_path / "drawn/manifest.json").read_text())
+    generated = ["--model.output", str(tmp_path / "generated"), "--data.file", str(prompts), "--model.steps", "1"]
+    erase_main(["predict", *found, *generated, *TRAINER])
+    manifest = json.loads((tmp_path / "generated/manifest.json").read_text())
     assert manifest["model"]["fingerprint"] == wanted
     attack = ["--model.edited", str(edit), "--model.classifier", str(toy_clip), "--model.steps", "1"]
     attack += ["--model.output", str(tmp_path / "a.json"), "--model.attack_steps", "1"]

@@ -1,4 +1,4 @@
-"""Statistics of captions through a real Trainer: values, processes, files, and what is refused."""
+"""Statistics of captions through a real Trainer: values, ranks, files, and what is refused."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from mace_pl.training.trainer import MaceTrainer
 
 CAPTIONS = ["a photo of a ship", "a dog", "a photo of a ship", "the ground", "a cat in the sky"]
 CAPTIONS += ["art", "a dog", "a dog", "a house on a blue background", "a bird in the street"]
-# 7 distinct captions: uneven on two processes
+# 7 distinct captions: uneven on two ranks
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -38,7 +38,7 @@ def source(tmp_path: Path) -> str:
 
 
 def run(toy: Path, source: str, output: Path, precision: Any = "32-true", batch_size: int = 3) -> dict[str, Tensor]:
-    """The reduced sums of a run on one process."""
+    """The reduced sums of a run on one rank."""
     model = PromptStatistics(str(toy), str(output), overwrite=True)
     trainer = MaceTrainer(accelerator="cpu", devices=1, precision=precision, logger=False, enable_progress_bar=False)
     trainer.cache(model, datamodule=Captions(sources=[source], batch_size=batch_size))
@@ -107,7 +107,7 @@ def test_a_second_run_starts_from_zero(toy_pipeline: Path, source: str, tmp_path
     torch.testing.assert_close(sums[0], sums[1], rtol=0, atol=0)
 
 
-def test_two_processes_equal_one(toy_pipeline: Path, source: str, tmp_path: Path) -> None:
+def test_two_ranks_equal_one(toy_pipeline: Path, source: str, tmp_path: Path) -> None:
     one, two = tmp_path / "one.safetensors", tmp_path / "two.safetensors"
     run(toy_pipeline, source, one, precision="64-true")
     environment = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "RANK", "WORLD_SIZE", "MASTER_PORT")}

@@ -20,7 +20,7 @@ from mace_pl.evaluation.clip import ClipClassifier
 from mace_pl.evaluation.erasure_scores import harmonic
 from mace_pl.files.artifacts import write_tensors
 from mace_pl.models.pipeline import load_pipeline
-from mace_pl.models.sampling import draw
+from mace_pl.models.sampling import generate
 from mace_pl.modules import evaluation
 
 
@@ -86,7 +86,7 @@ def test_runs_are_scored_beside_their_original(toy_pipeline: Path, toy_clip: Pat
     assert not naming(tmp_path, tmp_path.parent, "config.yaml", "ships.yaml", "dogs.yaml")
     scores = json.loads((tmp_path / "s.json").read_text())["scores"]
     after = scores["ships"]["after"]["top1"]
-    assert set(after["by_word"]) == {"ship", "dog", "cat", "boat", "raft"}  # a dog's synonym is not drawn for ships
+    assert set(after["by_word"]) == {"ship", "dog", "cat", "boat", "raft"}  # a dog's synonym is not generated for ships
     assert after["acc_e"] == after["by_word"]["ship"]
     close(after["acc_g"], (after["by_word"]["boat"] + after["by_word"]["raft"]) / 2, BY_HAND)
     right = [1 - after["acc_e"], after["acc_s"], 1 - after["acc_g"]]
@@ -95,18 +95,18 @@ def test_runs_are_scored_beside_their_original(toy_pipeline: Path, toy_clip: Pat
     assert after["intervals"] is None and "no intervals" in scores["ships"]["missing"][0]  # two seeds say too little
     assert scores["ships"]["quality"]["fid"] > 0 and scores["ships"]["quality"]["kid"] is None
     assert scores["ships"]["quality"]["distance"] > 0
-    assert "needs 50 pictures" in scores["ships"]["quality"]["missing"]["kid"]
-    kept = [row["change"] for row in scores["ships"]["concepts"] if row["role"] == "kept"]
-    assert kept == sorted(kept) and len(kept) == 2
+    assert "needs 50 images" in scores["ships"]["quality"]["missing"]["kid"]
+    changes = [row["change"] for row in scores["ships"]["concepts"] if row["role"] == "kept"]
+    assert changes == sorted(changes) and len(changes) == 2
     assert set(scores["ships"]["nearest"]["ship"]["embedding"]) == {"dog", "cat"}
     assert scores["dogs"]["before"]["top1"]["acc_e"] == scores["original"]["top1"]["by_word"]["dog"]
     # counts by hand, over both templates, from the edited pipeline that was written
     edited = StableDiffusionPipeline.from_pretrained(tmp_path / "ships" / "pipeline", safety_checker=None)
     seen = 0
     for template in ("a photo of a {}", "a drawing of a {}"):
-        drawn = draw(edited, [template.replace("{}", "cat")] * 2, [0, 1], steps=2, guidance=5.0)
+        generated = generate(edited, [template.replace("{}", "cat")] * 2, [0, 1], steps=2, guidance=5.0)
         judge = ClipClassifier(str(toy_clip), ["ship", "dog", "cat"], template)
-        seen += int((judge(drawn).argmax(-1) == 2).sum())
+        seen += int((judge(generated).argmax(-1) == 2).sum())
     assert after["by_word"]["cat"] == seen / 4
     assert json.loads((tmp_path / "s.json").read_text())["ablation"] == rows
     assert "<td>refinement only</td>" in (tmp_path / "s.html").read_text(encoding="utf-8")
@@ -114,7 +114,7 @@ def test_runs_are_scored_beside_their_original(toy_pipeline: Path, toy_clip: Pat
     assert len(table) == 5 and table[-1].startswith("| mean of 2 ")
 
 
-def test_later_seeds_and_another_scheduler_draw_what_is_said(
+def test_later_seeds_and_another_scheduler_generate_what_is_said(
     toy_pipeline: Path, toy_clip: Path, tmp_path: Path
 ) -> None:
     more = ["--data.first_seed", "7", "--data.seeds", "1", "--model.scheduler", "EulerDiscreteScheduler"]
@@ -124,9 +124,9 @@ def test_later_seeds_and_another_scheduler_draw_what_is_said(
     pipeline = StableDiffusionPipeline.from_pretrained(toy_pipeline, safety_checker=None)
     pipeline.scheduler = EulerDiscreteScheduler.from_config(pipeline.scheduler.config)
     prompt = "a photo of a ship"
-    own, first = (draw(pipeline, [prompt], [seed], 2, 5.0, 1) for seed in (7, 0))
+    own, first = (generate(pipeline, [prompt], [seed], 2, 5.0, 1) for seed in (7, 0))
     judge = ClipClassifier(str(toy_clip), ["ship", "dog", "cat"], "a photo of a {}")
-    a, b = (float(judge(pictures)[0, 0]) for pictures in (own, first))
+    a, b = (float(judge(images)[0, 0]) for images in (own, first))
     close(found["scores"]["original"]["probability"]["by_word"]["ship"], a, SAME_SCORE)
     above(abs(a - b) / a, OTHER_SCORE)
 
@@ -228,7 +228,7 @@ def test_scores_reach_a_logger(toy_pipeline: Path, toy_clip: Path, tmp_path: Pat
     assert "run/ship" in tags["images"]
 
 
-@pytest.mark.parametrize("content", [None, b"no picture"])
+@pytest.mark.parametrize("content", [None, b"no image"])
 def test_a_reference_that_cannot_be_read_is_named(
     toy_pipeline: Path, toy_clip: Path, tmp_path: Path, content: bytes | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -255,16 +255,16 @@ def test_another_judge_counts_what_it_cannot_see(
     judge = ["--model.judge.class_path", "support.judges.Brightness", "--model.judge.init_args.names"]
     erase_main([*args, *judge, "[cat, moon, dog, ship]"])
     found = json.loads((tmp_path / "s.json").read_text())["scores"]["run"]
-    # eleven or ten pictures in batches of three, by word and seed: every third is blank
-    assert any("pictures after show nothing to judge" in gap for gap in found["missing"])
+    # eleven or ten images in batches of three, by word and seed: every third is blank
+    assert any("images after show nothing to judge" in gap for gap in found["missing"])
     assert found["after"]["top1"]["acc_s"] <= 1 and set(found["after"]["top1"]["by_word"]) >= {"ship", "dog", "cat"}
     assert all(set(row["seen_as"]) <= {"ship", "dog", "cat"} for row in found["concepts"])
-    assert sum(row["blank"] for row in found["concepts"]) > 0
+    assert sum(row["undetected"] for row in found["concepts"]) > 0
     other = [*args, "--model.output", str(tmp_path / "t.json"), *judge, "[cat, moon]"]
     assert "the judge does not know ship, dog" in exit_message(other, capsys)
 
 
-def test_two_processes_score_what_one_scores(toy_pipeline: Path, toy_clip: Path, tmp_path: Path) -> None:
+def test_two_ranks_score_what_one_scores(toy_pipeline: Path, toy_clip: Path, tmp_path: Path) -> None:
     run = finished_run(tmp_path / "run", toy_pipeline)
     for format in ("refined", "pipeline"):
         export_run(run=str(run), format=format)
@@ -292,7 +292,7 @@ def test_two_processes_score_what_one_scores(toy_pipeline: Path, toy_clip: Path,
 
 def same_scores(one: dict[str, Any], two: dict[str, Any]) -> None:
     assert one["after"]["top1"]["by_word"] == two["after"]["top1"]["by_word"]
-    for kind in ("probability", "clip_score"):  # pictures may differ by 1/255 where batches do
+    for kind in ("probability", "clip_score"):  # images may differ by 1/255 where batches do
         close(one["after"][kind]["by_word"], two["after"][kind]["by_word"], SCORES)
     for key in ("fid", "kid", "distance"):
         close(one["quality"][key], two["quality"][key], DISTANCES)

@@ -1,4 +1,4 @@
-"""``predict``: every row the same picture in any batch and on any number of processes; what a folder says of itself."""
+"""``predict``: every row the same image in any batch and on any number of ranks; what a folder says of itself."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from PIL import Image
 from safetensors.torch import save_file
 from support.finished import finished_run
 from support.runs import exit_message, naming
-from support.tolerances import OTHER_PICTURE, above, same_pictures
+from support.tolerances import OTHER_IMAGE, above, same_images
 
 from mace_pl.cli import erase_main
 from mace_pl.commands.export import export_run
 from mace_pl.images.files import read_images
 from mace_pl.images.manifest import read_folder
-from mace_pl.models.sampling import draw
+from mace_pl.models.sampling import generate
 from mace_pl.modules.sampler import Sampler
 
 ROWS = 9
@@ -60,16 +60,16 @@ def same(folder: Path, other: Path) -> None:
     first, second = pixels(folder), pixels(other)
     assert len(first) == len(second) == ROWS
     assert not np.array_equal(first[0], first[1])
-    same_pictures(second, first)
+    same_images(second, first)
 
 
 @pytest.mark.parametrize("size", [4, 7])
-def test_the_batch_does_not_change_a_picture(one_by_one: Path, toy_pipeline: Path, tmp_path: Path, size: int) -> None:
+def test_the_batch_does_not_change_an_image(one_by_one: Path, toy_pipeline: Path, tmp_path: Path, size: int) -> None:
     erase_main(command(toy_pipeline, tmp_path / "out", table(tmp_path), "--data.batch_size", str(size)))
     same(one_by_one, tmp_path / "out")
 
 
-def test_two_processes_draw_what_one_draws(one_by_one: Path, toy_pipeline: Path, tmp_path: Path) -> None:
+def test_two_ranks_generate_what_one_generates(one_by_one: Path, toy_pipeline: Path, tmp_path: Path) -> None:
     args = command(toy_pipeline, tmp_path / "out", table(tmp_path), "--data.batch_size", "4")
     args[args.index("--trainer.devices") + 1] = "2"
     script = Path(__file__).resolve().parents[2] / "erase.py"
@@ -79,21 +79,21 @@ def test_two_processes_draw_what_one_draws(one_by_one: Path, toy_pipeline: Path,
     same(one_by_one, tmp_path / "out")
 
 
-def test_a_picture_is_what_the_pipeline_draws(one_by_one: Path, toy_pipeline: Path) -> None:
+def test_an_image_is_what_the_pipeline_generates(one_by_one: Path, toy_pipeline: Path) -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(toy_pipeline, safety_checker=None)
-    drawn = draw(pipeline, [PROMPTS[4]], [7], steps=2, guidance=5.0)[0]
-    same_pictures([drawn], [pixels(one_by_one)[4]])
+    generated = generate(pipeline, [PROMPTS[4]], [7], steps=2, guidance=5.0)[0]
+    same_images([generated], [pixels(one_by_one)[4]])
 
 
-def test_manifest_and_png_say_how_a_picture_was_made(one_by_one: Path) -> None:
+def test_manifest_and_png_say_how_an_image_was_made(one_by_one: Path) -> None:
     manifest = json.loads((one_by_one / "manifest.json").read_text())
     row = manifest["rows"][5]
     expected = {"prompt": PROMPTS[5], "seed": 8, "columns": {"group": "group 1"}}
     assert row == {"file": "000005_a_photo_of_a_person_8.png"} | expected
-    with Image.open(one_by_one / row["file"]) as picture:
-        assert picture.text["prompt"] == PROMPTS[5] and picture.text["seed"] == "8"
-        assert json.loads(picture.text["model"])["fingerprint"] == manifest["model"]["fingerprint"]
-        assert json.loads(picture.text["settings"])["steps"] == 2
+    with Image.open(one_by_one / row["file"]) as image:
+        assert image.text["prompt"] == PROMPTS[5] and image.text["seed"] == "8"
+        assert json.loads(image.text["model"])["fingerprint"] == manifest["model"]["fingerprint"]
+        assert json.loads(image.text["settings"])["steps"] == 2
 
 
 def test_an_interrupted_run_goes_on_and_another_model_is_refused(
@@ -122,7 +122,7 @@ def test_an_interrupted_run_goes_on_and_another_model_is_refused(
     )
     same(one_by_one, folder)
     erase_main([*refused, "--model.overwrite", "true"])
-    above(abs(pixels(folder)[0] - pixels(one_by_one)[0]).max(), OTHER_PICTURE)
+    above(abs(pixels(folder)[0] - pixels(one_by_one)[0]).max(), OTHER_IMAGE)
 
 
 def test_nothing_is_removed_before_its_replacement_is_complete(
@@ -163,12 +163,12 @@ def test_edits_and_loras_are_applied_on_the_fly(toy_pipeline: Path, tmp_path: Pa
     lora = next((run / "lora").glob("*.safetensors"))
     erase_main(command(toy_pipeline, tmp_path / "lora", table(tmp_path), "--model.apply", f"[{lora}]", *names))
     expected = pixels(tmp_path / "pipeline")
-    above(abs(expected[0] - pixels(tmp_path / "base")[0]).max(), OTHER_PICTURE)
+    above(abs(expected[0] - pixels(tmp_path / "base")[0]).max(), OTHER_IMAGE)
     for name in applied:
-        same_pictures(pixels(tmp_path / f"by_{name}"), expected)
+        same_images(pixels(tmp_path / f"by_{name}"), expected)
     program = StableDiffusionPipeline.from_pretrained(toy_pipeline, safety_checker=None)
     program.load_lora_weights(str(lora.parent), weight_name=lora.name)  # unmerged, as another program would
-    same_pictures(draw(program, [PROMPTS[0]], [3], steps=2, guidance=5.0), pixels(tmp_path / "lora")[:1])
+    same_images(generate(program, [PROMPTS[0]], [3], steps=2, guidance=5.0), pixels(tmp_path / "lora")[:1])
     manifests = [json.loads((tmp_path / n / "manifest.json").read_text()) for n in ("base", "lora")]
     assert manifests[1]["model"]["apply"] == ["lora/run.safetensors"]
     assert not [name for folder in ("base", "lora", "by_run") for name in naming(tmp_path / folder, tmp_path.parent)]
@@ -183,11 +183,11 @@ def test_scheduler_size_negative_prompt_and_names(toy_pipeline: Path, tmp_path: 
     erase_main([*base, "--model.output", str(tmp_path / "plain")])
     erase_main([*base, "--model.output", str(tmp_path / "other"), *more, "--model.negative", "a dog"])
     rows = json.loads((tmp_path / "other" / "manifest.json").read_text())["rows"]
-    drawn = [(row["prompt"], row["seed"]) for row in rows[2:6]]
-    assert drawn == [("dog", 0), ("dog", 1), ("art of ship", 0), ("art of ship", 1)]
+    generated = [(row["prompt"], row["seed"]) for row in rows[2:6]]
+    assert generated == [("dog", 0), ("dog", 1), ("art of ship", 0), ("art of ship", 1)]
     assert pixels(tmp_path / "other")[0].shape == (24, 16, 3)
     erase_main([*base, "--model.output", str(tmp_path / "negative"), "--model.negative", "a dog"])
-    above(abs(pixels(tmp_path / "negative")[0] - pixels(tmp_path / "plain")[0]).max(), OTHER_PICTURE)
+    above(abs(pixels(tmp_path / "negative")[0] - pixels(tmp_path / "plain")[0]).max(), OTHER_IMAGE)
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_bad_input_ends_in_one_clear_error(
     assert not (tmp_path / "out").exists()
 
 
-def test_pictures_that_do_not_decode_are_named(tmp_path: Path) -> None:
+def test_images_that_do_not_decode_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no image"):
         read_folder(tmp_path, "model.reference")
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n nothing")

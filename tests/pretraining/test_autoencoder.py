@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from support.tolerances import BY_HAND, FLOAT16_ERROR, FLOAT32_PASS, LEARNT, SCALED_LATENTS, above, close
 
 from mace_pl.pretraining.autoencoder import AutoencoderTraining, edge_error
-from mace_pl.pretraining.sprites import SpritePictures
+from mace_pl.pretraining.sprites import SpriteImages
 from mace_pl.pretraining.training import save_half
 from mace_pl.train_cli import train_main
 
@@ -39,15 +39,15 @@ def fit(module: AutoencoderTraining, steps: int, *callbacks: ModelCheckpoint, ck
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    data = SpritePictures(pictures=24, resolution=16, batch_size=8)
+    data = SpriteImages(images=24, resolution=16, batch_size=8)
     trainer.fit(module, data, ckpt_path=ckpt, weights_only=False)
     return trainer
 
 
 def error_of(vae: AutoencoderKL) -> float:
-    pictures = SpritePictures(pictures=24, resolution=16).make_pool().pictures.float() / 127.5 - 1
+    images = SpriteImages(images=24, resolution=16).make_pool().images.float() / 127.5 - 1
     with torch.no_grad():
-        return float((vae(pictures).sample - pictures).abs().mean())
+        return float((vae(images).sample - images).abs().mean())
 
 
 def test_training_lowers_the_error_and_writes_a_folder_that_loads(tmp_path: Path) -> None:
@@ -58,9 +58,9 @@ def test_training_lowers_the_error_and_writes_a_folder_that_loads(tmp_path: Path
     vae = AutoencoderKL.from_pretrained(tmp_path / "out" / "vae", dtype=torch.float32)
     close(error_of(vae), error_of(module.vae), FLOAT16_ERROR)
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["vae"]  # nothing half-written is left
-    pictures = SpritePictures(pictures=24, resolution=16).make_pool().pictures.float() / 127.5 - 1
+    images = SpriteImages(images=24, resolution=16).make_pool().images.float() / 127.5 - 1
     with torch.no_grad():
-        found = vae.encode(pictures).latent_dist
+        found = vae.encode(images).latent_dist
         latents = torch.cat([found.sample() for _ in range(20)]) * vae.config.scaling_factor
     close(latents.std(), torch.tensor(1.0), SCALED_LATENTS)
 
@@ -85,9 +85,9 @@ def test_the_decoder_alone_is_trained_and_latents_stay(tmp_path: Path) -> None:
     module = AutoencoderTraining(str(tmp_path / "second"), pretrained=folder, decoder_only=True, warmup_steps=2)
     fit(module, 20)
     second = AutoencoderKL.from_pretrained(tmp_path / "second" / "vae", dtype=torch.float32)
-    pictures = SpritePictures(pictures=24, resolution=16).make_pool().pictures.float() / 127.5 - 1
+    images = SpriteImages(images=24, resolution=16).make_pool().images.float() / 127.5 - 1
     with torch.no_grad():
-        close(second.encode(pictures).latent_dist.mean, first.encode(pictures).latent_dist.mean, FLOAT32_PASS)
+        close(second.encode(images).latent_dist.mean, first.encode(images).latent_dist.mean, FLOAT32_PASS)
     assert second.config.scaling_factor == first.config.scaling_factor
     above(1 - error_of(second) / error_of(first), LEARNT)
     assert str(tmp_path) not in (tmp_path / "second" / "vae" / "config.json").read_text()
@@ -101,7 +101,7 @@ def test_the_edge_error_is_that_of_slopes() -> None:
 
 
 def test_the_edge_error_is_learnt_too(tmp_path: Path) -> None:
-    images = SpritePictures(pictures=24, resolution=16).make_pool().pictures.float() / 127.5 - 1
+    images = SpriteImages(images=24, resolution=16).make_pool().images.float() / 127.5 - 1
     module = make_module(tmp_path)
     module.edge_weight = 0.5
     errors = []
@@ -155,7 +155,7 @@ def test_the_command_runs_the_shipped_configuration(tmp_path: Path) -> None:
     settings = {
         "model.output_dir": tmp_path / "out",
         "model.resolution": 16,
-        "data.pictures": 16,
+        "data.images": 16,
         "data.resolution": 16,
         "trainer.max_steps": 2,
         "trainer.accelerator": "cpu",

@@ -11,14 +11,14 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from safetensors import safe_open
 from support.seeds import seeded
-from support.tolerances import BY_HAND, LEARNT, SOFTENED, STILL_THE_PICTURE, above, below, close
+from support.tolerances import BY_HAND, LEARNT, SOFTENED, STILL_THE_IMAGE, above, below, close
 from torch.nn import functional as F  # noqa: N812
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from mace_pl.pretraining.augment import augment
 from mace_pl.pretraining.contrastive import ContrastiveTraining, contrastive_loss, distinct
-from mace_pl.pretraining.image_folder import PicturePool
-from mace_pl.pretraining.sprites import SpritePictures
+from mace_pl.pretraining.image_folder import ImagePool
+from mace_pl.pretraining.sprites import SpriteImages
 from mace_pl.pretraining.tokenizer import train_tokenizer
 from mace_pl.train_cli import train_main
 
@@ -40,8 +40,8 @@ def make_module(folder: Path, pretrained: Path | None = None, freeze_text: bool 
     )
 
 
-def make_pool() -> PicturePool:
-    return SpritePictures(pictures=32, resolution=16).make_pool()
+def make_pool() -> ImagePool:
+    return SpriteImages(images=32, resolution=16).make_pool()
 
 
 def fit(module: ContrastiveTraining, steps: int, *callbacks: ModelCheckpoint, ckpt: Path | None = None) -> Trainer:
@@ -54,14 +54,14 @@ def fit(module: ContrastiveTraining, steps: int, *callbacks: ModelCheckpoint, ck
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(module, SpritePictures(pictures=32, resolution=16, batch_size=16), ckpt_path=ckpt, weights_only=False)
+    trainer.fit(module, SpriteImages(images=32, resolution=16, batch_size=16), ckpt_path=ckpt, weights_only=False)
     return trainer
 
 
 @torch.no_grad()
-def embed(clip: CLIPModel, tokenizer: CLIPTokenizer, pool: PicturePool) -> tuple[torch.Tensor, torch.Tensor]:
+def embed(clip: CLIPModel, tokenizer: CLIPTokenizer, pool: ImagePool) -> tuple[torch.Tensor, torch.Tensor]:
     ids = tokenizer(pool.captions, padding="max_length", return_tensors="pt").input_ids
-    made = clip(input_ids=ids, pixel_values=pool.pictures.float() / 127.5 - 1)
+    made = clip(input_ids=ids, pixel_values=pool.images.float() / 127.5 - 1)
     return made.image_embeds, made.text_embeds
 
 
@@ -115,7 +115,7 @@ def test_frozen_text_stays_and_only_clip_is_written(tmp_path: Path) -> None:
     assert changed and not [name for name in changed if name.startswith("text")]
 
 
-def test_half_of_the_pictures_go_through_the_autoencoder(tmp_path: Path) -> None:
+def test_half_of_the_images_go_through_the_autoencoder(tmp_path: Path) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(seeded(0))
         vae = AutoencoderKL(
@@ -131,14 +131,14 @@ def test_half_of_the_pictures_go_through_the_autoencoder(tmp_path: Path) -> None
         fit(modules[-1], 2)
     plain, softened = modules
     assert plain.decoded is None and softened.decoded is not None
-    pictures = make_pool().pictures
+    images = make_pool().images
     with torch.no_grad():
-        seen = vae.decode(vae.encode(pictures.float() / 127.5 - 1).latent_dist.mode()).sample.clamp(-1, 1)
-    assert softened.decoded.shape == pictures.shape
+        seen = vae.decode(vae.encode(images.float() / 127.5 - 1).latent_dist.mode()).sample.clamp(-1, 1)
+    assert softened.decoded.shape == images.shape
     made, plainly = (F.normalize((x - x.mean(0)).flatten(1), dim=1) for x in (softened.decoded.float(), seen))
     above(1 - (made * plainly).sum(1).mean(), SOFTENED)  # some noise
     nearest = (made @ plainly.T).argmax(1)
-    below(float((nearest != torch.arange(len(pictures))).float().mean()), STILL_THE_PICTURE)
+    below(float((nearest != torch.arange(len(images))).float().mean()), STILL_THE_IMAGE)
     name = "vision_model.post_layernorm.weight"
     assert not torch.equal(plain.clip.state_dict()[name], softened.clip.state_dict()[name])
     with pytest.raises(ValueError, match=r"autoencoder=.*has no config\.json"):
@@ -165,10 +165,10 @@ def test_loss_without_repetitions_is_clips() -> None:
 
 
 def test_augmentation_is_seeded_and_keeps_the_range() -> None:
-    pictures = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(seeded(0))) * 2 - 1
-    made = [augment(pictures, torch.Generator().manual_seed(seeded(seed))) for seed in (1, 1, 2)]
+    images = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(seeded(0))) * 2 - 1
+    made = [augment(images, torch.Generator().manual_seed(seeded(seed))) for seed in (1, 1, 2)]
     assert torch.equal(made[0], made[1]) and not torch.equal(made[0], made[2])
-    assert made[0].shape == pictures.shape and made[0].min() >= -1 and made[0].max() <= 1
+    assert made[0].shape == images.shape and made[0].min() >= -1 and made[0].max() <= 1
 
 
 def test_tokenizer_knows_its_words_and_takes_any_text() -> None:
@@ -197,7 +197,7 @@ def test_the_command_runs_the_shipped_configuration(tmp_path: Path) -> None:
     settings = {
         "model.output_dir": tmp_path / "out",
         "model.layers": 1,
-        "data.pictures": 16,
+        "data.images": 16,
         "data.batch_size": 8,
         "trainer.max_steps": 2,
         "trainer.accelerator": "cpu",

@@ -19,7 +19,7 @@ from support.tolerances import BY_HAND, FINE_TUNED, FLOAT16_ERROR, FLOAT32_PASS,
 
 from mace_pl.pretraining.diffusion import DiffusionTraining
 from mace_pl.pretraining.image_folder import ImageFolder
-from mace_pl.pretraining.sprites import SpritePictures
+from mace_pl.pretraining.sprites import SpriteImages
 from mace_pl.train_cli import train_main
 
 
@@ -32,8 +32,8 @@ def parts(toy_pipeline: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """A folder of three captioned pictures."""
+def images(tmp_path: Path) -> Path:
+    """A folder of three captioned images."""
     folder = tmp_path / "pictures"
     folder.mkdir()
     rows = []
@@ -77,7 +77,7 @@ def fit(
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    data = data or SpritePictures(pictures=16, resolution=16, batch_size=8)
+    data = data or SpriteImages(images=16, resolution=16, batch_size=8)
     trainer.fit(module, data, ckpt_path=ckpt, weights_only=False)
     return trainer
 
@@ -155,7 +155,7 @@ def test_latents_and_texts_are_what_the_pipeline_uses(parts: Path) -> None:
     pool = module.pool()
     with torch.no_grad():
         text, empty = pipeline.encode_prompt(pool.captions[3], "cpu", 1, True)
-        latent = pipeline.vae.encode(pool.pictures[3:4].float() / 127.5 - 1).latent_dist.mean
+        latent = pipeline.vae.encode(pool.images[3:4].float() / 127.5 - 1).latent_dist.mean
     close(module.texts[module.text_of[3:4]], text, FLOAT32_PASS)
     close(module.texts[:1], empty, FLOAT32_PASS)
     close(module.latents[3:4], latent * pipeline.vae.config.scaling_factor, FLOAT32_PASS)
@@ -190,10 +190,10 @@ def test_velocity_is_learned_and_written_down(parts: Path) -> None:
     assert written["prediction_type"] == "v_prediction"
 
 
-def test_fine_tuning_leaves_its_input_alone(toy_pipeline: Path, pictures: Path, tmp_path: Path) -> None:
+def test_fine_tuning_leaves_its_input_alone(toy_pipeline: Path, images: Path, tmp_path: Path) -> None:
     before = checksums(toy_pipeline)
     module = make_module(tmp_path / "out", toy_pipeline)
-    fit(module, 3, data=ImageFolder(str(pictures), resolution=16, batch_size=2))
+    fit(module, 3, data=ImageFolder(str(images), resolution=16, batch_size=2))
     assert checksums(toy_pipeline) == before
     after = checksums(tmp_path / "out")
     same = {name for name, digest in before.items() if after.get(name) == digest}
@@ -230,10 +230,10 @@ def test_bad_settings_name_the_argument(parts: Path, toy_pipeline: Path, tmp_pat
 
 @pytest.mark.parametrize("name", ["emoji_unet", "finetune"])
 def test_the_command_runs_the_shipped_configuration(
-    name: str, parts: Path, toy_pipeline: Path, pictures: Path, tmp_path: Path
+    name: str, parts: Path, toy_pipeline: Path, images: Path, tmp_path: Path
 ) -> None:
-    new = {"model.output_dir": parts, "model.channels": "[16,16]", "data.pictures": 8}
-    given = {"model.output_dir": tmp_path / "out", "model.pretrained": toy_pipeline, "data.folder": pictures}
+    new = {"model.output_dir": parts, "model.channels": "[16,16]", "data.images": 8}
+    given = {"model.output_dir": tmp_path / "out", "model.pretrained": toy_pipeline, "data.folder": images}
     settings = {
         **(new if name == "emoji_unet" else given),
         "data.resolution": 16,

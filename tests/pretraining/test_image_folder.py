@@ -1,4 +1,4 @@
-"""Any folder of captioned pictures, and batches whose order does not depend on where a run started."""
+"""Any folder of captioned images, and batches whose order does not depend on where a run started."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ import torch
 from PIL import Image
 from support.tolerances import BY_HAND, close
 
-from mace_pl.pretraining.image_folder import EndlessBatches, ImageFolder, PicturePool
+from mace_pl.pretraining.image_folder import EndlessBatches, ImageFolder, ImagePool
 
 
-def make_pool(size: int) -> PicturePool:
-    pictures = torch.arange(size, dtype=torch.uint8)[:, None, None, None].expand(size, 3, 8, 8).contiguous()
-    return PicturePool(pictures, [str(i) for i in range(size)])
+def make_pool(size: int) -> ImagePool:
+    images = torch.arange(size, dtype=torch.uint8)[:, None, None, None].expand(size, 3, 8, 8).contiguous()
+    return ImagePool(images, [str(i) for i in range(size)])
 
 
 def indices(batches: EndlessBatches, count: int) -> list[list[int]]:
     return [batch["index"].tolist() for batch in itertools.islice(batches, count)]
 
 
-def test_a_batch_holds_pictures_captions_and_places_that_fit() -> None:
+def test_a_batch_holds_images_captions_and_places_that_fit() -> None:
     batch = make_pool(256).batch(torch.tensor([0, 255, 7]))
     assert batch["caption"] == ["0", "255", "7"]
     expected = torch.tensor([-1.0, 1.0, 7 / 127.5 - 1])[:, None, None, None].expand(3, 3, 8, 8)
     close(batch["pixel_values"], expected, BY_HAND)
 
 
-def test_each_round_shows_every_picture_once_in_another_order() -> None:
+def test_each_round_shows_every_image_once_in_another_order() -> None:
     rounds = indices(EndlessBatches(make_pool(12), 4, seed=5, start=0, rank=0, world=1), 6)
     first, second = sum(rounds[:3], []), sum(rounds[3:], [])
     assert sorted(first) == sorted(second) == list(range(12))
@@ -42,7 +42,7 @@ def test_a_later_start_goes_on_where_the_first_run_would_be() -> None:
     assert indices(EndlessBatches(make_pool(10), 3, seed=5, start=5, rank=0, world=1), 4) == whole[5:]
 
 
-def test_two_processes_together_see_what_one_sees() -> None:
+def test_two_ranks_together_see_what_one_sees() -> None:
     one = indices(EndlessBatches(make_pool(12), 2, seed=5, start=0, rank=0, world=1), 6)
     two = [indices(EndlessBatches(make_pool(12), 2, seed=5, start=0, rank=rank, world=2), 3) for rank in (0, 1)]
     assert [batch for pair in zip(*two, strict=True) for batch in pair] == one
@@ -61,8 +61,8 @@ def test_folder_is_read_scaled_cut_and_put_on_white(tmp_path: Path) -> None:
     data.setup("fit")
     assert data.pool is not None and data.pool.captions == ["a red thing", "nothing"]
     red = torch.tensor([255, 0, 0], dtype=torch.uint8)[:, None, None].expand(3, 16, 16)
-    assert torch.equal(data.pool.pictures[0], red)
-    assert bool((data.pool.pictures[1] == 255).all())
+    assert torch.equal(data.pool.images[0], red)
+    assert bool((data.pool.images[1] == 255).all())
     batch = next(iter(data.train_dataloader()))
     assert batch["pixel_values"].shape == (2, 3, 16, 16)
 

@@ -14,14 +14,14 @@ from support.tolerances import FLOAT16_ERROR, LEARNT, above, close
 from torch.nn import functional as F  # noqa: N812
 
 from mace_pl.evaluation.convolutional import ConvolutionalJudge, contrast
-from mace_pl.pretraining.image_folder import PicturePool
+from mace_pl.pretraining.image_folder import ImagePool
 from mace_pl.pretraining.judge import JudgeTraining
-from mace_pl.pretraining.sprites import SpritePictures
+from mace_pl.pretraining.sprites import SpriteImages
 from mace_pl.train_cli import train_main
 
 
-def make_data() -> SpritePictures:
-    return SpritePictures(pictures=32, resolution=16, manners=0.5, batch_size=16)
+def make_data() -> SpriteImages:
+    return SpriteImages(images=32, resolution=16, manners=0.5, batch_size=16)
 
 
 def make_module(folder: Path) -> JudgeTraining:
@@ -43,8 +43,8 @@ def fit(module: JudgeTraining, steps: int, *callbacks: ModelCheckpoint, ckpt: Pa
     trainer.fit(module, make_data(), ckpt_path=ckpt, weights_only=False)
 
 
-def shown(pool: PicturePool) -> list[Image.Image]:
-    return [Image.fromarray(p.permute(1, 2, 0).numpy()) for p in pool.pictures]
+def shown(pool: ImagePool) -> list[Image.Image]:
+    return [Image.fromarray(p.permute(1, 2, 0).numpy()) for p in pool.images]
 
 
 def error_of(judge: ConvolutionalJudge, truth: list[str], images: list[Image.Image]) -> float:
@@ -76,7 +76,7 @@ def test_what_shows_nothing_is_empty_and_every_image_of_training_is_not(tmp_path
     assert not judge.empty(images).any()
     blank = [Image.new("RGB", (16, 16), colour) for colour in ("white", (120, 170, 240))]
     assert judge.empty(blank).all() and not judge(blank).any()  # a row of zeros: nothing to judge
-    faintest = min(float(contrast(p[None].float() / 127.5 - 1)) for p in make_data().make_pool().pictures)
+    faintest = min(float(contrast(p[None].float() / 127.5 - 1)) for p in make_data().make_pool().images)
     assert judge.threshold == faintest / 2
 
 
@@ -108,7 +108,7 @@ def test_bad_settings_and_files_are_named(tmp_path: Path) -> None:
 def test_the_command_runs_the_shipped_configuration(tmp_path: Path) -> None:
     settings = {
         "model.output_dir": tmp_path / "out",
-        "data.pictures": 16,
+        "data.images": 16,
         "data.batch_size": 4,
         "trainer.max_steps": 2,
         "trainer.accelerator": "cpu",

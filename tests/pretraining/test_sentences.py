@@ -21,7 +21,7 @@ from mace_pl.pretraining.sentences import (
     rich_caption,
     with_article,
 )
-from mace_pl.pretraining.sprites import SpritePictures
+from mace_pl.pretraining.sprites import SpriteImages
 from mace_pl.pretraining.styles import MANNERS
 
 FOLDER = resolve("mace_pl/pretraining/emoji")
@@ -123,14 +123,14 @@ def test_a_manner_is_always_named_and_a_collection_never_beside_it(grammar: Gram
 
 
 def test_images_are_in_the_manner_that_their_captions_name() -> None:
-    data = SpritePictures(pictures=120, resolution=16, manners=0.5, sentences=0.5, descriptions=0.5)
+    data = SpriteImages(images=120, resolution=16, manners=0.5, sentences=0.5, descriptions=0.5)
     pool, again = data.make_pool(), data.make_pool()
-    assert pool.captions == again.captions and pool.pictures.equal(again.pictures)
+    assert pool.captions == again.captions and pool.images.equal(again.images)
     for caption, style in zip(pool.captions, pool.styles, strict=True):
         assert [manner for manner in MANNERS if manner in caption] == [style] * (style in MANNERS)
     assert {style in MANNERS for style in pool.styles} == {True, False}
     with pytest.raises(ValueError, match=r"manners=1\.5 must lie between 0 and 1"):
-        SpritePictures(manners=1.5)
+        SpriteImages(manners=1.5)
 
 
 def test_a_folder_without_the_grammar_is_refused(tmp_path: Path) -> None:

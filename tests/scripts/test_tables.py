@@ -62,7 +62,7 @@ def test_styles_come_with_their_own_rows(scripts: dict[str, ModuleType]) -> None
     assert table[2:] == [
         "| twemoji (erased) | 0.500 → 0.500 | 25.00 → 25.00 |",
         "| noto | 0.750 → 0.750 | 26.00 → 26.00 |",
-        "| erased; kept; H_a | 0.500 → 0.500; 0.750 → 0.750 | 1.00 → 1.00 |",
+        "| erased; preserved; H_a | 0.500 → 0.500; 0.750 → 0.750 | 1.00 → 1.00 |",
     ]
 
 

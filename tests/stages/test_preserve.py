@@ -22,7 +22,7 @@ from mace_pl.models.pipeline import load_pipeline
 from mace_pl.stages.preserve import Preserving
 from mace_pl.stages.refine import Refined, refine_concepts, sum_concepts
 
-NAMES = ["cat", "bird", "house", "person", "street", "a picture"]
+NAMES = ["cat", "bird", "house", "person", "street", "an image"]
 
 
 @pytest.fixture(scope="module")
@@ -50,19 +50,19 @@ def test_names_are_summed_over_the_tokens_of_the_method(pipeline: Any) -> None:
 
 def test_stage_3_preserves_names_in_prompts_whatever_stage_1_sums(pipeline: Any) -> None:
     wanted = Preserving(Preservation(1.0, domain_weight=1.0), names=NAMES)
-    kept = refined(pipeline, wanted, Mace(UCE())).preserved
-    close(kept.refine.domain, named_statistics(pipeline, NAMES, [], "last"), FLOAT32_SUMS)
-    close(kept.fuse.domain, named_statistics(pipeline, NAMES, []), FLOAT32_SUMS)
+    preserved = refined(pipeline, wanted, Mace(UCE())).preserved
+    close(preserved.refine.domain, named_statistics(pipeline, NAMES, [], "last"), FLOAT32_SUMS)
+    close(preserved.fuse.domain, named_statistics(pipeline, NAMES, []), FLOAT32_SUMS)
 
 
 def test_a_method_that_reads_names_gets_their_last_tokens(pipeline: Any) -> None:
-    kept = refined(pipeline, Preserving(Preservation(1.0), names=[*NAMES, "ship"]), SPEED()).preserved
-    close(kept.last, torch.stack([last(pipeline, name) for name in NAMES]), FLOAT32_SUMS)
+    preserved = refined(pipeline, Preserving(Preservation(1.0), names=[*NAMES, "ship"]), SPEED()).preserved
+    close(preserved.last, torch.stack([last(pipeline, name) for name in NAMES]), FLOAT32_SUMS)
 
 
 def test_the_names_that_move_most_are_preserved(pipeline: Any) -> None:
-    keep = Preservation(1.0, domain_weight=1.0)
-    wanted = Preserving(keep, names=["street"], vocabulary=[*NAMES, "ship"], affected=3)
+    preservation = Preservation(1.0, domain_weight=1.0)
+    wanted = Preserving(preservation, names=["street"], vocabulary=[*NAMES, "ship"], affected=3)
     found = refined(pipeline, wanted)
     pairs = [("ship", "dog"), ("painter", "art")]
     F = sum(torch.outer(last(pipeline, t), last(pipeline, t)) for t, _ in pairs) / 2
@@ -77,7 +77,7 @@ def test_the_names_that_move_most_are_preserved(pipeline: Any) -> None:
     most = sorted(moved, key=moved.__getitem__, reverse=True)[:3]
     assert list(found.preserved.moved) == most
     close(dict(found.preserved.moved), {name: [size[name], moved[name]] for name in most}, FLOAT32_SUMS)
-    by_hand = refined(pipeline, Preserving(keep, names=["street", *most]))
+    by_hand = refined(pipeline, Preserving(preservation, names=["street", *most]))
     close(found.edit.R, by_hand.edit.R, FLOAT64_SOLVES)
 
 

@@ -68,7 +68,7 @@ def save(path, nodes, constants, shape, outputs) -> Path:
     return path
 
 
-def picture(*faces: tuple[str, int, int, int]) -> Image.Image:
+def image_of(*faces: tuple[str, int, int, int]) -> Image.Image:
     """Squares of a colour, with their left, top and width, on 64 x 64 black pixels."""
     whole = Image.new("RGB", (64, 64))
     for colour, left, top, width in faces:

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from mace_pl.methods.edit import Edit
 from mace_pl.models.cross_attention import key_values
-from mace_pl.models.sampling import draw
+from mace_pl.models.sampling import generate
 from support.seeds import seeded
 
 CONCEPTS = [{"target": "ship", "anchor": "ground", "kind": "object"}]
@@ -58,9 +58,9 @@ def truncated(run: Path, base: Path, rank: int) -> tuple[dict[str, torch.Tensor]
     return weights, errors
 
 
-def pictures(pipeline: DiffusionPipeline) -> torch.Tensor:
-    drawn = draw(pipeline, ["a photo of a ship", "a cat"], [0, 1], steps=2)
-    return torch.from_numpy(np.stack([np.asarray(p) for p in drawn])).int()
+def images(pipeline: DiffusionPipeline) -> torch.Tensor:
+    generated = generate(pipeline, ["a photo of a ship", "a cat"], [0, 1], steps=2)
+    return torch.from_numpy(np.stack([np.asarray(p) for p in generated])).int()
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""A judge of the tests' own, as a face-identity model would be put in: it tells pictures by their brightness."""
+"""A judge of the tests' own, as a face-identity model would be put in: it tells images by their brightness."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from PIL import Image
 
 
 class Brightness(torch.nn.Module):
-    """Dark, middling and bright pictures are cats, dogs and ships; in every third picture of a call nothing is found.
+    """Dark, middling and bright images are cats, dogs and ships; in every third image of a call nothing is found.
 
     Args:
         names: what it knows.
@@ -18,8 +18,8 @@ class Brightness(torch.nn.Module):
         super().__init__()
         self.names = names
 
-    def forward(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
-        means = torch.tensor([float(np.asarray(picture).mean()) for picture in pictures])
+    def forward(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        means = torch.tensor([float(np.asarray(image).mean()) for image in images])
         chances = torch.nn.functional.one_hot((means / 86).long().clamp(max=2), len(self.names)).float()
         chances[2::3] = 0
         return chances

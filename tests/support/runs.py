@@ -1,4 +1,4 @@
-"""What the tests of whole runs share: a configuration, pictures, statistics, checksums, messages."""
+"""What the tests of whole runs share: a configuration, images, statistics, checksums, messages."""
 
 import hashlib
 import json
@@ -85,20 +85,20 @@ def config(folder: Path, pipeline: Path, name: str, concepts: object = None, **d
 
 def train(
     pipeline: Path,
-    pictures: Path,
+    images: Path,
     concepts: list[dict[str, str]] = CONCEPTS,
     data: dict[str, object] | None = None,
     trainer: dict[str, object] | None = None,
     **model: object,
 ) -> ConceptErasure:
-    """All stages without files but the pictures; the module keeps losses, LoRAs and the edited UNet."""
+    """All stages without files but the images; the module keeps losses, LoRAs and the edited UNet."""
     weights = {"refine": StageWeights(identity=1.0), "fuse": StageWeights(identity=1.0)}
     module = ConceptErasure(str(pipeline), lr=0.01, **weights, **model)
     settings = {"images_per_concept": 2, "image_steps": 2, "steps_per_concept": 3} | (data or {})
     quiet = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
     quiet |= {"enable_model_summary": False, "max_epochs": 1}
     MaceTrainer(**quiet | (trainer or {})).fit(
-        module, datamodule=ConceptData(concepts, pictures=str(pictures), **settings)
+        module, datamodule=ConceptData(concepts, pictures=str(images), **settings)
     )
     return module
 
@@ -110,7 +110,7 @@ def exit_message(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return str(stop.value.code) + capsys.readouterr().err
 
 
-def user_pictures(folder: Path, sizes: list[int], masks: list[tuple[int, int]]) -> dict[str, str]:
+def user_images(folder: Path, sizes: list[int], masks: list[tuple[int, int]]) -> dict[str, str]:
     for kind in ("images", "masks"):
         (folder / kind).mkdir(parents=True)
     for i, size in enumerate(sizes):

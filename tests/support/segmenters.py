@@ -24,7 +24,7 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 
 from support.seeds import seeded
 
-SIDE = 24  # pixels of a picture, which no processor has to resize
+SIDE = 24  # pixels of an image, which no processor has to resize
 WORDS = ("ship", "person", "a", "the")
 
 

@@ -90,13 +90,13 @@ ATTENTION_SUMS = Tolerance("ATTENTION_SUMS", 0.01, relative=1e-4)
 FLOAT32_GRADIENTS = Tolerance("FLOAT32_GRADIENTS", 0.03, relative=1e-4, absolute=1e-7)
 # the losses of a toy run of a few steps in other batches: rounding of one step is in the weights of the next
 RUN_LOSSES = Tolerance("RUN_LOSSES", 0.001, relative=1e-4)
-# the weights after a toy run in other batches, groups of concepts or processes, or with recomputed activations: AdamW
+# the weights after a toy run in other batches, groups of concepts or ranks, or with recomputed activations: AdamW
 # divides a small gradient by its own size and so its rounding too, and a step is up to 0.01
 RUN_WEIGHTS = Tolerance("RUN_WEIGHTS", 0.01, absolute=1e-5)
 # the same of the factors of the LoRAs, before their product makes the differences small
 RUN_FACTORS = Tolerance("RUN_FACTORS", 0.01, absolute=1e-4)
-# the weights after a run whose pictures were drawn in other batches: a grey level here and there, a mask by a pixel
-REDRAWN = Tolerance("REDRAWN", 0.0, absolute=1e-4)
+# the weights after a run whose images were generated in other batches: a grey level here and there, a mask by a pixel
+REGENERATED = Tolerance("REGENERATED", 0.0, absolute=1e-4)
 
 # --- narrower types --------------------------------------------------------------------------------------------------
 
@@ -118,21 +118,21 @@ FLOAT16_PASS = Tolerance("FLOAT16_PASS", 0.25, absolute=4e-2)
 # errors of a network whose weights were rounded to float16, or averaged over the last steps
 FLOAT16_ERROR = Tolerance("FLOAT16_ERROR", 0.005, relative=0.01)
 
-# --- pictures and masks ----------------------------------------------------------------------------------------------
+# --- images and masks ----------------------------------------------------------------------------------------------
 
 # the share of values that fall on the other side of a grey level: differences are far below one level, so no value
 # moves by two levels, and one in as many values moves as the difference is parts of a level
 GREY_LEVELS = Tolerance("GREY_LEVELS", 0.07, absolute=0.02)
 # the share of pixels of a mask that fall on the other side of its threshold
 MASK_PIXELS = Tolerance("MASK_PIXELS", 0.03, absolute=0.02)
-# scores of pictures that differ by a grey level here and there
+# scores of images that differ by a grey level here and there
 SCORES = Tolerance("SCORES", 0.0, relative=0.01, absolute=1e-4)
 
-# the same picture and prompt, drawn in another batch: a grey level here and there, which moves a chance by 1e-4
+# the same image and prompt, generated in another batch: a grey level here and there, which moves a chance by 1e-4
 SAME_SCORE = Tolerance("SAME_SCORE", 0.12, relative=1e-3)
-# distances between small sets of such pictures: squares of small differences
+# distances between small sets of such images: squares of small differences
 DISTANCES = Tolerance("DISTANCES", 0.0, relative=0.05, absolute=1e-4)
-# a grey level of a blend: rounding to a level, of the mask and of the picture
+# a grey level of a blend: rounding to a level, of the mask and of the image
 BLENDED = Tolerance("BLENDED", 0.25, absolute=2)
 # an affine warp of a face in 1/32 pixels (OpenCV's own steps) on float32
 ALIGNED_FACES = Tolerance("ALIGNED_FACES", 0.0, relative=1e-3, absolute=1e-3)
@@ -150,7 +150,7 @@ BOOTSTRAP_MEAN = Tolerance("BOOTSTRAP_MEAN", 0.06, absolute=0.02)
 PUBLISHED = Tolerance("PUBLISHED", 0.29, absolute=5e-4)
 # areas in pixels: a border of a pixel of a small mask
 PIECES = Tolerance("PIECES", 0.0, relative=0.1)
-# a mask above the median of three pictures together: ties alone
+# a mask above the median of three images together: ties alone
 HALF_MARKED = Tolerance("HALF_MARKED", 0.003, absolute=0.2)
 # a standard deviation of 6,144 latents with heavy tails: the sample by which they were scaled is off by up to 4 %
 SCALED_LATENTS = Tolerance("SCALED_LATENTS", 0.19, absolute=0.12)
@@ -158,15 +158,15 @@ SCALED_LATENTS = Tolerance("SCALED_LATENTS", 0.19, absolute=0.12)
 FINE_TUNED = Tolerance("FINE_TUNED", 0.07, absolute=0.1)
 # what is left of a change of directions that a term of 1e5 preserves, where other terms are below a hundred
 PRESERVED = Tolerance("PRESERVED", 0.03, absolute=0.1)
-# the share of 32 pictures that look more like another one after an autoencoder of random weights and noise
-STILL_THE_PICTURE = Tolerance("STILL_THE_PICTURE", 0.0, absolute=0.3)
+# the share of 32 images that look more like another one after an autoencoder of random weights and noise
+STILL_THE_IMAGE = Tolerance("STILL_THE_IMAGE", 0.0, absolute=0.3)
 
 # --- effects ---------------------------------------------------------------------------------------------------------
 
 # an edit, or another way to train, moves a weight by far more than the tolerances above
 MOVED = Floor("MOVED", 0.02, least=1e-4)
-# other pictures: some value differs by more than rounding could
-OTHER_PICTURE = Floor("OTHER_PICTURE", 0.15, least=3)
+# other images: some value differs by more than rounding could
+OTHER_IMAGE = Floor("OTHER_IMAGE", 0.15, least=3)
 # what a toy run does to a weight, and two concepts differently: a hundred times RUN_WEIGHTS
 RUN_MOVED = Floor("RUN_MOVED", 0.11, least=1e-3)
 # the same of losses from step to step: fifty times RUN_LOSSES
@@ -175,17 +175,17 @@ LOSS_CHANGES = Floor("LOSS_CHANGES", 0.18, least=0.005)
 PRODUCTS = Floor("PRODUCTS", 0.13, least=0.1)
 # what bfloat16 in place of float32 does to sums: a hundred times the rounding of float32
 NARROWER = Floor("NARROWER", 0.04, least=1e-4)
-# noise added to the latents of pictures, as 1 - mean correlation
+# noise added to the latents of images, as 1 - mean correlation
 SOFTENED = Floor("SOFTENED", 0.007, least=1e-3)
 # what is lost at a low rank, far above the rounding of a decomposition
 TRUNCATED = Floor("TRUNCATED", 0.01, least=1e-3)
-# chances of other pictures: far more than SAME_SCORE
+# chances of other images: far more than SAME_SCORE
 OTHER_SCORE = Floor("OTHER_SCORE", 0.1, least=5e-3)
 # two painters' manners of a sprite: a mean difference of a grey level and a half, far above rounding to one
 MANNER = Floor("MANNER", 0.2, least=0.006)
 # the part of a loss that 24 more steps of two free tokens take away
 EXPLAINED = Floor("EXPLAINED", 0.001, least=1e-5)
-# the part of the error that some ten steps of training take away; the error itself is measured on the same pictures
+# the part of the error that some ten steps of training take away; the error itself is measured on the same images
 # and noises before and after, so that less than this would be no chance either
 LEARNT = Floor("LEARNT", 0.28, least=0.04)
 
@@ -210,9 +210,9 @@ def near(actual: Tensor, expected: Tensor, tolerance: Tolerance) -> None:
     assert part <= tolerance.relative, f"{part} of the norm differs, {tolerance}"
 
 
-def same_pictures(found: Iterable[Any], expected: Iterable[Any]) -> None:
+def same_images(found: Iterable[Any], expected: Iterable[Any]) -> None:
     """No value differs by more than one grey level, and few by one."""
-    first, second = (np.stack([np.asarray(picture, dtype=int) for picture in side]) for side in (found, expected))
+    first, second = (np.stack([np.asarray(image, dtype=int) for image in side]) for side in (found, expected))
     assert first.shape == second.shape
     difference = np.abs(first - second)
     assert difference.max() <= 1, f"{difference.max()} grey levels"

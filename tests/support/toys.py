@@ -81,7 +81,7 @@ def _vae() -> AutoencoderKL:
 
 
 def pipeline(folder: Path) -> Path:
-    """Saves a StableDiffusionPipeline: text width 32, latents 4 x 8 x 8, pictures 16 x 16, seeded."""
+    """Saves a StableDiffusionPipeline: text width 32, latents 4 x 8 x 8, images 16 x 16, seeded."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeded(0))
         tokenizer = _tokenizer()
@@ -100,7 +100,7 @@ def pipeline(folder: Path) -> Path:
 
 
 def clip(folder: Path, toy: Path) -> Path:
-    """Saves a CLIPModel over the toy tokenizer: pictures 16 x 16 in four patches, width 8, seeded."""
+    """Saves a CLIPModel over the toy tokenizer: images 16 x 16 in four patches, width 8, seeded."""
     tokenizer = CLIPTokenizer.from_pretrained(toy / "tokenizer")
     layer = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     words = {"vocab_size": len(tokenizer), "max_position_embeddings": 77, "eos_token_id": tokenizer.eos_token_id}

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from mace_pl.training.memory import LARGEST, LiveBytes, free_bytes, side_by_side
+from mace_pl.training.memory import LARGEST, LiveBytes, concepts_at_once, free_bytes
 
 MB = 2**20
 QUARTER = 2**18  # float32 values of a megabyte
@@ -68,5 +68,5 @@ def test_a_gpu_has_free_memory() -> None:
     ],
 )
 def test_groups_fit_and_are_of_nearly_equal_size(free: int, cost: int, concepts: int, expected: int) -> None:
-    found = side_by_side(free, cost, concepts)
+    found = concepts_at_once(free, cost, concepts)
     assert found == expected <= LARGEST

@@ -1,7 +1,8 @@
-"""Draw by every folder that is named, with every way to ask for a dtype, in whatever environment runs this.
+"""Generate an image with every folder that is named, with every way to ask for a dtype, in whatever environment runs
+this.
 
-``python draw.py OUTPUT FOLDER...`` writes to OUTPUT, a ``.safetensors`` file, the pictures that were drawn without
-asking for a dtype, and prints as JSON the versions and the dtypes of the parts.
+``python generate.py OUTPUT FOLDER...`` writes to OUTPUT, a ``.safetensors`` file, the images that were generated
+without asking for a dtype, and prints as JSON the versions and the dtypes of the parts.
 """
 
 import json
@@ -23,8 +24,8 @@ ASKED: dict[str, dict[str, Any]] = {
 }
 
 
-def draw(folder: str, asked: dict[str, Any]) -> tuple[torch.Tensor, list[str]]:
-    """A picture in [0, 1] in two steps, and the dtypes of all parts."""
+def generate(folder: str, asked: dict[str, Any]) -> tuple[torch.Tensor, list[str]]:
+    """An image in [0, 1] in two steps, and the dtypes of all parts."""
     pipeline = DiffusionPipeline.from_pretrained(folder, **asked)
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(0)
@@ -35,14 +36,14 @@ def draw(folder: str, asked: dict[str, Any]) -> tuple[torch.Tensor, list[str]]:
 
 def main(output: str, folders: list[str]) -> None:
     """All folders in all ways."""
-    pictures, dtypes = {}, {}
+    images, dtypes = {}, {}
     for folder in folders:
         dtypes[folder] = {}
         for name, asked in ASKED.items():
-            picture, dtypes[folder][name] = draw(folder, asked)
+            image, dtypes[folder][name] = generate(folder, asked)
             if name == "nothing":
-                pictures[folder] = picture
-    save_file(pictures, output)
+                images[folder] = image
+    save_file(images, output)
     versions = {"diffusers": diffusers.__version__, "transformers": transformers.__version__}
     print(json.dumps({"versions": versions, "dtypes": dtypes}))
 
