@@ -35,7 +35,7 @@ NOT_OURS = (
 TOPICS = {
     "Model": r"--(model\.)?(pretrained|revision|variant|layout|edited|runs?|apply)",
     "Concepts": r"--(data\.)?(concepts|targets?|templates?|names|synonyms|descriptions|kept|preserved)",
-    "Method and preservation": r"--model\.(method|prior|domain|domain_names|(refine|fuse)\..*)",
+    "Method and preservation": r"--model\.(method|prior|domain|domain_\w+|(refine|fuse)\..*)",
     "LoRA training": r"--(model|data)\.(rank|lr|weight_decay|gradient_\w+|importance_sampling|squared_loss"
     r"|attend_padding|compile|steps_per_concept|concepts_per_batch|images_per_step)",
     "Prompts and captions": r"--data\.(file|column|limit|\w+_column|sources|member|tokens)",
