@@ -207,7 +207,7 @@ class Run:
                 f"{STAGE2_PREFIX}{n}.{x}": t for n, pair in factors.items() for x, t in zip("AB", pair, strict=True)
             }
             write_tensors(self.lora_file(target), tensors, STAGE2, made)
-        write_tensors(self.statistics_file(target), dict(vars(sums)), "concept", made)
+        write_tensors(self.statistics_file(target), sums.tensors, "concept", made)
 
     def take_concepts(self, other: Run) -> None:
         """Take sums and LoRAs over from another run: as links, so that they lie on the disk once, or as copies."""

@@ -51,6 +51,8 @@ class PartialSums(Callback):
             "trainer.precision": str(trainer.precision),
             "number of ranks": trainer.world_size,
         }
+        if pl_module.pooled is not None:
+            self.inputs["sums (pooled ones are new)"] = "with pooled embeddings"
         self.path = self.output.with_name(f"{self.output.name}.{trainer.global_rank}-of-{trainer.world_size}.partial")
         for partial in sorted(self.output.parent.glob(f"{glob.escape(self.output.name)}.*-of-*.partial")):
             tensors, metadata = self._read(partial)
@@ -76,9 +78,7 @@ class PartialSums(Callback):
         """Write the sums where another ``every`` captions are done."""
         before, self.done = self.done, self.done + int(outputs)
         if self.inputs and self.done // self.every > before // self.every:
-            metric = pl_module.metric
-            states = {"gram": metric.gram, "tokens": metric.tokens, "captions": metric.captions}
-            write_tensors(self.path, states, KIND, {"inputs": self.inputs, "done": self.done})
+            write_tensors(self.path, pl_module.states(), KIND, {"inputs": self.inputs, "done": self.done})
 
     def on_predict_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Remove this rank's partial file, and what a kill left of one, once the result is written."""

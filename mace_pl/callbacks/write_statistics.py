@@ -13,7 +13,7 @@ from rich.table import Table
 from mace_pl.errors import UserError
 from mace_pl.files.artifacts import claim_output, write_tensors
 from mace_pl.files.screen import screen
-from mace_pl.methods.gram_statistics import KIND
+from mace_pl.methods.gram_statistics import KIND, POOLED
 from mace_pl.version import __version__
 
 
@@ -77,7 +77,8 @@ class WriteStatistics(Callback):
         }
         if trainer.is_global_zero:
             gram = pl_module.statistics["gram"]
-            write_tensors(self.output, {"gram": gram}, kind=KIND, metadata=metadata)
+            tensors = {name: pl_module.statistics[name] for name in ("gram", POOLED) if name in pl_module.statistics}
+            write_tensors(self.output, tensors, kind=KIND, metadata=metadata)
             print_summary(self.output, metadata, gram.shape[0], float(gram.trace()) / metadata["tokens"])
 
 

@@ -107,7 +107,7 @@ def _claim(path: Path, format: str, overwrite: bool, folder: Path) -> None:
 
 
 def _original(pipeline: Any, edit: Edit, base: BaseModel) -> dict[str, torch.Tensor]:
-    """The base's keys and values.
+    """The base's keys and values, and the layer of pooled text of SDXL.
 
     Raises:
         UserError: the model is not the one that the run edited.
@@ -116,9 +116,10 @@ def _original(pipeline: Any, edit: Edit, base: BaseModel) -> dict[str, torch.Ten
     sides = {layer: (B.shape[0], A.shape[1]) for layer, (A, B) in edit.factors.items()}
     width = {weight.shape[1] for weight in original.values()}
     shapes = {layer: tuple(weight.shape) for layer, weight in original.items()}
-    if width != {len(edit.R)} or not sides.items() <= shapes.items():
+    layers = backbone_of(pipeline).text_layers()
+    if width != {len(edit.R)} or not sides.items() <= shapes.items() or not edit.fits_pooled(layers):
         raise UserError(
             f"run: the layers of {base.name} are not those that were edited. Give the run's base model with "
             f"--pretrained."
         )
-    return original
+    return layers

@@ -19,6 +19,7 @@ from mace_pl.methods.base import ClosedForm
 from mace_pl.methods.chosen import chosen
 from mace_pl.methods.edit import Edit, SumsOnDisk, added, fusion
 from mace_pl.models.backbone import backbone_of
+from mace_pl.models.text_encoding import encoder_fingerprint
 from mace_pl.run import CONFIG, Fused, Run
 from mace_pl.stages.preserve import Preserving, preserving
 from mace_pl.stages.refine import solve
@@ -126,7 +127,7 @@ def _model_of(old: Run) -> dict[str, Any]:
 
 
 def _edit(old: Run, new: Run, pipeline: Any, closed_form: ClosedForm) -> tuple[Edit, dict[str, Tensor]]:
-    """The edit of a new run from the sums and LoRAs of an old one, and the keys and values before it."""
+    """The edit of a new run from the sums and LoRAs of an old one, and the weights that it changes before it."""
     assert new.fused is not None
     sums, loras = SumsOnDisk(), {}
     for target in new.targets:
@@ -171,8 +172,5 @@ def _check_files(model: Mapping[str, Any]) -> None:
 
 def _wanted(pipeline: Any, model: Mapping[str, Any], method: ClosedForm) -> Preserving:
     """What the run preserves."""
-    from mace_pl.models.text_encoding import encode_prompts, encoder_fingerprint
-
-    fingerprint, width = encoder_fingerprint(pipeline), int(encode_prompts(pipeline, [""]).shape[-1])
     weights = [StageWeights(**model[stage]) for stage in ("refine", "fuse")]
-    return preserving(model, weights, method, fingerprint, width)
+    return preserving(model, weights, method, backbone_of(pipeline), encoder_fingerprint(pipeline))

@@ -16,7 +16,7 @@ from mace_pl.errors import UserError
 from mace_pl.files.artifacts import claim_output, written_aside
 from mace_pl.files.paths import resolve
 from mace_pl.files.screen import screen
-from mace_pl.methods.gram_statistics import load_statistics
+from mace_pl.methods.gram_statistics import load_pooled, load_statistics
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,8 @@ def inspect_statistics(file: str, plot: bool | str = True, overwrite: bool = Fal
     path = resolve(file)
     gram, metadata = load_statistics(path, "file")
     result = spectrum(gram)
-    print_metadata(path, metadata)
+    pooled = load_pooled(path, "file")
+    print_metadata(path, metadata | ({} if pooled is None else {"pooled embeddings": f"width {len(pooled):,}"}))
     print_spectrum(result, metadata)
     if plot:
         image = path.with_suffix(".png") if plot is True else Path(str(plot))

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mace_pl.errors import UserError
 from mace_pl.files.artifacts import claim_output, write_tensors
 from mace_pl.files.paths import resolve
-from mace_pl.methods.gram_statistics import KIND, load_statistics
+from mace_pl.methods.gram_statistics import KIND, POOLED, load_pooled, load_statistics
 from mace_pl.version import __version__
 
 ALIKE = {"encoder": "text encoder", "token_choice": "choice of tokens"}  # what files that are added must share
@@ -45,9 +47,12 @@ def merge_statistics(
     check_arguments(files, weights, path)
     claim_output(path, overwrite, setting="output")
     total: Tensor | None = None
+    pooled: list[Tensor | None] = []
     merged: dict[str, Any] = {}
     for file, weight in zip(files, weights, strict=True):
         gram, metadata = load_statistics(resolve(file), "files")
+        own = load_pooled(resolve(file), "files")
+        pooled.append(None if own is None else weight * own)
         for source in metadata.get("sources", []):
             source["weight"] = weight * source.get("weight", 1.0)
         if total is None:
@@ -62,8 +67,16 @@ def merge_statistics(
         "version": __version__,
         "merged": [{"file": Path(file).name, "weight": weight} for file, weight in zip(files, weights, strict=True)],
     }
-    write_tensors(path, {"gram": total}, KIND, without_header(merged))
+    write_tensors(path, {"gram": total} | merged_pooled(pooled), KIND, without_header(merged))
     return path
+
+
+def merged_pooled(pooled: Sequence[Tensor | None]) -> dict[str, Tensor]:
+    """The weighted sums of pooled embeddings, added; none where a file has none, which is said."""
+    whole = [sums for sums in pooled if sums is not None]
+    if 0 < len(whole) < len(pooled):
+        print("Left out: sums of SDXL's pooled embeddings, which not all of the files have.")
+    return {POOLED: torch.stack(whole).sum(0)} if len(whole) == len(pooled) else {}
 
 
 def check_arguments(files: list[str], weights: list[float], output: Path) -> None:

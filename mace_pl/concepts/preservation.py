@@ -19,7 +19,7 @@ from mace_pl.methods.base import Tokens
 from mace_pl.methods.closed_form import Preservation, gram
 from mace_pl.methods.gram_statistics import weighted_statistics
 from mace_pl.models.protocols import Pipeline
-from mace_pl.models.text_encoding import encode_prompts, names_beside, text_parts
+from mace_pl.models.text_encoding import encode_both, encode_prompts, names_beside, text_parts
 
 log = logging.getLogger(__name__)
 
@@ -126,6 +126,14 @@ def last_tokens(pipeline: Pipeline, names: Sequence[str]) -> Tensor | None:
         part.double()[range(len(part)), last[64 * i :][: len(part)]] for i, part in enumerate(_encoded(pipeline, names))
     ]
     return torch.cat(rows) if rows else None
+
+
+def pooled_texts(pipeline: Pipeline, prompts: Sequence[str]) -> Tensor | None:
+    """Pooled embeddings [N, E] of prompts in float64 on the CPU; None without prompts, or where a model has none."""
+    if not prompts:
+        return None
+    found = encode_both(pipeline, prompts)[1]
+    return None if found is None else found.cpu().double()
 
 
 def _encoded(pipeline: Pipeline, prompts: Sequence[str]) -> Iterator[Tensor]:

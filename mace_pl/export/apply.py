@@ -104,10 +104,10 @@ def _metadata(path: Path, setting: str) -> dict[str, Any]:
 
 
 def _edited(pipeline: Pipeline, path: Path, setting: str) -> dict[str, Any]:
-    """W R + B A by layer name."""
-    edit, original = Edit.load(path), backbone_of(pipeline).key_values()
+    """W R + B A by layer name, and W T of SDXL's pooled text."""
+    edit, original = Edit.load(path), backbone_of(pipeline).text_layers()
     width = next(iter(original.values())).shape[1]
-    if not set(edit.factors) <= set(original) or edit.R.shape != (width, width):
+    if not set(edit.factors) <= set(original) or edit.R.shape != (width, width) or not edit.fits_pooled(original):
         raise UserError(f"{setting}: {path} was made from another model: its layers do not fit the UNet.")
     return edit.weights(original)
 

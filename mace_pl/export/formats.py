@@ -45,7 +45,7 @@ class Finished:
         run: whose edit it is: its folder's name names LoRAs, its provenance is in every file.
         pipeline: the base pipeline; its UNet holds the edited weights.
         edit: R and the fused LoRA.
-        original: the base's cross-attention keys and values by layer name, on the CPU.
+        original: the base's weights that read the text by layer name, on the CPU.
         metrics: ``metrics.json`` of the run's report, which need not exist; None without a report.
     """
 
@@ -117,7 +117,8 @@ class Finished:
         meta = {**self.metadata, "name": self.name}
         write_lora(folder, format, lora, self.pipeline, dtype, meta, self.said(lora=True))
         base, largest = base_folder(self.pipeline), max(lora.errors.values())
-        card = lora_card(format, self.name, base, self.metadata, self.run.config, self.metrics, lora.rank, largest)
+        settings = (self.metadata, self.run.config, self.metrics, lora.rank, largest, self.edit.pooled is not None)
+        card = lora_card(format, self.name, base, *settings)
         (folder / "README.md").write_text(card, encoding="utf-8")
 
     def lora(self, rank: int | None, max_error: float) -> WholeLora:
@@ -149,4 +150,5 @@ class Finished:
         """The model card of ``pipeline``."""
         meta = self.metadata
         base, strengths = base_folder(self.pipeline), meta.get("weights")
-        return model_card(base, meta["pretrained"], meta["concepts"], self.run.config, self.metrics, strengths)
+        pooled = self.edit.pooled is not None
+        return model_card(base, meta["pretrained"], meta["concepts"], self.run.config, self.metrics, strengths, pooled)

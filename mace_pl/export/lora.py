@@ -23,6 +23,7 @@ from mace_pl.files.screen import screen
 from mace_pl.methods.edit import Edit, Factors
 from mace_pl.methods.lora import to_peft
 from mace_pl.models.backbone import backbone_of
+from mace_pl.models.pooled_text import is_pooled
 from mace_pl.models.protocols import Pipeline
 
 KIND = "edit_lora"
@@ -169,6 +170,8 @@ def write_peft(folder: Path, factors: Factors, rank: int, base: str | None) -> N
 
 def show_errors(rank: int, errors: Mapping[str, float]) -> None:
     """The table of truncation errors, one row per cross-attention so that the names fit a terminal."""
+    pooled = {name: error for name, error in errors.items() if is_pooled(name)}
+    errors = {name: error for name, error in errors.items() if name not in pooled}
     table = Table(title=f"LoRA of the whole edit, rank {rank}: ‖ΔW − BA‖ / ‖ΔW‖")
     table.add_column("cross-attention of", overflow="fold")
     for part in ("to_k", "to_v"):
@@ -179,6 +182,8 @@ def show_errors(rank: int, errors: Mapping[str, float]) -> None:
     table.add_section()
     largest = {part: max(e for name, e in errors.items() if name.endswith(part)) for part in ("to_k", "to_v")}
     table.add_row("largest", *[f"{error:.2%}" for error in largest.values()])
+    for name, error in pooled.items():
+        table.add_row(f"{name} (pooled text)", "", f"{error:.2%}")
     screen().print(table)
     if max(largest.values()) > DEFAULT_MAX_ERROR:
         screen().print(

@@ -21,6 +21,17 @@ InvokeAI, stable-diffusion.cpp and sd-scripts, all at strength 1. There is no tr
     "lora_diffusers": "The file has the names of diffusers. For other programs take the file with kohya's names.",
     "lora_peft": "The folder is an adapter of PEFT. For other programs take the file with kohya's names.",
 }
+POOLED = """
+SDXL reads a prompt by its pooled embedding too. One layer of the LoRA closes that path: `{layer}`. {client}
+"""
+CLIENTS = {
+    "lora": """ComfyUI, A1111
+and Forge find it by this name, diffusers 0.42 too; earlier ones refuse a file with this layer, so give them the one in
+the names of diffusers. A program that looks for attention layers alone, as scripts that merge LoRAs do, leaves it out
+without a word, and what is erased can come back by this path: use the pipeline or the single checkpoint there.""",
+    "lora_diffusers": "diffusers takes it.",
+    "lora_peft": "PEFT takes it.",
+}
 TEMPLATE = """---
 {front}
 ---
@@ -48,7 +59,7 @@ image = pipeline("a photo of a dog").images[0]
 ```
 
 {readers}
-
+{pooled}
 ## Settings
 
 {settings}
@@ -73,6 +84,7 @@ def lora_card(
     metrics: Path | None,
     rank: int,
     error: float,
+    pooled: bool = False,
 ) -> str:
     """The card's text.
 
@@ -85,6 +97,7 @@ def lora_card(
         metrics: ``metrics.json`` of the run's report, which need not exist; None without a report.
         rank: of the LoRA.
         error: the largest relative error of a layer.
+        pooled: whether the layer of SDXL's pooled text is edited.
     """
     known, pretrained, concepts = licence(base), metadata["pretrained"], metadata["concepts"]
     front = ModelCardData(
@@ -100,6 +113,7 @@ def lora_card(
     strengths = metadata.get("weights") or {}
     rows = [[c["target"], c["anchor"], c["kind"], f"{strengths.get(c['target'], 1):g}"] for c in concepts]
     peft = format == "lora_peft"
+    layer = "lora_unet_label_emb_0_0" if format == "lora" else "add_embedding.linear_1"
     imports = ["import torch", "from diffusers import DiffusionPipeline", *["from peft import PeftModel"] * peft]
     return TEMPLATE.format(
         front=front.to_yaml(),
@@ -117,6 +131,7 @@ def lora_card(
         place=hub_id(pretrained) or f"path/to/{pretrained}",
         load=BY_PEFT if peft else BY_DIFFUSERS.format(name=name),
         readers=READERS[format].format(name=name),
+        pooled=POOLED.format(layer=layer, client=CLIENTS[format]) if pooled else "",
         settings=settings_table(config),
         scores=scores_table(metrics),
     )

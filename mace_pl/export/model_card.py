@@ -32,14 +32,16 @@ SETTINGS = (
     "data.steps_per_concept",
     "seed_everything",
 )
+KEYS_AND_VALUES = "Only the keys and\nvalues of the UNet's cross-attention"
+POOLED = f"{KEYS_AND_VALUES} and the columns of `add_embedding.linear_1` that read the pooled text"
 TEMPLATE = """---
 {front}
 ---
 
 # {base} without {targets}
 
-Concepts were erased from a text-to-image model by {source} with mace-pl {version}. Only the keys and
-values of the UNet's cross-attention differ from the base model; every other part is the base's.
+Concepts were erased from a text-to-image model by {source} with mace-pl {version}. {edited}
+differ from the base model; every other part is the base's.
 
 - Base model: {base_line}
 - Licence: {licence}
@@ -80,6 +82,7 @@ def model_card(
     config: Mapping[str, Any],
     metrics: Path | None,
     weights: Mapping[str, float] | None = None,
+    pooled: bool = False,
 ) -> str:
     """The card's text.
 
@@ -90,6 +93,7 @@ def model_card(
         config: the run's configuration; no settings are shown when empty.
         metrics: ``metrics.json`` of the run's report, which need not exist; None without a report.
         weights: erasure strength by target, of a run that was fused again.
+        pooled: whether the layer of SDXL's pooled text is edited.
     """
     hub = hub_id(pretrained)
     known = licence(base)
@@ -111,6 +115,7 @@ def model_card(
         targets=listed([c["target"] for c in concepts]),
         version=__version__,
         source=source_of(config),
+        edited=POOLED if pooled else KEYS_AND_VALUES,
         licence=known.get("license_name") or known.get("license") or UNKNOWN,
         concepts=table(["target", "anchor", "kind", "strength"], rows),
         settings=settings_table(config),

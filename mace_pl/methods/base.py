@@ -81,6 +81,14 @@ class ClosedForm(ABC):
     takes_strength: bool = True
     reads_names: bool = False
 
+    @property
+    def one_matrix(self) -> bool:
+        """Whether the edit is one T for all layers.
+
+        Then the pooled text of SDXL is edited too: :meth:`solve` is called once more, with sums of pooled embeddings.
+        """
+        return True
+
     @abstractmethod
     def solve(self, sums: Sums) -> Edit:
         """The edit in float64: for most methods one T [D, D] for all layers.

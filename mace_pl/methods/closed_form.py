@@ -183,3 +183,10 @@ def apply_edit(W_OD: Tensor, R_DD: Tensor, A_RD: Tensor, B_OR: Tensor) -> Tensor
     """W* = W R + B A* in float64, cast back to W's dtype; A_RD is the fused A* and may be of rank 0."""
     edited = W_OD.double() @ R_DD.double() + B_OR.double() @ A_RD.double()
     return edited.to(W_OD.dtype)
+
+
+def apply_columns(W_OD: Tensor, T_EE: Tensor) -> Tensor:
+    """W* = [W_1 T, W_2] in float64, cast back to W's dtype; W_1 are the first E columns of W, W_2 the others."""
+    width = len(T_EE)
+    edited = torch.cat([W_OD[:, :width].double() @ T_EE.to(W_OD.device).double(), W_OD[:, width:].double()], dim=1)
+    return edited.to(W_OD.dtype)

@@ -11,12 +11,15 @@ import torch
 from torch import Tensor
 
 from mace_pl.files.artifacts import read_tensors, write_tensors
-from mace_pl.methods.closed_form import Preservation, apply_edit, fuse, refine
+from mace_pl.methods.closed_form import Preservation, apply_columns, apply_edit, fuse, refine
 from mace_pl.methods.lora import from_peft, to_peft
 from mace_pl.models.cross_attention import is_value
+from mace_pl.models.pooled_text import is_pooled
 from mace_pl.training.tensor_store import TensorStore
 
 Factors = dict[str, tuple[Tensor, Tensor]]
+
+NONE = torch.zeros(0, dtype=torch.float64)  # sums that a run does not have
 
 STAGE2 = "stage2"  # kind of the files with what stage 2 trained, which on the base model is not the edit
 STAGE2_PREFIX = "mace_stage2."  # no loader of LoRAs knows it, and diffusers refuses names without "lora"
@@ -27,17 +30,27 @@ class ConceptSums:
     """F and G of stage 1 and F of stage 3 for one concept, [D, D] each in float64.
 
     ``pairs`` [] counts the pairs of tokens in F and G. A concept without an anchor has zeros for G, a method that
-    trains nothing zeros for F_all.
+    trains nothing zeros for F_all. ``F_pooled``, ``G_pooled`` [E, E] and ``pooled_pairs`` [] are the same as F, G and
+    ``pairs`` of the prompts' pooled embeddings; empty where these are not edited.
     """
 
     F: Tensor
     G: Tensor
     F_all: Tensor
     pairs: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
+    F_pooled: Tensor = NONE
+    G_pooled: Tensor = NONE
+    pooled_pairs: Tensor = NONE
 
     def weighted(self, weight: float) -> ConceptSums:
         """Erasure strength in [0, 1]: at 1 the tokens are mapped to the anchor's, at 0 they are preserved."""
-        return replace(self, G=weight * self.G + (1 - weight) * self.F)
+        pooled = weight * self.G_pooled + (1 - weight) * self.F_pooled
+        return replace(self, G=weight * self.G + (1 - weight) * self.F, G_pooled=pooled)
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """What is written of them: all that are there."""
+        return {name: own for name, own in vars(self).items() if own.numel()}
 
 
 @dataclass(frozen=True)
@@ -48,32 +61,50 @@ class Edit:
         R: [D, D] shared by all layers.
         factors: (A [K, D], B [O, K]) by layer name: fused LoRAs, or what a closed form has per layer.
         values_only: R is for the values alone; the keys have no R.
+        pooled: T [E, E] of the layer that reads SDXL's pooled text: its first E columns are W T, the others, of picture
+            sizes, stay. None where it is not edited.
     """
 
     R: Tensor
     factors: Factors = field(default_factory=dict)
     values_only: bool = False
+    pooled: Tensor | None = None
 
     def weights(self, original: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The edited projections by layer name, in the dtype and on the device of the originals."""
+        """The edited weights by layer name, in the dtype and on the device of the originals.
+
+        Args:
+            original: by name; the layer of pooled text is left out where it is not edited.
+        """
         none = {name: (W.new_zeros(0, W.shape[1]), W.new_zeros(W.shape[0], 0)) for name, W in original.items()}
-        identity, found = torch.eye(len(self.R), dtype=self.R.dtype), {}
+        identity = torch.eye(len(self.R), dtype=self.R.dtype)
+        found: dict[str, Tensor] = {}
         for name, W in original.items():
+            if is_pooled(name):
+                found |= {} if self.pooled is None else {name: apply_columns(W, self.pooled)}
+                continue
             R = identity if self.values_only and not is_value(name) else self.R
             A, B = (none | dict(self.factors))[name]
             found[name] = apply_edit(W, R.to(W.device), A.to(W.device), B.to(W.device))
         return found
 
+    def fits_pooled(self, original: Mapping[str, Tensor]) -> bool:
+        """Whether the layer of pooled text is among the original weights, where it is edited."""
+        columns = [W.shape[1] for name, W in original.items() if is_pooled(name)]
+        return self.pooled is None or (len(columns) == 1 and len(self.pooled) <= columns[0])
+
     def save(self, path: Path, metadata: Mapping[str, Any]) -> None:
-        """Write ``edit.safetensors``: R and the fused LoRA, float32."""
+        """Write ``edit.safetensors``: R, the fused LoRA and T of the pooled text, float32."""
         tensors = {"R": self.R.float()} | {k: v.float() for k, v in to_peft(self.factors).items()}
+        tensors |= {} if self.pooled is None else {"pooled": self.pooled.float()}
         write_tensors(path, tensors, "edit", {**metadata, "values_only": self.values_only})
 
     @staticmethod
     def load(path: Path) -> Edit:
         """Read ``edit.safetensors``."""
         tensors, made = read_tensors(path, "edit", "edit", {"R": (-1, -1)})
-        return Edit(tensors["R"], from_peft(tensors), bool(made.get("values_only", False)))
+        values_only = bool(made.get("values_only", False))
+        return Edit(tensors["R"], from_peft(tensors), values_only, tensors.get("pooled"))
 
 
 class SumsOnDisk(Mapping[str, ConceptSums]):
@@ -135,9 +166,8 @@ def fusion(
     for name, (A_0, B_0) in refined.factors.items():
         A[name].append(fused.fused(A_0, fused.own))
         B[name].append(B_0.double())
-    return Edit(
-        fused.R, {name: (torch.cat(A[name]), torch.cat(B[name], dim=1)) for name in layers}, refined.values_only
-    )
+    factors = {name: (torch.cat(A[name]), torch.cat(B[name], dim=1)) for name in layers}
+    return replace(refined, R=fused.R, factors=factors)
 
 
 def added(refined: Edit, loras: Sequence[Factors]) -> Edit:

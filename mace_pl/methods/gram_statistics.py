@@ -15,6 +15,7 @@ from mace_pl.files.artifacts import read_tensors
 from mace_pl.files.paths import resolve
 
 KIND = "statistics"
+POOLED = "pooled"  # the sums Σ p pᵀ [E, E] of pooled embeddings, which only files of SDXL's encoders have
 AGAIN = "Make it again with `python erase.py cache`"
 
 
@@ -91,11 +92,55 @@ def weighted_statistics(
     Raises:
         UserError: a file that does not fit, or a weight that is negative or not finite.
     """
-    weights = {given: 1.0} if isinstance(given, str) else dict(given or {})
     total = None
-    for path, weight in weights.items():
+    for path, weight in files_of(given).items():
         if not (math.isfinite(weight) and weight >= 0):
             raise UserError(f"{setting}: {path} has weight {weight}. Give a weight of 0 or more.")
         gram = weight * read_statistics(resolve(path), fingerprint, width, setting)[0]
         total = gram if total is None else total + gram
     return total
+
+
+def files_of(given: str | Mapping[str, float] | None) -> dict[str, float]:
+    """The files of a setting with their weights: one file, several, or none."""
+    return {given: 1.0} if isinstance(given, str) else dict(given or {})
+
+
+def load_pooled(path: Path, setting: str) -> Tensor | None:
+    """The sums of pooled embeddings [E, E] in float64 of a file of statistics; None where it has none.
+
+    Raises:
+        UserError: as :func:`load_statistics`.
+    """
+    found = read_tensors(path, KIND, setting)[0].get(POOLED)
+    if found is not None and (found.ndim != 2 or found.shape[0] != found.shape[1] or found.dtype != torch.float64):
+        raise UserError(f"{setting}: {path} has pooled sums of shape {tuple(found.shape)} and {found.dtype}. {AGAIN}.")
+    return found
+
+
+def pooled_statistics(
+    given: str | Mapping[str, float] | None, width: int, setting: str
+) -> tuple[Tensor | None, list[str]]:
+    """The pooled sums of one file, or of several times their weights; :func:`weighted_statistics` checks the files.
+
+    Args:
+        given: a file, files with their weights, or none.
+        width: E.
+        setting: the option that named the files.
+
+    Returns:
+        [E, E] in float64, or None where there are none; and the files that have no such sums.
+
+    Raises:
+        UserError: sums of another width.
+    """
+    total, lacking = None, []
+    for path, weight in files_of(given).items():
+        found = load_pooled(resolve(path), setting)
+        if found is None:
+            lacking.append(f"{setting}={path}")
+            continue
+        if len(found) != width:
+            raise UserError(f"{setting}: {path} has pooled sums of width {len(found)}, expected {width}. {AGAIN}.")
+        total = weight * found if total is None else total + weight * found
+    return total, lacking

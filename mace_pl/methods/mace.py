@@ -51,6 +51,11 @@ class Mace(ClosedForm):
         self.anchored, self.takes_strength = self.refinement.anchored, self.refinement.takes_strength
         self.reads_names = self.refinement.reads_names
 
+    @property
+    def one_matrix(self) -> bool:
+        """Of the refinement."""
+        return self.refinement.one_matrix
+
     def solve(self, sums: Sums) -> Edit:
         """The edit of the refinement."""
         return self.refinement.solve(sums)

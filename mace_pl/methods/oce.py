@@ -37,6 +37,11 @@ class OCE(ClosedForm):
     def __init__(self, strength: float = 800.0) -> None:
         self.strength = above_zero("strength", strength, "800")
 
+    @property
+    def one_matrix(self) -> bool:
+        """A rotation per layer is none."""
+        return False
+
     def solve(self, sums: Sums) -> Edit:
         """ΔW = (U Vᵀ − I) W by layer, as factors.
 

@@ -49,6 +49,11 @@ class SPEED(ClosedForm):
         self.form, self.tokens, self.centres, self.copies = form, tokens, centres, copies
         self.threshold = above_zero("threshold", threshold, "0.1")
 
+    @property
+    def one_matrix(self) -> bool:
+        """Of the shared form."""
+        return self.form == "shared"
+
     def solve(self, sums: Sums) -> Edit:
         """T of the values, or factors of the values of each layer."""
         F, G, one = sums.F / sums.pairs, sums.G / sums.pairs, torch.eye(len(sums.F), dtype=torch.float64)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mace_pl.models.cross_attention import attention_losses, compiled, key_values, observed
 from mace_pl.models.pipeline import image_size, vae_latents
+from mace_pl.models.pooled_text import pooled_layer
 from mace_pl.models.protocols import Pipeline
 from mace_pl.models.sampling import noised
 from mace_pl.models.text_encoding import encode_both, text_parts
@@ -59,8 +60,14 @@ class Backbone(Protocol):
     def key_values(self) -> dict[str, Tensor]:
         """Copies of the cross-attention keys and values W [O, D] by layer name."""
 
+    def pooled_layer(self) -> dict[str, Tensor]:
+        """A copy of the weight [O, E + others] that reads the pooled text, by name; empty where there is none."""
+
+    def text_layers(self) -> dict[str, Tensor]:
+        """:meth:`key_values` and :meth:`pooled_layer`."""
+
     def set_key_values(self, weights: Mapping[str, Tensor]) -> None:
-        """Put keys and values into the network, in its own dtype and device."""
+        """Put weights of :meth:`text_layers` into the network, in its own dtype and device."""
 
     def encode(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor | None]:
         """Text embeddings [N, T, D] as the keys and values see them, and pooled ones [N, P] where there are some."""
@@ -144,8 +151,16 @@ class UNetBackbone:
         """Copies of the ``attn2`` keys and values by layer name."""
         return key_values(self.network)
 
+    def pooled_layer(self) -> dict[str, Tensor]:
+        """``add_embedding.linear_1`` of SDXL."""
+        return pooled_layer(self.network)
+
+    def text_layers(self) -> dict[str, Tensor]:
+        """Keys, values and the layer of pooled text."""
+        return self.key_values() | self.pooled_layer()
+
     def set_key_values(self, weights: Mapping[str, Tensor]) -> None:
-        """Put keys and values into the UNet, in its own dtype and device."""
+        """Put weights into the UNet, in its own dtype and device."""
         for name, weight in weights.items():
             self.network.get_submodule(name).weight.data.copy_(weight)
 

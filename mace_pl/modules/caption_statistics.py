@@ -14,10 +14,11 @@ from mace_pl.callbacks.statistics_checkpoint import PartialSums
 from mace_pl.callbacks.write_statistics import WriteStatistics
 from mace_pl.errors import UserError, one_line
 from mace_pl.files.paths import resolve
+from mace_pl.methods.gram_statistics import POOLED
 from mace_pl.methods.metrics import GramMetric
 from mace_pl.models.loading import LEFT_OUT, UNREADABLE, load_folder
 from mace_pl.models.pipeline import HINT, load_pipeline, local_folder
-from mace_pl.models.text_encoding import encode_prompts, encoder_fingerprint, ignores_padding, text_parts, token_counts
+from mace_pl.models.text_encoding import encode_both, encoder_fingerprint, ignores_padding, text_parts, token_counts
 from mace_pl.training.options import check_trainer
 
 
@@ -82,8 +83,10 @@ class PromptStatistics(LightningModule):
         self.pipeline = load_text_parts(pretrained, revision, variant, layout)
         self.encoders = nn.ModuleList(text_parts(self.pipeline)[1])
         self.fingerprint = encoder_fingerprint(self.pipeline)  # before the trainer's precision casts the weights
-        self.width = encode_prompts(self.pipeline, [""]).shape[-1]
+        text, pooled = encode_both(self.pipeline, [""])
+        self.width = text.shape[-1]
         self.metric = GramMetric(self.width)
+        self.pooled = None if pooled is None else GramMetric(pooled.shape[-1])  # of SDXL's pooled embeddings
         self.restored: Mapping[str, Tensor] = {}  # states of an earlier run that was cut off
         self.statistics: dict[str, Tensor] = {}
         self.only_captions = self.shortens = False
@@ -107,19 +110,31 @@ class PromptStatistics(LightningModule):
     def on_predict_start(self) -> None:
         """Start from zero, or from where an earlier run was cut off: the same module may run twice."""
         self.metric.reset()
-        for name, value in self.restored.items():
-            getattr(self.metric, name).copy_(value)
+        if self.pooled is not None:
+            self.pooled.reset()
+        for name, value in self.states().items():
+            value.copy_(self.restored.get(name, value))
+
+    def states(self) -> dict[str, Tensor]:
+        """The sums so far of this process, by name."""
+        metric = self.metric
+        found = {"gram": metric.gram, "tokens": metric.tokens, "captions": metric.captions}
+        return found if self.pooled is None else found | {POOLED: self.pooled.gram}
 
     def predict_step(self, batch: Mapping[str, Any], batch_idx: int) -> int:
         """Encode N captions and add them to the sums; the number of them is returned."""
         captions: list[str] = batch["caption"]
         if not captions:  # more ranks than captions
             self.metric.update(torch.empty(0, 1, self.width), batch["count"])
+            if self.pooled is not None:
+                self.pooled.update(torch.empty(0, 1, self.pooled.width), batch["count"])
             return 0
         lengths = token_counts(self.pipeline, captions) if self.only_captions else None
         longest = int(lengths.max()) if lengths is not None and self.shortens else None
-        embeddings = encode_prompts(self.pipeline, captions, batch_size=len(captions), length=longest)
+        embeddings, pooled = encode_both(self.pipeline, captions, batch_size=len(captions), length=longest)
         self.metric.update(embeddings, batch["count"], lengths)
+        if self.pooled is not None and pooled is not None:
+            self.pooled.update(pooled.unsqueeze(1), batch["count"])
         return len(captions)
 
     def on_predict_epoch_end(self) -> None:
@@ -129,7 +144,9 @@ class PromptStatistics(LightningModule):
             UserError: the sums are not finite.
         """
         self.statistics = self.metric.compute()
-        if not bool(torch.isfinite(self.statistics["gram"]).all()):
+        if self.pooled is not None:
+            self.statistics[POOLED] = self.pooled.compute()["gram"]
+        if not all(bool(torch.isfinite(sums).all()) for sums in self.statistics.values()):
             raise UserError(
                 f"trainer.precision={self.trainer.precision} gives embeddings that are not finite. Use 32-true or "
                 f"bf16-mixed."

@@ -66,6 +66,7 @@ class ConceptErasure(LightningModule):
             ``domain`` when the run starts. Targets among them are left out.
         domain_vocabulary: more names, likewise; those of them are preserved that the edit would move most.
         domain_affected: how many of ``domain_vocabulary``.
+        pooled: edit the layer that reads SDXL's pooled text too, by the closed form on pooled embeddings.
         rank: rank of each concept's LoRA (paper: 1).
         refine: λ_I, λ_p, λ_d of stage 1.
         fuse: λ_I, μ_p, μ_d of stage 3.
@@ -104,6 +105,7 @@ class ConceptErasure(LightningModule):
         domain_names: list[str] | str | None = None,
         domain_vocabulary: list[str] | str | None = None,
         domain_affected: int = AFFECTED,
+        pooled: bool = True,
     ) -> None:
         super().__init__()
         if rank < 1:
@@ -118,10 +120,9 @@ class ConceptErasure(LightningModule):
         self.backbone = backbone_of(self.pipeline)
         self.unet = self.backbone.network  # registered, so that the Trainer sees it
         self.fingerprint, self.unet_hash = encoder_fingerprint(self.pipeline), unet_fingerprint(self.unet)
-        width = int(self.backbone.encode([""])[0].shape[-1])
         given: dict[str, Any] = {"prior": prior, "domain": domain, "domain_names": domain_names}
-        given |= {"domain_vocabulary": domain_vocabulary, "domain_affected": domain_affected}
-        self.wanted = preserving(given, (refine, fuse), self.method, self.fingerprint, width)
+        given |= {"domain_vocabulary": domain_vocabulary, "domain_affected": domain_affected, "pooled": pooled}
+        self.wanted = preserving(given, (refine, fuse), self.method, self.backbone, self.fingerprint)
         self.told = inputs_of(given, refine, self.wanted)
         self.refined: Refined | None = None  # this and the next: what the stages make, each set by its hook
         self.loras: ConceptLoRAs | None = None

@@ -24,7 +24,9 @@ from mace_pl.errors import UserError
 from mace_pl.methods.base import ClosedForm
 from mace_pl.methods.closed_form import Preservation, metric, plain_edit, sizes
 from mace_pl.methods.edit import ConceptSums
+from mace_pl.models.backbone import Backbone
 from mace_pl.models.protocols import Pipeline
+from mace_pl.stages.pooled import pooled_preservation
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +43,7 @@ class Preserving:
         names: that stay.
         vocabulary: names of which those stay that the edit would move most.
         affected: how many of the vocabulary.
+        pooled: terms of stage 1 for SDXL's pooled text; None where it is not edited.
     """
 
     refine: Preservation
@@ -48,6 +51,7 @@ class Preserving:
     names: Sequence[str] = ()
     vocabulary: Sequence[str] = ()
     affected: int = AFFECTED
+    pooled: Preservation | None = None
 
 
 @dataclass(frozen=True)
@@ -68,17 +72,17 @@ class Preserved:
 
 
 def preserving(
-    model: Mapping[str, Any], stages: Sequence[StageWeights], method: ClosedForm, fingerprint: str, width: int
+    model: Mapping[str, Any], stages: Sequence[StageWeights], method: ClosedForm, backbone: Backbone, fingerprint: str
 ) -> Preserving:
     """What a run is told to preserve, with its files read.
 
     Args:
-        model: the settings of ``model``, of which ``prior``, ``domain``, ``domain_names``, ``domain_vocabulary`` and
-            ``domain_affected`` count.
+        model: the settings of ``model``, of which ``prior``, ``domain``, ``domain_names``, ``domain_vocabulary``,
+            ``domain_affected`` and ``pooled`` count.
         stages: the weights of stages 1 and 3.
         method: the closed form.
-        fingerprint: of the text encoder.
-        width: D.
+        backbone: the original model.
+        fingerprint: of its text encoder.
 
     Raises:
         UserError: a file that does not fit, names without a weight, or a number below 1.
@@ -90,8 +94,10 @@ def preserving(
     affected = model.get("domain_affected", AFFECTED)
     if affected < 1:
         raise UserError(f"model.domain_affected={affected} must be at least 1. Leave domain_vocabulary out for none.")
+    width = int(backbone.encode([""])[0].shape[-1])
     files = preservation(model.get("prior"), model.get("domain"), stages, fingerprint, width)
-    return Preserving(files[0], files[1], names, vocabulary, affected)
+    pooled = pooled_preservation(model, stages[0], method, backbone)
+    return Preserving(files[0], files[1], names, vocabulary, affected, pooled)
 
 
 def inputs_of(model: Mapping[str, Any], refine: StageWeights, wanted: Preserving) -> dict[str, Any]:
@@ -100,6 +106,8 @@ def inputs_of(model: Mapping[str, Any], refine: StageWeights, wanted: Preserving
     told: dict[str, Any] = {"refine": vars(refine), "names": wanted.names, "files": files}
     if wanted.vocabulary:
         told["vocabulary"] = {"names": wanted.vocabulary, "affected": wanted.affected}
+    if wanted.pooled is not None:
+        told["pooled"] = True
     return told
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from mace_pl.methods.closed_form import gram
 from mace_pl.methods.edit import ConceptSums, Edit, SumsOnDisk, summed
 from mace_pl.models.backbone import Backbone, backbone_of
 from mace_pl.models.protocols import Pipeline
+from mace_pl.stages.pooled import pooled_matrix
 from mace_pl.stages.preserve import Preserved, Preserving, preserve
 from mace_pl.training.tensor_store import TensorStore
 
@@ -42,8 +43,8 @@ class Refined:
     """What stage 1 leaves.
 
     Attributes:
-        edit: of the keys and values, as W T for most methods.
-        original: the keys and values W [O, D] before it, by layer name.
+        edit: of the keys and values, as W T for most methods, and of SDXL's pooled text.
+        original: the weights W [O, D] that it changes, before it, by layer name.
         sums: F, G and F_i of each target, on disk.
         texts: the prompts of each concept.
         preserved: what stages 1 and 3 preserve.
@@ -56,7 +57,7 @@ class Refined:
     preserved: Preserved
 
     def weights(self) -> dict[str, Tensor]:
-        """The refined keys and values by layer name, in the dtype of W."""
+        """The refined weights by layer name, in the dtype of W."""
         return self.edit.weights(self.original)
 
 
@@ -100,7 +101,8 @@ def refine_concepts(
     Raises:
         UserError: the system is singular, or anchors that do not go with the method.
     """
-    sums, texts = sum_concepts(backbone_of(pipeline), concepts, templates, method, attend_padding)
+    pooled = wanted.pooled is not None
+    sums, texts = sum_concepts(backbone_of(pipeline), concepts, templates, method, attend_padding, pooled)
     edit, original, preserved = solve(pipeline, method, sums, wanted)
     return Refined(edit, original, sums, texts, preserved)
 
@@ -108,7 +110,7 @@ def refine_concepts(
 def solve(
     pipeline: Pipeline, method: ClosedForm, sums: Mapping[str, ConceptSums], wanted: Preserving
 ) -> tuple[Edit, dict[str, Tensor], Preserved]:
-    """The closed form over all concepts: the edit, the keys and values before it, and what is preserved.
+    """The closed form over all concepts: the edit, the weights that it changes before it, and what is preserved.
 
     Args:
         pipeline: the original model.
@@ -121,11 +123,9 @@ def solve(
     preserved = preserve(pipeline, wanted, method, total, list(sums), original)
     blank = backbone.encode([""])[0][0].cpu().double() if method.reads_names else None
     pairs = float(total.pairs)
-    return (
-        method.solve(Sums(total.F, total.G, preserved.refine, original, pairs, preserved.last, blank)),
-        original,
-        preserved,
-    )
+    edit = method.solve(Sums(total.F, total.G, preserved.refine, original, pairs, preserved.last, blank))
+    T = pooled_matrix(pipeline, method, total, wanted.pooled, [*wanted.names, *preserved.moved], list(sums))
+    return replace(edit, pooled=T), original if T is None else backbone.text_layers(), preserved
 
 
 def sum_concepts(
@@ -134,51 +134,88 @@ def sum_concepts(
     templates: Sequence[Sequence[str]],
     method: ClosedForm,
     attend_padding: bool,
+    pooled: bool = False,
 ) -> tuple[SumsOnDisk, Texts]:
-    """F, G and F_i of every concept, and its prompts for stage 2; see :func:`refine_concepts`."""
+    """F, G and F_i of every concept, and its prompts for stage 2; see :func:`refine_concepts`.
+
+    With ``pooled`` those of pooled embeddings too.
+    """
     check_anchors(method, concepts)
     sums, texts = SumsOnDisk(), Texts(TensorStore(), [], [])
     bare = method.tokens in ("last", "bare")
     for concept, own in zip(concepts, templates, strict=True):
-        embeddings, pooled = None, None
+        encoded = None
         if method.trains or not bare:
-            embeddings, pooled = backbone.encode([t.replace("{}", concept.target) for t in own])
-            embeddings = embeddings.cpu()
-        target, anchor = matched_tokens(
-            backbone, concept, [BARE] if bare else own, method, None if bare else embeddings
-        )
-        F, G = gram(target, target), gram(anchor, target)
-        F_all = torch.zeros_like(F)
-        if method.trains and embeddings is not None:
+            encoded = backbone.encode([t.replace("{}", concept.target) for t in own])
+        pairs = matched(backbone, concept, [BARE] if bare else own, method, None if bare else encoded)
+        F_all = torch.zeros(2 * pairs.target.shape[-1:], dtype=torch.float64)
+        if method.trains and encoded is not None:
+            embeddings = encoded[0].cpu()
             F_all = gram(embeddings, embeddings)
             attended = [attended_positions(backbone.tokenizers[0], t, concept.target, attend_padding) for t in own]
             texts.embeddings.add(embeddings)
-            texts.pooled.append(pooled)
+            texts.pooled.append(encoded[1])
             texts.positions.append(torch.tensor(attended))
-        sums.add(concept.target, ConceptSums(F, G, F_all, torch.tensor(float(len(target)), dtype=torch.float64)))
+        sums.add(concept.target, pairs.sums(F_all, pooled))
     return sums, texts
 
 
-def matched_tokens(
-    backbone: Backbone, concept: Concept, templates: Sequence[str], method: ClosedForm, embeddings: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """The tokens [K, D] of a target and those of its anchor that the method pairs; zeros where it has no anchor.
+@dataclass(frozen=True)
+class Pairs:
+    """What a method pairs of a target and its anchor; zeros for an anchor that it does not have.
+
+    Attributes:
+        target: K tokens of the target's prompts, [K, D].
+        anchor: those of the anchor's.
+        pooled_target: the pooled embeddings of P prompts of the target, [P, E]; None where a model has none.
+        pooled_anchor: those of the anchor.
+    """
+
+    target: Tensor
+    anchor: Tensor
+    pooled_target: Tensor | None
+    pooled_anchor: Tensor | None
+
+    def sums(self, F_all: Tensor, pooled: bool) -> ConceptSums:
+        """F and G; with ``pooled`` those of pooled embeddings too."""
+        found = ConceptSums(gram(self.target, self.target), gram(self.anchor, self.target), F_all, counted(self.target))
+        if not pooled or self.pooled_target is None or self.pooled_anchor is None:
+            return found
+        F, G = gram(self.pooled_target, self.pooled_target), gram(self.pooled_anchor, self.pooled_target)
+        return replace(found, F_pooled=F, G_pooled=G, pooled_pairs=counted(self.pooled_target))
+
+
+def counted(rows: Tensor) -> Tensor:
+    """The number of rows, as sums are kept."""
+    return torch.tensor(float(len(rows)), dtype=torch.float64)
+
+
+def matched(
+    backbone: Backbone,
+    concept: Concept,
+    templates: Sequence[str],
+    method: ClosedForm,
+    encoded: tuple[Tensor, Tensor | None] | None,
+) -> Pairs:
+    """The tokens of a target and those of its anchor that the method pairs, and the pooled embeddings.
 
     Args:
         backbone: the original model.
         concept: the target and its anchor.
         templates: P prompts.
         method: which tokens are summed.
-        embeddings: of the target in each of them, [P, T, D]; encoded here when None.
+        encoded: the target in each of them, [P, T, D] and pooled [P, E]; encoded here when None.
     """
     words = concept.anchor if method.anchored else concept.target
-    targets = (
-        backbone.encode([t.replace("{}", concept.target) for t in templates])[0] if embeddings is None else embeddings
-    )
-    anchors = backbone.encode([t.replace("{}", words) for t in templates])[0].cpu() if method.anchored else None
+    targets, pooled = encoded or backbone.encode([t.replace("{}", concept.target) for t in templates])
+    targets, pooled = targets.cpu(), None if pooled is None else pooled.cpu()
+    anchors, pooled_anchors = torch.zeros_like(targets), None if pooled is None else torch.zeros_like(pooled)
+    if method.anchored:
+        anchors, pooled_anchors = backbone.encode([t.replace("{}", words) for t in templates])
+        anchors, pooled_anchors = anchors.cpu(), None if pooled_anchors is None else pooled_anchors.cpu()
     of_target, of_anchor = [], []
     for i, template in enumerate(templates):
         own, other = matched_positions(backbone.tokenizers[0], template, concept.target, words, method.tokens)
-        of_target.append(targets[i, own].cpu())
-        of_anchor.append(anchors[i, other] if anchors is not None else torch.zeros_like(of_target[-1]))
-    return torch.cat(of_target), torch.cat(of_anchor)
+        of_target.append(targets[i, own])
+        of_anchor.append(anchors[i, other])
+    return Pairs(torch.cat(of_target), torch.cat(of_anchor), pooled, pooled_anchors)

@@ -1,0 +1,98 @@
+"""Stage 1 for the pooled text of SDXL: the same closed form, from sums of pooled embeddings.
+
+N prompts, E width of a pooled embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
+
+from mace_pl.concepts.preservation import TEMPLATES, StageWeights, names_that_stay, pooled_texts, with_domain
+from mace_pl.errors import UserError
+from mace_pl.methods.base import ClosedForm, Sums
+from mace_pl.methods.closed_form import Preservation, gram
+from mace_pl.methods.edit import ConceptSums
+from mace_pl.methods.gram_statistics import pooled_statistics
+from mace_pl.models.backbone import Backbone, backbone_of
+
+OFF = "or leave this path as it is with --model.pooled false"
+
+
+def pooled_preservation(
+    model: Mapping[str, Any], weights: StageWeights, method: ClosedForm, backbone: Backbone
+) -> Preservation | None:
+    """What the edit of the pooled text preserves, out of the files of statistics; None where it is not edited.
+
+    Args:
+        model: the settings of ``model``, of which ``pooled``, ``prior`` and ``domain`` count.
+        weights: of stage 1.
+        method: the closed form.
+        backbone: the original model.
+
+    Raises:
+        UserError: a file whose pooled sums are of another width.
+    """
+    embedding = backbone.encode([""])[1]
+    if not model.get("pooled", True) or embedding is None or not backbone.pooled_layer():
+        return None
+    if not method.one_matrix:
+        rank_zero_info(f"SDXL's pooled text is not edited: {method!r} is no matrix for all layers.")
+        return None
+    found, lacking = {}, []
+    for name, weight in (("prior", weights.prior), ("domain", weights.domain)):
+        found[name], without = pooled_statistics(model.get(name), embedding.shape[-1], f"model.{name}")
+        lacking += without if weight else []
+    if lacking:
+        rank_zero_warn(
+            f"{', '.join(lacking)}: no sums of pooled embeddings, as of files that were made before there were any. In "
+            f"the edit of SDXL's pooled text the identity term, names and other files alone preserve. Make the file "
+            f"again with `python erase.py cache`, {OFF}."
+        )
+    return Preservation(weights.identity, found["prior"], weights.prior, found["domain"], weights.domain)
+
+
+def pooled_matrix(
+    pipeline: Any,
+    method: ClosedForm,
+    total: ConceptSums,
+    keep: Preservation | None,
+    names: Sequence[str],
+    targets: Collection[str],
+) -> Tensor | None:
+    """T [E, E] by which the layer reads pooled embeddings, in float64; None where it is not edited.
+
+    A prompt has one pooled embedding where it has many tokens, and so have captions; λ_I alone does not shrink with the
+    number of pairs, so it counts in proportion to them: λ_I · (pooled pairs) / (pairs of tokens).
+
+    Args:
+        pipeline: the original model.
+        method: the closed form.
+        total: the sums over all targets.
+        keep: what is preserved, out of files.
+        names: that stay.
+        targets: what is erased.
+
+    Raises:
+        UserError: the system is singular.
+    """
+    if keep is None or not total.pooled_pairs.numel():
+        return None
+    backbone, width = backbone_of(pipeline), len(total.F_pooled)
+    staying = names_that_stay(pipeline, names, targets, said=False)
+    templates = ("{}",) if method.tokens in ("last", "bare") else TEMPLATES
+    own = pooled_texts(pipeline, [t.replace("{}", name) for name in staying for t in templates])
+    keep = with_domain(keep, None if own is None else gram(own, own))
+    pairs = float(total.pooled_pairs)
+    keep = replace(keep, identity=keep.identity * pairs / float(total.pairs))
+    layers = {name: W[:, :width] for name, W in backbone.pooled_layer().items()}
+    bare = pooled_texts(pipeline, staying) if method.reads_names else None
+    blank = pooled_texts(pipeline, [""]) if method.reads_names else None
+    try:
+        return method.solve(Sums(total.F_pooled, total.G_pooled, keep, layers, pairs, bare, blank)).R
+    except UserError as error:
+        raise UserError(f"the pooled text of SDXL: {error} Statistics need pooled sums for it, {OFF}.") from error
