@@ -5,20 +5,24 @@ N prompts, E width of a pooled embedding.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from mace_pl.concepts.preservation import TEMPLATES, StageWeights, names_that_stay, pooled_texts, with_domain
-from mace_pl.errors import UserError
+from mace_pl.errors import Advice, UserError
 from mace_pl.methods.base import ClosedForm, Sums
 from mace_pl.methods.closed_form import Preservation, gram
 from mace_pl.methods.edit import ConceptSums
 from mace_pl.methods.gram_statistics import pooled_statistics
 from mace_pl.models.backbone import Backbone, backbone_of
+from mace_pl.models.protocols import Pipeline
+
+log = logging.getLogger(__name__)
 
 OFF = "or leave this path as it is with --model.pooled false"
 
@@ -41,7 +45,7 @@ def pooled_preservation(
     if not model.get("pooled", True) or embedding is None or not backbone.pooled_layer():
         return None
     if not method.one_matrix:
-        rank_zero_info(f"SDXL's pooled text is not edited: {method!r} is no matrix for all layers.")
+        log.info(f"SDXL's pooled text is not edited: {method!r} is no matrix for all layers.")
         return None
     found, lacking = {}, []
     for name, weight in (("prior", weights.prior), ("domain", weights.domain)):
@@ -51,13 +55,14 @@ def pooled_preservation(
         rank_zero_warn(
             f"{', '.join(lacking)}: no sums of pooled embeddings, as of files that were made before there were any. In "
             f"the edit of SDXL's pooled text the identity term, names and other files alone preserve. Make the file "
-            f"again with `python erase.py cache`, {OFF}."
+            f"again with `python erase.py cache`, {OFF}.",
+            category=Advice,
         )
     return Preservation(weights.identity, found["prior"], weights.prior, found["domain"], weights.domain)
 
 
 def pooled_matrix(
-    pipeline: Any,
+    pipeline: Pipeline,
     method: ClosedForm,
     total: ConceptSums,
     keep: Preservation | None,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from support.families import family
-from support.tolerances import FLOAT32_EDIT, FLOAT64_SOLVES, close
+from support.tolerances import CLOSED_FORMS, FLOAT32_EDIT, close
 from torch import Tensor
 
 from mace_pl.concepts.concept import Concept
@@ -80,7 +80,7 @@ def test_it_equals_a_loop_over_prompts(sdxl: Any, prior: Tensor, method: ClosedF
     identity = IDENTITY * count / tokens * torch.eye(40, dtype=torch.float64)
     expected = (left + text @ identity) @ torch.linalg.inv(right + identity)
     assert found.edit.pooled is not None
-    close(text @ found.edit.pooled, expected, FLOAT64_SOLVES)
+    close(text @ found.edit.pooled, expected, CLOSED_FORMS)
     weight = found.weights()[POOLED]
     close(weight, torch.cat([expected, sizes], dim=1).float(), FLOAT32_EDIT)
     assert torch.equal(weight[:, 40:], W[:, 40:].float())  # of picture sizes
@@ -139,7 +139,7 @@ def test_a_prior_without_pooled_sums_is_named(sdxl: Any, prior: Tensor, tmp_path
 
     both = told({new: 2.0}).pooled
     assert both is not None and both.prior is not None
-    close(both.prior, 2 * prior, FLOAT64_SOLVES)
+    close(both.prior, 2 * prior, CLOSED_FORMS)
     with pytest.warns(UserWarning, match=r"old\.safetensors: no sums of pooled embeddings.*--model\.pooled false"):
         wanted = told(old)
     with pytest.raises(ValueError, match=r"the pooled text of SDXL: refine: the system is singular"):
