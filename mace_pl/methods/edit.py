@@ -166,8 +166,8 @@ def fusion(
     for name, (A_0, B_0) in refined.factors.items():
         A[name].append(fused.fused(A_0, fused.own))
         B[name].append(B_0.double())
-    factors = {name: (torch.cat(A[name]), torch.cat(B[name], dim=1)) for name in layers}
-    return replace(refined, R=fused.R, factors=factors)
+    fused_factors = {name: (torch.cat(A[name]), torch.cat(B[name], dim=1)) for name in layers}
+    return replace(refined, R=fused.R, factors=fused_factors)
 
 
 def added(refined: Edit, loras: Sequence[Factors]) -> Edit:
