@@ -126,7 +126,7 @@ def test_partial_files_of_another_encoder_or_number_of_ranks_are_refused(
         trainer.cache(model, datamodule=Captions(sources=[source]))
     partial = tmp_path / "cut.safetensors.0-of-1.partial"
     # as two ranks leave it
-    two = partial.read_bytes().replace(b'\\"number of processes\\": 1', b'\\"number of processes\\": 2')
+    two = partial.read_bytes().replace(b'\\"number of ranks\\": 1', b'\\"number of ranks\\": 2')
     partial.with_name("cut.safetensors.1-of-2.partial").write_bytes(two)
     with pytest.raises(ValueError, match="other number of ranks"):
         run(toy_pipeline, source, output)
