@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mace_pl.errors import UserError
 from mace_pl.version import __version__
 
 if TYPE_CHECKING:
@@ -48,27 +47,24 @@ def erase(
         The run that was written; its ``folder`` is ``output_dir``.
 
     Raises:
-        ValueError: a setting that cannot be used; the message names it, and the nearest that exists.
+        UserError: a setting that cannot be used; the message names it, and the nearest that exists. It is a ValueError.
         KeyboardInterrupt: the run was interrupted; the same call resumes.
     """
     from mace_pl.commands.lightning_commands import fit  # imports diffusers, which takes seconds
 
-    try:
-        return fit(
-            {
-                "model": model,
-                "data": data,
-                "output_dir": output_dir,
-                "trainer": trainer or {},
-                "seed_everything": seed_everything,
-                "overwrite": overwrite,
-                "save_pipeline": save_pipeline,
-                "kept": kept or [],
-                "classifier": classifier,
-                "report_seeds": report_seeds,
-                "export": export,
-                "keep_every_n_steps": keep_every_n_steps,
-            },
-        )
-    except UserError as error:
-        raise ValueError(str(error)) from error
+    return fit(
+        {
+            "model": model,
+            "data": data,
+            "output_dir": output_dir,
+            "trainer": trainer or {},
+            "seed_everything": seed_everything,
+            "overwrite": overwrite,
+            "save_pipeline": save_pipeline,
+            "kept": kept or [],
+            "classifier": classifier,
+            "report_seeds": report_seeds,
+            "export": export,
+            "keep_every_n_steps": keep_every_n_steps,
+        },
+    )

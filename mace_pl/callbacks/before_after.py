@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from lightning import Callback, LightningModule, Trainer
 
+from mace_pl.callbacks.protocols import ErasureModule
 from mace_pl.callbacks.report import Report
 from mace_pl.concepts.concept import read_names
 from mace_pl.concepts.token_report import check_prompts, preflight, show_preflight
 from mace_pl.errors import UserError
 from mace_pl.files.screen import screen
+from mace_pl.images.protocols import RunData
 from mace_pl.models.text_encoding import names_beside
 from mace_pl.stages.refine import check_anchors
 
@@ -41,8 +43,8 @@ class BeforeAfter(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """The model as it was, and the table of tokens."""
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        module: Any = pl_module
+        data: RunData = trainer.datamodule  # type: ignore[attr-defined]
+        module = cast(ErasureModule, pl_module)
         check_anchors(module.method, data.concepts)  # this and the next before any image is generated
         check_prompts(module.pipeline, data.concepts, data.templates)
         module.pipeline.to(trainer.strategy.root_device)
@@ -57,4 +59,4 @@ class BeforeAfter(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The edited model."""
         if self.report is not None:
-            self.report.look("after", pl_module, trainer)
+            self.report.look("after", cast(ErasureModule, pl_module), trainer)

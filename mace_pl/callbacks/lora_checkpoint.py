@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
+from mace_pl.callbacks.protocols import ErasureModule
 from mace_pl.errors import UserError
 from mace_pl.files.artifacts import read_tensors, slug, write_tensors
 from mace_pl.files.identity import differing, identity, not_taken
 from mace_pl.files.paths import training_folder
 from mace_pl.files.screen import screen
+from mace_pl.images.protocols import RunData
 from mace_pl.stages.train import ConceptState
 
 KIND = "training"
@@ -45,8 +47,8 @@ class LoRACheckpoint(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Resume what an interrupted run has left."""
-        module: Any = pl_module
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        module = cast(ErasureModule, pl_module)
+        data: RunData = trainer.datamodule  # type: ignore[attr-defined]
         if module.loras is None:
             return
         self.identities = {concept: module.identity_of(concept) for concept in range(len(data.concepts))}
@@ -79,8 +81,8 @@ class LoRACheckpoint(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save the group of this step, at its last step and now and then before."""
-        module: Any = pl_module
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        module = cast(ErasureModule, pl_module)
+        data: RunData = trainer.datamodule  # type: ignore[attr-defined]
         steps = batch["step"] + 1
         shared = trainer.global_rank != min(module.share.ranks, default=0)  # another rank writes it
         if not batch["concepts"] or shared:
@@ -90,10 +92,10 @@ class LoRACheckpoint(Callback):
         else:
             self.save(trainer, module, batch)
 
-    def save(self, trainer: Trainer, module: Any, batch: Any) -> None:
+    def save(self, trainer: Trainer, module: ErasureModule, batch: Any) -> None:
         """Write what the group of a batch has after its step."""
         self.pending = None
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        data: RunData = trainer.datamodule  # type: ignore[attr-defined]
         tensors: dict[str, Tensor] = {}
         left = {}
         for concept in batch["concepts"]:
@@ -107,12 +109,12 @@ class LoRACheckpoint(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the last step of a run that was stopped, before the module refuses to fuse it."""
         if self.pending is not None:
-            self.save(trainer, pl_module, self.pending)
+            self.save(trainer, cast(ErasureModule, pl_module), self.pending)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save the last step where a cluster tells the run to end, which shows between two steps."""
         if self.pending is not None and isinstance(exception, SIGTERMException):
-            self.save(trainer, pl_module, self.pending)
+            self.save(trainer, cast(ErasureModule, pl_module), self.pending)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The run is written: what was saved for resuming is not needed any more."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
+
+from mace_pl.callbacks.protocols import ErasureModule
 
 SHOWN = 3  # concepts that the bar names before it counts the rest
 
@@ -17,7 +19,7 @@ class StageProgress(RichProgressBar):
         self, trainer: Trainer, pl_module: LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
         """Stage, concepts, their step, and what the module logs."""
-        module: Any = pl_module
+        module = cast(ErasureModule, pl_module)
         names = module.current()
         more = f" +{len(names) - SHOWN}" if len(names) > SHOWN else ""
         shown: dict[str, Any] = {"stage": "train", "concepts": ", ".join(names[:SHOWN]) + more}

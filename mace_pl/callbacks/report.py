@@ -6,18 +6,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning import Trainer
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from mace_pl.callbacks.protocols import ErasureModule
 from mace_pl.concepts.concept import Concept
 from mace_pl.concepts.templates import IMAGE_TEMPLATE
 from mace_pl.evaluation.clip import ClipClassifier
 from mace_pl.files.artifacts import write_json
 from mace_pl.files.markdown import markdown_table
 from mace_pl.images.labelled_grid import labelled_grid
+from mace_pl.images.protocols import RunData
 from mace_pl.models.pipeline import scheduled
 from mace_pl.models.sampling import generate
 from mace_pl.training.progress import image_progress
@@ -52,9 +55,10 @@ class Report:
         self.images: dict[str, list[Image.Image]] = {}
         self.accuracy: dict[str, dict[str, float]] = {}
 
-    def look(self, when: str, module: Any, trainer: Any) -> None:
+    def look(self, when: str, module: ErasureModule, trainer: Trainer) -> None:
         """Generate every name with every seed by the model as it is now, each rank a share, and score what is seen."""
-        data, rank, world = trainer.datamodule, trainer.global_rank, trainer.world_size
+        data: RunData = trainer.datamodule  # type: ignore[attr-defined]
+        rank, world = trainer.global_rank, trainer.world_size
         named = zip(self.names, self.prompts, strict=True)
         rows = [(name, prompt, k) for name, prompt in named for k in range(self.seeds)]
         share = rows[rank::world]

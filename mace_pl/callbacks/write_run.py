@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lightning import Callback, LightningModule, Trainer
 
 from mace_pl.callbacks.before_after import BeforeAfter
+from mace_pl.callbacks.protocols import ErasureModule
 from mace_pl.errors import UserError
 from mace_pl.export.base_model import base_file
 from mace_pl.export.formats import Finished, check_formats
@@ -16,8 +17,10 @@ from mace_pl.files.artifacts import claim_output, write_json
 from mace_pl.files.paths import training_folder
 from mace_pl.files.run_log import RunLog, logs
 from mace_pl.files.screen import screen
+from mace_pl.images.protocols import RunData
 from mace_pl.models.base_model import BaseModel
 from mace_pl.models.pipeline import relative_to_project
+from mace_pl.models.protocols import Pipeline
 from mace_pl.run import Run
 
 
@@ -59,7 +62,7 @@ class WriteRun(Callback):
         self.run_log, self.training = log, training_folder(self.folder)
         claim_output(self.folder, overwrite)
 
-    def formats(self, pipeline: Any) -> list[str]:
+    def formats(self, pipeline: Pipeline) -> list[str]:
         """What is written beside edit and refined weights."""
         own_form = "single_file" if base_file(pipeline) else "pipeline"
         formats = [own_form] if self.export is None else self.export
@@ -67,7 +70,7 @@ class WriteRun(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse a model that a format cannot hold."""
-        module: Any = pl_module
+        module = cast(ErasureModule, pl_module)
         if "single_file" in self.formats(module.pipeline):
             check_single_file(module.pipeline)
 
@@ -83,9 +86,10 @@ class WriteRun(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the run and say where it lies."""
-        module: Any = pl_module
+        module = cast(ErasureModule, pl_module)
         base = BaseModel.of(self.config["model"], module.fingerprint, module.unet_hash)
-        concepts = [{"target": c.target, "anchor": c.anchor, "kind": c.kind} for c in module.data.concepts]
+        data: RunData = trainer.datamodule  # type: ignore[attr-defined]
+        concepts = [{"target": c.target, "anchor": c.anchor, "kind": c.kind} for c in data.concepts]
         run = Run(self.folder, base, concepts, self.config, module.seed)
         if trainer.is_global_zero:
             with run.save() as aside:
@@ -99,26 +103,28 @@ class WriteRun(Callback):
             self.show_result(module)
         self.run = run
 
-    def write(self, aside: Run, run: Run, module: Any) -> None:
+    def write(self, aside: Run, run: Run, module: ErasureModule) -> None:
         """All files of the run but the configuration, into the folder aside."""
+        refined, trained, edit = module.refined, module.trained, module.edit
+        assert refined is not None and trained is not None and edit is not None
         for target in aside.targets:
-            aside.save_concept(target, module.refined.sums[target], module.trained.factors.get(target, {}))
+            aside.save_concept(target, refined.sums[target], trained.factors.get(target, {}))
         if self.before_after.report is not None:
-            self.before_after.report.write(aside.report, module.trained.losses)
+            self.before_after.report.write(aside.report, trained.losses)
             write_json(aside.report / "preflight.json", self.before_after.tokens)
-        moved = module.refined.preserved.moved
+        moved = refined.preserved.moved
         if moved:
             rows = [{"name": name, "original": size, "moved": by} for name, (size, by) in moved.items()]
             write_json(aside.preserved, rows)
-        original = {name: weight.cpu() for name, weight in module.refined.original.items()}
-        finished = Finished(run, module.pipeline, module.edit, original, aside.metrics)
+        original = {name: weight.cpu() for name, weight in refined.original.items()}
+        finished = Finished(run, module.pipeline, edit, original, aside.metrics)
         for form in dict.fromkeys(("edit", "refined", *self.formats(module.pipeline))):
             finished.write(form, aside.place(form))
 
-    def show_result(self, module: Any) -> None:
+    def show_result(self, module: ErasureModule) -> None:
         """What was erased, and where it lies."""
         console = screen()
-        if self.before_after.report is not None:
+        if self.before_after.report is not None and module.trained is not None:
             self.before_after.report.show_table(module.trained.losses, console)
         folder = relative_to_project(self.folder)
         for path in sorted(p for p in self.folder.iterdir() if not p.name.startswith(".")):

@@ -11,7 +11,7 @@ from rich.table import Table
 from mace_pl.concepts.concept import Concept
 from mace_pl.concepts.tokens import attended_positions, token_span
 from mace_pl.errors import UserError
-from mace_pl.models.protocols import Pipeline
+from mace_pl.models.protocols import Pipeline, Tokenizer
 from mace_pl.models.text_encoding import name_tokens, text_parts, with_all_vectors
 
 KNOWN = 0.5  # accuracy of the base model's own images below which an edit can hardly be judged
@@ -107,7 +107,7 @@ def show_preflight(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
             )
 
 
-def _tokens(tokenizer: Any, words: str) -> list[str]:
+def _tokens(tokenizer: Tokenizer, words: str) -> list[str]:
     """The words' own tokens, without start and end, as the tokenizer spells them."""
     tokens: list[str] = tokenizer.convert_ids_to_tokens(tokenizer(with_all_vectors(tokenizer, words)).input_ids[1:-1])
     return tokens

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from mace_pl.errors import UserError
+from mace_pl.models.protocols import Tokenizer
 from mace_pl.models.text_encoding import with_all_vectors
 
 
-def _tokens(tokenizer: Any, prompt: str) -> list[int]:
+def _tokens(tokenizer: Tokenizer, prompt: str) -> list[int]:
     whole, length = with_all_vectors(tokenizer, prompt), tokenizer.model_max_length
     ids: list[int] = tokenizer(whole, padding="max_length", truncation=True, max_length=length).input_ids
     return ids
 
 
-def _length(tokenizer: Any, prompt: str) -> int:
+def _length(tokenizer: Tokenizer, prompt: str) -> int:
     return len(tokenizer(with_all_vectors(tokenizer, prompt)).input_ids)
 
 
-def aligned_positions(tokenizer: Any, target_prompt: str, anchor_prompt: str) -> tuple[list[int], list[int]]:
+def aligned_positions(tokenizer: Tokenizer, target_prompt: str, anchor_prompt: str) -> tuple[list[int], list[int]]:
     """Positions of the co-existing tokens in a target prompt and in its anchor prompt, lists of equal length.
 
     The common prefix and the common suffix (end token and padding included) of the two prompts co-exist. Where target
@@ -42,7 +43,7 @@ def aligned_positions(tokenizer: Any, target_prompt: str, anchor_prompt: str) ->
     return [*range(prefix), *target_tail[:length]], [*range(prefix), *anchor_tail[:length]]
 
 
-def token_span(tokenizer: Any, template: str, words: str) -> tuple[int, int]:
+def token_span(tokenizer: Tokenizer, template: str, words: str) -> tuple[int, int]:
     """Positions [start, stop) of the words' own tokens in the filled template, wherever the tokenizer cuts it."""
     before = template.split("{}")[0]
     # tokens are counted on the text up to the words, so that words which occur elsewhere too are found here
@@ -50,7 +51,7 @@ def token_span(tokenizer: Any, template: str, words: str) -> tuple[int, int]:
     return start, _length(tokenizer, (before + words).strip()) - 1
 
 
-def target_span(tokenizer: Any, template: str, target: str) -> tuple[int, int]:
+def target_span(tokenizer: Tokenizer, template: str, target: str) -> tuple[int, int]:
     """Positions [start, stop) of the target's own tokens in the filled template.
 
     Raises:
@@ -66,7 +67,7 @@ def target_span(tokenizer: Any, template: str, target: str) -> tuple[int, int]:
     return start, stop
 
 
-def attended_positions(tokenizer: Any, template: str, target: str, padding: bool = True) -> list[bool]:
+def attended_positions(tokenizer: Tokenizer, template: str, target: str, padding: bool = True) -> list[bool]:
     """Which of the T tokens the loss looks at: the target's own and, with ``padding``, the end token and padding."""
     start, stop = target_span(tokenizer, template, target)
     size = tokenizer.model_max_length
@@ -75,7 +76,7 @@ def attended_positions(tokenizer: Any, template: str, target: str, padding: bool
 
 
 def matched_positions(
-    tokenizer: Any, template: str, target: str, anchor: str, choice: Literal["coexisting", "all", "bare", "last"]
+    tokenizer: Tokenizer, template: str, target: str, anchor: str, choice: Literal["coexisting", "all", "bare", "last"]
 ) -> tuple[list[int], list[int]]:
     """Positions in the target's prompt and in the anchor's whose tokens a closed form pairs, lists of equal length.
 

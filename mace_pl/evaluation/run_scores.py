@@ -20,6 +20,7 @@ from mace_pl.evaluation.erasure_scores import (
     with_intervals,
     worst_first,
 )
+from mace_pl.models.protocols import Tokenizer
 
 Tables = Mapping[str, Tensor]  # by figure, [W, P, S]: words, prompts of each, seeds
 
@@ -156,7 +157,7 @@ def neighbours(
     preserved: Sequence[str],
     target_ND: Tensor,
     preserved_MD: Tensor,
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     count: int,
 ) -> dict[str, dict[str, list[str]]]:
     """The preserved names next to each target: ``embedding``, the nearest first, and ``tokens``, those that share a

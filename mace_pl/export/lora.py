@@ -24,7 +24,7 @@ from mace_pl.methods.edit import Edit, Factors
 from mace_pl.methods.lora import to_peft
 from mace_pl.models.backbone import backbone_of
 from mace_pl.models.pooled_text import is_pooled
-from mace_pl.models.protocols import Pipeline
+from mace_pl.models.protocols import Network, Pipeline
 
 KIND = "edit_lora"
 LORAS = ("lora", "lora_diffusers", "lora_peft")  # kohya's names, which every program reads; then those of two libraries
@@ -77,7 +77,7 @@ def check_rank(edit: Edit, rank: int) -> None:
         raise UserError(f"rank={rank} must be between 1 and {sides[name]}, the smaller side of {name}; or pass auto.")
 
 
-def to_kohya(factors: Factors, unet: Any, sdxl: bool) -> dict[str, Tensor]:
+def to_kohya(factors: Factors, unet: Network, sdxl: bool) -> dict[str, Tensor]:
     """``lora_unet_<layer>.lora_down.weight``, ``.lora_up.weight``, ``.alpha``, as every program reads them.
 
     The names come from kohya's sd-scripts, which trains SD 1.x and 2.x under diffusers' block names and SDXL under the

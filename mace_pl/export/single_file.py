@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
@@ -25,7 +24,7 @@ from torch import Tensor
 from mace_pl.errors import UserError
 from mace_pl.export.base_model import stored_dtype
 from mace_pl.models.backbone import backbone_of
-from mace_pl.models.protocols import Pipeline
+from mace_pl.models.protocols import Network, Pipeline
 
 Tensors = dict[str, Tensor]
 Names = dict[str, list[str]]  # name in the original layout to the names in diffusers that it holds, in their order
@@ -81,7 +80,7 @@ def check_single_file(pipeline: Pipeline) -> None:
     _layout(pipeline)
 
 
-def unet_names(unet: Any) -> Names:
+def unet_names(unet: Network) -> Names:
     """Original names of the UNet's parameters.
 
     Raises:
@@ -92,7 +91,7 @@ def unet_names(unet: Any) -> Names:
     return _backwards("unet", unet, _unet_candidates(unet), _unet_convert(unet))
 
 
-def has_original_names(unet: Any) -> bool:
+def has_original_names(unet: Network) -> bool:
     """Whether the layout can hold the UNet."""
     try:
         unet_names(unet)
@@ -101,7 +100,7 @@ def has_original_names(unet: Any) -> bool:
     return True
 
 
-def own_tensors(module: Any) -> Tensors:
+def own_tensors(module: Network) -> Tensors:
     """A part's parameters; text encoders without the ``text_model.`` that only some versions of transformers have."""
     return _without_wrapper(module.state_dict())
 
@@ -126,7 +125,7 @@ def _layout(pipeline: Pipeline) -> list[tuple[str, Names, Convert]]:
     return parts
 
 
-def _backwards(part: str, module: Any, candidates: list[str], convert: Convert, width: int = 1) -> Names:
+def _backwards(part: str, module: Network, candidates: list[str], convert: Convert, width: int = 1) -> Names:
     """Which of the candidates the loader puts where; ``width`` is that of stacked projections, q, k and v."""
     marks = {name: torch.full((3 * width if "in_proj" in name else width, 1), i) for i, name in enumerate(candidates)}
     tensors = own_tensors(module)
@@ -140,11 +139,11 @@ def _backwards(part: str, module: Any, candidates: list[str], convert: Convert, 
     return names
 
 
-def _unet_convert(unet: Any) -> Convert:
+def _unet_convert(unet: Network) -> Convert:
     return partial(convert_ldm_unet_checkpoint, config=unet.config)
 
 
-def _unet_candidates(unet: Any) -> list[str]:
+def _unet_candidates(unet: Network) -> list[str]:
     parameters, layers = list(unet.state_dict()), unet.config.layers_per_block + 1
     attention = sorted({n.split(".attentions.")[1].split(".", 1)[1] for n in parameters if ".attentions." in n})
     resnet = [f"{inner}.{end}" for inner in RESNET for end in ENDS]
@@ -164,7 +163,7 @@ def _unet_candidates(unet: Any) -> list[str]:
     return [f"{UNET_PREFIX}{name}" for name in names]
 
 
-def _vae_candidates(vae: Any) -> list[str]:
+def _vae_candidates(vae: Network) -> list[str]:
     parameters, layers = list(vae.state_dict()), vae.config.layers_per_block
     resnet = sorted({n.split(".resnets.")[1].split(".", 1)[1] for n in parameters if ".resnets." in n})
     resnet = [inner.replace("conv_shortcut", "nin_shortcut") for inner in resnet]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
 
 from mace_pl.concepts.concept import Concept
 from mace_pl.files.artifacts import slug
@@ -12,6 +11,7 @@ from mace_pl.files.identity import made_from
 from mace_pl.files.owned import IMAGES, refuse_foreign
 from mace_pl.images.generate import Generated, ImageRequest, by_concept, generate_rows, rows_of, write_images
 from mace_pl.images.masking import ATTENTION, TargetImages, attend_images, check_masks, segment_images
+from mace_pl.images.protocols import RunData
 from mace_pl.images.segmentation import NETWORKS
 from mace_pl.models.pipeline import scheduled
 from mace_pl.models.protocols import Pipeline
@@ -19,7 +19,7 @@ from mace_pl.training.progress import image_progress
 from mace_pl.training.trainer import Ranks, gathered
 
 
-def prepare_images(pipeline: Pipeline, data: Any, ranks: Ranks, seed: int, model: Mapping[str, str]) -> None:
+def prepare_images(pipeline: Pipeline, data: RunData, ranks: Ranks, seed: int, model: Mapping[str, str]) -> None:
     """Generate this rank's share of the images of the concepts without user images, and make the masks that are
     missing.
 
@@ -59,7 +59,7 @@ def prepare_images(pipeline: Pipeline, data: Any, ranks: Ranks, seed: int, model
     mask_images(data, ranks)
 
 
-def wanted(data: Any, seed: int, model: Mapping[str, str]) -> list[ImageRequest]:
+def wanted(data: RunData, seed: int, model: Mapping[str, str]) -> list[ImageRequest]:
     """What is generated for the concepts without user images, by a model of these fingerprints and this scheduler."""
     return [
         ImageRequest(
@@ -77,7 +77,7 @@ def wanted(data: Any, seed: int, model: Mapping[str, str]) -> list[ImageRequest]
     ]
 
 
-def own_share(data: Any, concepts: Sequence[Concept], ranks: Ranks) -> list[TargetImages]:
+def own_share(data: RunData, concepts: Sequence[Concept], ranks: Ranks) -> list[TargetImages]:
     """This rank's share of concepts whose images are there."""
     return [
         TargetImages(concept.target, concept.kind, data.image_files(concept), data.mask_folder(concept).parent)
@@ -85,14 +85,14 @@ def own_share(data: Any, concepts: Sequence[Concept], ranks: Ranks) -> list[Targ
     ]
 
 
-def attend_given(pipeline: Pipeline, data: Any, ranks: Ranks, seed: int, model: Mapping[str, str]) -> None:
+def attend_given(pipeline: Pipeline, data: RunData, ranks: Ranks, seed: int, model: Mapping[str, str]) -> None:
     """Look for the targets in this rank's share of the user's own images by the model's cross-attention."""
     given = [c for c in data.concepts if c.images is not None and attention_of(data, c) != "none"]
     name = ATTENTION if data.mask in NETWORKS else "masks"
     attend_images(pipeline, own_share(data, given, ranks), name, seed, data.image_guidance, model)
 
 
-def mask_images(data: Any, ranks: Ranks) -> None:
+def mask_images(data: RunData, ranks: Ranks) -> None:
     """Segment this rank's share of the images where networks make the masks, and check the masks.
 
     Raises:
@@ -106,7 +106,7 @@ def mask_images(data: Any, ranks: Ranks) -> None:
         check_masks(group)
 
 
-def attention_of(data: Any, concept: Concept) -> str:
+def attention_of(data: RunData, concept: Concept) -> str:
     """What cross-attention is looked at for: the concept's masks, a fallback for them, or nothing."""
     if not data.masked(concept) or data.brings_masks(concept):
         return "none"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +61,7 @@ class ConceptLoRAs(nn.Module):
         seed: the run's seed; each concept draws from its own stream.
     """
 
-    def __init__(self, unet: Any, targets: list[str], rank: int, seed: int) -> None:
+    def __init__(self, unet: nn.Module, targets: list[str], rank: int, seed: int) -> None:
         super().__init__()
         if rank < 1:
             raise UserError(f"model.rank={rank} must be at least 1 (the paper uses 1).")
@@ -69,7 +69,7 @@ class ConceptLoRAs(nn.Module):
         self.names = key_value_names(unet)
         layers = []
         for name in self.names:
-            layer = SideBySideLoRA(unet.get_submodule(name), len(targets), rank)
+            layer = SideBySideLoRA(cast(nn.Linear, unet.get_submodule(name)), len(targets), rank)
             for i, target in enumerate(targets):
                 bound = layer.base.in_features**-0.5
                 draw = torch.rand(rank, layer.base.in_features, generator=stream(seed, target, "lora", name))
@@ -97,10 +97,10 @@ class ConceptLoRAs(nn.Module):
         pairs = zip(self.names, self.layers, strict=True)
         return {n: (x.A[concept].detach(), x.B[concept].detach()) for n, x in pairs}  # type: ignore[index]
 
-    def remove(self, unet: Any) -> None:
+    def remove(self, unet: nn.Module) -> None:
         """Put the plain projections back."""
         for name, layer in zip(self.names, self.layers, strict=True):
-            unet.set_submodule(name, layer.base)
+            unet.set_submodule(name, layer.get_submodule("base"))
 
 
 def to_peft(factors: Mapping[str, tuple[Tensor, Tensor]], prefix: str = "unet.") -> dict[str, Tensor]:

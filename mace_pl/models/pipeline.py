@@ -17,7 +17,7 @@ from mace_pl.errors import UserError, one_line
 from mace_pl.files.paths import resolve
 from mace_pl.models.base_checks import check_base
 from mace_pl.models.loading import LEFT_OUT, UNREADABLE, load_file, load_folder
-from mace_pl.models.protocols import Pipeline
+from mace_pl.models.protocols import Network, Pipeline
 from mace_pl.models.text_encoding import encoder_fingerprint, text_parts
 
 #: where a model is: the arguments of :func:`load_pipeline`, under ``model`` in a run's configuration
@@ -135,7 +135,7 @@ def _from_file(source: Path, variant: str | None, layout: str | None) -> Any:
     return pipeline
 
 
-def unet_fingerprint(unet: Any) -> str:
+def unet_fingerprint(unet: Network) -> str:
     """SHA-256 over the weights of the UNet, or of another part, as float32."""
     digest = hashlib.sha256()
     for name, tensor in sorted(unet.state_dict().items()):

@@ -1,9 +1,44 @@
-"""What is asked of a diffusers pipeline, whose classes have partial annotations."""
+"""What is asked of a pipeline of diffusers and of its parts, whose classes have partial annotations."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, Protocol
+
+from torch import Tensor
+
+
+class Tokenizer(Protocol):
+    """A CLIPTokenizer of transformers.
+
+    Attributes:
+        model_max_length: tokens of a padded prompt, start and end among them.
+        pad_token: what fills a prompt up.
+        pad_token_id: its number.
+    """
+
+    model_max_length: int
+    pad_token: str
+    pad_token_id: int
+
+    def __call__(self, text: str | list[str], **settings: Any) -> Any:
+        """Token numbers of a prompt or of several, as ``input_ids``."""
+
+    def convert_ids_to_tokens(self, ids: list[int]) -> list[str]:
+        """The pieces of words that numbers stand for."""
+
+    def get_vocab(self) -> dict[str, int]:
+        """The number of each piece."""
+
+
+class Network(Protocol):
+    """A part of a pipeline that has weights and a configuration: UNet, VAE or text encoder."""
+
+    @property
+    def config(self) -> Any: ...  # noqa: D102
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The weights by name."""
 
 
 class Pipeline(Protocol):
@@ -28,7 +63,7 @@ class Pipeline(Protocol):
 
     unet: Any
     vae: Any
-    tokenizer: Any
+    tokenizer: Tokenizer
     text_encoder: Any
     scheduler: Any
     image_processor: Any

@@ -12,7 +12,7 @@ from diffusers.loaders import TextualInversionLoaderMixin
 from torch import Tensor
 
 from mace_pl.errors import UserError
-from mace_pl.models.protocols import Pipeline
+from mace_pl.models.protocols import Pipeline, Tokenizer
 
 
 def text_parts(pipeline: Pipeline) -> tuple[list[Any], list[Any]]:
@@ -23,7 +23,7 @@ def text_parts(pipeline: Pipeline) -> tuple[list[Any], list[Any]]:
     return [t for t in tokenizers if t is not None], [e for e in encoders if e is not None]
 
 
-def with_all_vectors(tokenizer: Any, prompt: str) -> str:
+def with_all_vectors(tokenizer: Tokenizer, prompt: str) -> str:
     """The prompt as the pipeline feeds it: a textual inversion of several vectors stands for all its tokens."""
     converted: str = TextualInversionLoaderMixin().maybe_convert_prompt(prompt, tokenizer)
     return converted

@@ -19,6 +19,7 @@ from mace_pl.data.batches import Batches
 from mace_pl.errors import UserError
 from mace_pl.files.identity import hash_files, identity
 from mace_pl.images.prepare import prepare_images
+from mace_pl.images.protocols import RunData
 from mace_pl.methods.base import ClosedForm
 from mace_pl.methods.edit import Edit, Factors
 from mace_pl.methods.lora import ConceptLoRAs
@@ -138,9 +139,9 @@ class ConceptErasure(LightningModule):
         self.stage = ExitStack()  # what is switched on while stage 2 runs
 
     @property
-    def data(self) -> Any:
+    def data(self) -> RunData:
         """The concepts, their prompts and images."""
-        return self.trainer.datamodule  # type: ignore[attr-defined]
+        return self.trainer.datamodule  # type: ignore[attr-defined,no-any-return]
 
     # --- prepare and refine --------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mace_pl.concepts.concept import Concept
+from mace_pl.images.protocols import RunData
 from mace_pl.methods.lora import ConceptLoRAs, stream
 from mace_pl.methods.losses import importance_density, masked_attention_norm
 from mace_pl.models.backbone import Backbone
@@ -67,7 +68,7 @@ class Examples:
 
 def encode_examples(
     backbone: Backbone,
-    data: Any,
+    data: RunData,
     concepts: Sequence[Concept],
     indices: Sequence[int],
     texts: Texts,

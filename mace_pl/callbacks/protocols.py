@@ -1,0 +1,54 @@
+"""What callbacks ask of the module of a run, which the layers above make."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from mace_pl.methods.base import ClosedForm
+from mace_pl.methods.edit import Edit
+from mace_pl.methods.lora import ConceptLoRAs
+from mace_pl.models.protocols import Pipeline
+from mace_pl.stages.fuse import Trained
+from mace_pl.stages.refine import Refined
+from mace_pl.stages.train import ConceptState
+from mace_pl.training.sharding import Share
+
+
+class ErasureModule(Protocol):
+    """The module of a run, such as ConceptErasure.
+
+    Attributes:
+        method: the closed form.
+        pipeline: the model that is edited.
+        seed: of the run.
+        fingerprint: of the text encoders.
+        unet_hash: of the original UNet.
+        loras: of stage 2 while they are in place; None where nothing is trained.
+        refined: what stage 1 leaves; None before.
+        trained: what stage 2 leaves; None before.
+        edit: the whole edit; None before.
+        share: what this rank trains.
+    """
+
+    method: ClosedForm
+    pipeline: Pipeline
+    seed: int
+    fingerprint: str
+    unet_hash: str
+    loras: ConceptLoRAs | None
+    refined: Refined | None
+    trained: Trained | None
+    edit: Edit | None
+    share: Share
+
+    def current(self) -> list[str]:
+        """The targets of this step."""
+
+    def identity_of(self, concept: int) -> dict[str, str]:
+        """Hashes of all inputs on which the training of a concept depends, by what they are."""
+
+    def state_of(self, concept: int) -> ConceptState:
+        """A concept in training, to be saved."""
+
+    def resume(self, concept: int, state: ConceptState) -> None:
+        """Resume a concept from what was saved."""
