@@ -1,4 +1,4 @@
-"""What a user can mend is one line, or a ValueError in Python; a fault of the program keeps its traceback."""
+"""What a user can mend is one line, or a UserError in Python; a fault of the program keeps its traceback."""
 
 import subprocess
 import sys
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from support.runs import config, exit_message
 
@@ -31,6 +32,7 @@ WRONG = [
         "monitr does not exist in lightning.pytorch.callbacks.EarlyStopping. The nearest that exists is monitor.",
     ),
     ({"model": {"rank": "two"}}, "model.rank"),
+    ({"data": {"segment": {"fallback": "both"}}}, "data.segment"),
     ({"seed_everything": -1}, "seed_everything=-1 must be"),
     ({"keep_every_n_steps": 0}, "keep_every_n_steps=0"),
 ]
@@ -45,11 +47,11 @@ def settings(folder: Path, pipeline: Path, change: dict[str, Any]) -> dict[str, 
 
 
 @pytest.mark.parametrize(("change", "message"), WRONG, ids=[message[:40] for _, message in WRONG])
-def test_a_bad_setting_is_a_value_error_in_python_and_one_line_of_the_command(
+def test_a_bad_setting_is_a_user_error_in_python_and_one_line_of_the_command(
     tmp_path: Path, toy_pipeline: Path, change: dict[str, Any], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wrong = settings(tmp_path, toy_pipeline, change)
-    with pytest.raises(ValueError) as raised:
+    with pytest.raises(UserError) as raised:
         erase(**wrong)
     assert message in str(raised.value)
     (tmp_path / "wrong.yaml").write_text(yaml.safe_dump(wrong))
@@ -79,10 +81,10 @@ def test_a_misspelt_option_names_the_nearest(args: list[str], message: str, caps
 def test_a_fault_of_the_program_keeps_its_traceback(
     tmp_path: Path, toy_pipeline: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fault(*args: object) -> None:
+    def fault(*args: object, **more: object) -> None:
         raise ValueError("of torch")
 
-    monkeypatch.setattr("mace_pl.stages.refine.summed", fault)
+    monkeypatch.setattr(torch.linalg, "cholesky_ex", fault)
     with pytest.raises(ValueError, match="of torch") as raised:
         erase_main(config(tmp_path, toy_pipeline, "out"))
     assert not isinstance(raised.value, UserError)

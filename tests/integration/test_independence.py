@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -17,7 +20,6 @@ from torch import Tensor
 
 from mace_pl.images.files import list_images, read_images
 from mace_pl.modules.concept_erasure import ConceptErasure
-from mace_pl.training.memory import concepts_at_once
 
 NAMES = ["ship", "painter", "dog", "cat", "bird", "house", "street", "person"]
 
@@ -141,20 +143,16 @@ def test_as_many_as_fit_learn_the_same(
     eight: ConceptErasure,
     toy_pipeline: Path,
     concepts: list[dict[str, str]],
-    tmp_path: Path,
+    images: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """``auto``, with memory for four concepts; the log says what was chosen and why."""
-    costs: list[int] = []
-
-    def choose(free: int | None, cost: int, count: int) -> int:
-        costs.append(cost)
-        return concepts_at_once(int(6.5 * cost), cost, count)
-
-    monkeypatch.setattr("mace_pl.modules.concept_erasure.concepts_at_once", choose)
+    """``auto``, on a machine with memory for four concepts; the log says what was chosen and why."""
+    said = r"Concepts at once: (\d+) \(one takes ([\d,.]+) MB, free: ([\d,.]+) MB\)"
     with caplog.at_level(logging.INFO, "mace_pl"):
-        found = train(toy_pipeline, tmp_path / "pictures", concepts, {"concepts_per_batch": "auto"})
-    assert found.concepts_at_once == 4
-    assert f"Concepts at once: 4 (one takes {costs[0] / 2**20:,.1f} MB, free: " in caplog.text
+        train(toy_pipeline, images, concepts[:1], {"concepts_per_batch": "auto", "steps_per_concept": 1})
+        cost = float(re.findall(said, caplog.text)[-1][1].replace(",", "")) * 2**20
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=int(6.5 * cost)))
+        found = train(toy_pipeline, images, concepts, {"concepts_per_batch": "auto"})
+    assert found.concepts_at_once == 4 == int(re.findall(said, caplog.text)[-1][0])
     assert_same_run(found, eight)

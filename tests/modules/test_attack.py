@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
-from support.finished import finished_run
+from support.finished import changes, finished_run
 from support.runs import exit_message, naming
 from support.seeds import seeded
 from support.tolerances import EXPLAINED, FLOAT32_PASS, above, close
@@ -16,6 +16,7 @@ from support.tolerances import EXPLAINED, FLOAT32_PASS, above, close
 from mace_pl.cli import erase_main
 from mace_pl.data.attack_prompts import AttackPrompts
 from mace_pl.data.hidden_prompts import cased, hidden_prompts, misspelled, punctuated
+from mace_pl.evaluation.clip import ClipClassifier
 from mace_pl.evaluation.token_attack import diffusion_loss, encode_attacked, optimise_tokens
 from mace_pl.models.text_encoding import encode_prompts
 
@@ -107,6 +108,23 @@ def command(base: Path, edited: Path, clip: Path, output: Path) -> list[str]:
     return ["attack", *model, *data, "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
 
 
+def rates(base: Path, run: Path, clip: Path) -> dict[tuple[str, str], float]:
+    """How often the target is seen, by kind of prompt and model, with diffusers' own call."""
+    edited = StableDiffusionPipeline.from_pretrained(base, safety_checker=None)
+    for name, (weight, change) in changes(run, base).items():
+        edited.unet.get_submodule(name).weight.data = torch.from_numpy(weight + change).float()
+    models = {"original": StableDiffusionPipeline.from_pretrained(base, safety_checker=None), "edited": edited}
+    data = AttackPrompts(["ship", "dog", "cat"], ["ship"], seeds=1, attacks=0)
+    judge, found = ClipClassifier(str(clip), data.names, data.template), {}
+    for batch in data.batches():
+        for name, model in models.items():
+            streams = [torch.Generator().manual_seed(seed) for seed in batch["seed"]]
+            shown = model(batch["prompt"], num_inference_steps=2, guidance_scale=5.0, generator=streams).images
+            seen = judge(shown).argmax(-1) == 0
+            found[batch["kind"], name] = int(seen.sum()) / len(seen)
+    return found
+
+
 def test_an_edit_is_attacked(toy_pipeline: Path, toy_clip: Path, tmp_path: Path) -> None:
     run = finished_run(tmp_path / "run", toy_pipeline)
     erase_main(command(toy_pipeline, run, toy_clip, tmp_path / "attack.json"))
@@ -115,7 +133,8 @@ def test_an_edit_is_attacked(toy_pipeline: Path, toy_clip: Path, tmp_path: Path)
     assert list(success) == ["plain", "misspelled", "punctuated", "case", "sentence", "gradient"]
     assert success["misspelled"]["images"] == 3 and success["gradient"]["images"] == 1
     assert success["gradient"]["before"] == success["plain"]["edited"]  # the same prompt and seed
-    assert all(0 <= found["original"] <= 1 for kind, found in success.items() if kind != "gradient")
+    for (kind, name), rate in rates(toy_pipeline, run, toy_clip).items():
+        assert success[kind][name] == rate, (kind, name)
     prints = written["settings"]["fingerprints"]
     assert prints["original"] != prints["edited"]
     assert len((tmp_path / "attack.md").read_text().splitlines()) == 2 + len(success)

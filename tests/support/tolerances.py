@@ -141,6 +141,8 @@ ALIGNED_FACES = Tolerance("ALIGNED_FACES", 0.0, relative=1e-3, absolute=1e-3)
 
 # a quantile of 20,000 samples of a count: one count up or down
 ONE_STEP = Tolerance("ONE_STEP", 0.0001, absolute=1)
+# deciles of two samples of 16,384 uniform values in [−1, 1]: the median of one is off by 1 / sqrt(16,384) = 0.008
+DECILES = Tolerance("DECILES", 0.24, absolute=0.1)
 # how often an interval of 95 % covers the truth: percentiles of a hundred zeros and ones cover 93 %, always the same
 # by the fixed samples; an interval of 90 % would cover 88 %
 COVERAGE = Tolerance("COVERAGE", 0.32, absolute=0.06)
