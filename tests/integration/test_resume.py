@@ -1,5 +1,6 @@
 """A killed run resumes where it was, and ends as an unbroken one."""
 
+import json
 import os
 import signal
 import subprocess
@@ -9,8 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
-from support.runs import CONCEPTS, SCRIPT, config, saved
+from support.runs import CONCEPTS, SCRIPT, config, exit_message, saved
 from support.tolerances import RUN_WEIGHTS, close
 
 from mace_pl.cli import erase_main
@@ -75,6 +77,27 @@ def test_what_was_kept_is_not_used_with_other_settings(
     assert "Not taken: ship in " in said and ".safetensors: other settings." in said
     changed = load_file(tmp_path / "again" / "refined.safetensors")
     assert all(torch.equal(fresh[key], changed[key]) for key in fresh)
+
+
+def test_another_number_of_threads_resumes(
+    toy_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Sums in another order change embeddings and images in the last bit; what was trained is taken all the same."""
+    stop = [{"class_path": "support.runs.Stop", "init_args": {"after": 4}}]
+    args = [*command(tmp_path, toy_pipeline, "cut", concepts=CONCEPTS[:1]), "--trainer.callbacks", json.dumps(stop)]
+    args += ["--data.steps_per_concept", "6", "--report_seeds", "0"]
+    assert "4 of 6 steps of 'ship'" in exit_message(args, capsys)
+    (file,) = (tmp_path / ".cut.training").glob("*.safetensors")
+    with safe_open(str(file), framework="pt") as opened:
+        (left,) = json.loads(opened.metadata()["mace_pl"])["concepts"].values()
+    other = 2 if torch.get_num_threads() == 1 else 1
+    environment = os.environ | {"OMP_NUM_THREADS": str(other), "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run([sys.executable, str(SCRIPT), *args], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    said = " ".join((done.stdout + done.stderr).split())
+    assert "holds: ship (4 steps)" in said and "Not taken" not in said
+    losses = json.loads((tmp_path / "cut/report/metrics.json").read_text())["losses"]["ship"]
+    assert (losses["steps"], losses["first_loss"]) == (6, left["losses"][0])
 
 
 def test_everything_finished_only_fuses(toy_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
