@@ -61,7 +61,7 @@ class Edit:
         R: [D, D] shared by all layers.
         factors: (A [K, D], B [O, K]) by layer name: fused LoRAs, or what a closed form has per layer.
         values_only: R is for the values alone; the keys have no R.
-        pooled: T [E, E] of the layer that reads SDXL's pooled text: its first E columns are W T, the others, of picture
+        pooled: T [E, E] of the layer that reads SDXL's pooled text: its first E columns are W T, the others, of image
             sizes, stay. None where it is not edited.
     """
 

@@ -1,6 +1,6 @@
 """The pooled text of SDXL: the one layer outside of attention by which its UNet reads the prompt.
 
-The UNet adds ``add_embedding`` of [pooled embedding, picture sizes] to the embedding of the timestep, so the first
+The UNet adds ``add_embedding`` of [pooled embedding, image sizes] to the embedding of the timestep, so the first
 columns of ``add_embedding.linear_1`` are all that sees the pooled embedding.
 """
 

@@ -116,7 +116,7 @@ class PromptStatistics(LightningModule):
             value.copy_(self.restored.get(name, value))
 
     def states(self) -> dict[str, Tensor]:
-        """The sums so far of this process, by name."""
+        """The sums so far of this rank, by name."""
         metric = self.metric
         found = {"gram": metric.gram, "tokens": metric.tokens, "captions": metric.captions}
         return found if self.pooled is None else found | {POOLED: self.pooled.gram}

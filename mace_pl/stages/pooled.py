@@ -65,7 +65,7 @@ def pooled_matrix(
     pipeline: Pipeline,
     method: ClosedForm,
     total: ConceptSums,
-    keep: Preservation | None,
+    preservation: Preservation | None,
     names: Sequence[str],
     targets: Collection[str],
 ) -> Tensor | None:
@@ -78,26 +78,26 @@ def pooled_matrix(
         pipeline: the original model.
         method: the closed form.
         total: the sums over all targets.
-        keep: what is preserved, out of files.
+        preservation: what is preserved, out of files.
         names: that stay.
         targets: what is erased.
 
     Raises:
         UserError: the system is singular.
     """
-    if keep is None or not total.pooled_pairs.numel():
+    if preservation is None or not total.pooled_pairs.numel():
         return None
     backbone, width = backbone_of(pipeline), len(total.F_pooled)
     staying = names_that_stay(pipeline, names, targets, said=False)
     templates = ("{}",) if method.tokens in ("last", "bare") else TEMPLATES
     own = pooled_texts(pipeline, [t.replace("{}", name) for name in staying for t in templates])
-    keep = with_domain(keep, None if own is None else gram(own, own))
+    preservation = with_domain(preservation, None if own is None else gram(own, own))
     pairs = float(total.pooled_pairs)
-    keep = replace(keep, identity=keep.identity * pairs / float(total.pairs))
+    preservation = replace(preservation, identity=preservation.identity * pairs / float(total.pairs))
     layers = {name: W[:, :width] for name, W in backbone.pooled_layer().items()}
     bare = pooled_texts(pipeline, staying) if method.reads_names else None
     blank = pooled_texts(pipeline, [""]) if method.reads_names else None
     try:
-        return method.solve(Sums(total.F_pooled, total.G_pooled, keep, layers, pairs, bare, blank)).R
+        return method.solve(Sums(total.F_pooled, total.G_pooled, preservation, layers, pairs, bare, blank)).R
     except UserError as error:
         raise UserError(f"the pooled text of SDXL: {error} Statistics need pooled sums for it, {OFF}.") from error

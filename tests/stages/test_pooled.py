@@ -50,9 +50,9 @@ def prior() -> Tensor:
 
 
 def refined(pipeline: Any, method: ClosedForm, pooled: Preservation | None) -> Refined:
-    keep = Preservation(IDENTITY, domain_weight=DOMAIN)
+    preservation = Preservation(IDENTITY, domain_weight=DOMAIN)
     concepts = CONCEPTS if method.anchored else [Concept(c.target, "") for c in CONCEPTS]
-    wanted = Preserving(keep, keep, NAMES, pooled=pooled)
+    wanted = Preserving(preservation, preservation, NAMES, pooled=pooled)
     return refine_concepts(pipeline, concepts, [PROMPTS] * 2, method, wanted, True)
 
 
@@ -83,7 +83,7 @@ def test_it_equals_a_loop_over_prompts(sdxl: Any, prior: Tensor, method: ClosedF
     close(text @ found.edit.pooled, expected, CLOSED_FORMS)
     weight = found.weights()[POOLED]
     close(weight, torch.cat([expected, sizes], dim=1).float(), FLOAT32_EDIT)
-    assert torch.equal(weight[:, 40:], W[:, 40:].float())  # of picture sizes
+    assert torch.equal(weight[:, 40:], W[:, 40:].float())  # of image sizes
 
 
 @pytest.mark.parametrize("method", [RECE(), SPEED(), NullSpace(), CURE(), Mace(UCE())], ids=repr)
@@ -105,7 +105,7 @@ def test_a_method_without_one_matrix_leaves_it(sdxl: Any, method: ClosedForm) ->
 
 
 def test_off_gives_the_same_keys_and_values_and_no_more(sdxl: Any) -> None:
-    on, off = (refined(sdxl, MaceRefinement(), keep) for keep in (Preservation(IDENTITY), None))
+    on, off = (refined(sdxl, MaceRefinement(), preservation) for preservation in (Preservation(IDENTITY), None))
     assert off.edit.pooled is None and off.sums["ship"].tensors.keys() == {"F", "G", "F_all", "pairs"}
     assert on.weights().keys() - off.weights().keys() == {POOLED}
     assert all(torch.equal(on.weights()[name], weight) for name, weight in off.weights().items())
@@ -120,7 +120,9 @@ def test_models_without_pooled_text_do_not_change(toy_pipeline: Path, name: str)
     pipeline = family(name, toy_pipeline)
     weights = [StageWeights(IDENTITY)] * 2
     assert preserving({}, weights, MaceRefinement(), backbone_of(pipeline), "").pooled is None
-    asked, not_asked = (refined(pipeline, MaceRefinement(), keep) for keep in (Preservation(IDENTITY), None))
+    asked, not_asked = (
+        refined(pipeline, MaceRefinement(), preservation) for preservation in (Preservation(IDENTITY), None)
+    )
     assert asked.edit.pooled is None and asked.original.keys() == not_asked.original.keys()
     assert all(torch.equal(asked.weights()[n], weight) for n, weight in not_asked.weights().items())
 
