@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import sys
 import warnings
+from typing import Any
 
 from lightning import LightningDataModule, LightningModule
-from lightning.pytorch.cli import ArgsType, LightningCLI
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
-from mace_pl.commands.parsing import LightningParser, check_configs
-from mace_pl.files.paths import with_bundled
+from mace_pl.commands.command_line import ProjectConfig
+from mace_pl.commands.parsing import LightningParser
 from mace_pl.files.screen import show_anything
+
+
+class _TrainCLI(LightningCLI):
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """A parser with ``--config``."""
+        parser = LightningParser(**kwargs)
+        parser.add_argument("-c", "--config", action=ProjectConfig, help="YAML file of settings; later ones win")
+        return parser
 
 
 def train_main(args: ArgsType = None) -> None:
@@ -20,12 +29,8 @@ def train_main(args: ArgsType = None) -> None:
         args: command line arguments; those of the process by default.
     """
     show_anything()
-    given = sys.argv[1:] if args is None else args
-    if isinstance(given, list):
-        given = with_bundled(given)
-        check_configs(given)
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
-    LightningCLI(
+    _TrainCLI(
         LightningModule,
         LightningDataModule,
         subclass_mode_model=True,
@@ -33,6 +38,5 @@ def train_main(args: ArgsType = None) -> None:
         auto_configure_optimizers=False,
         save_config_kwargs={"overwrite": True},
         seed_everything_default=2024,
-        parser_class=LightningParser,
-        args=given,
+        args=sys.argv[1:] if args is None else args,
     )

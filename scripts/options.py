@@ -94,7 +94,8 @@ def groups(text: str) -> Iterator[Group]:
     """The groups of a printed help, with their options."""
     group = Group("")
     for line in text.splitlines():
-        option = re.match(r"  (-\S.*?)(?:  +(\S.*))?$", line)
+        first = r"\S" if group.title == "positional arguments" else "-"
+        option = re.match(rf"  ({first}.*?)(?:  +(\S.*))?$", line)
         if option:
             group.options.append(Option(option[1], option[2] or ""))
         elif re.match(r"\S.*:$", line):
@@ -139,7 +140,7 @@ def section(command: str, text: str) -> str:
     for group in groups(text):
         options = of_ours(group)
         if options:
-            title = group.title if group.title not in ("", "options") else "The command"
+            title = group.title if group.title not in ("", "options", "positional arguments") else "The command"
             parts.append(f"**{title.replace('``', '`')}**")
             parts.append("| option | what it is | default |\n|---|---|---|\n" + "\n".join(map(described, options)))
     return "\n\n".join(parts)

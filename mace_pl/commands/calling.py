@@ -6,23 +6,36 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from jsonargparse import ArgumentError, auto_cli
+import docstring_parser  # jsonargparse reads the options' texts by it too
+from jsonargparse import ArgumentError
 
-from mace_pl.commands.command_line import explained
-from mace_pl.commands.parsing import CommandParser, check_configs
+from mace_pl.commands.command_line import ProjectConfig, explained
+from mace_pl.commands.parsing import CommandParser
 from mace_pl.errors import UserError
-from mace_pl.files.paths import with_bundled
 
 
-def call(function: Callable[..., Any], args: list[str]) -> Any:
+def call(command: str, function: Callable[..., Any], args: list[str], words: str = "") -> Any:
     """Run a function with options named after its parameters.
+
+    Args:
+        command: its name.
+        function: what is run.
+        args: what was typed behind the command.
+        words: the parameter that is given as plain words: one, or several where it is a list.
 
     Raises:
         UserError: an option that does not exist, or a value of another type.
     """
+    says = docstring_parser.parse(inspect.getdoc(function) or "")
+    parser = CommandParser(prog=f"erase.py {command}", exit_on_error=False, description=says.short_description)
+    parser.add_argument("--config", action=ProjectConfig, help="YAML file of settings; later ones win")
+    if words:
+        meaning = next((p.description for p in says.params if p.arg_name == words), None)
+        many = str(inspect.signature(function).parameters[words].annotation).startswith("list")
+        parser.add_argument(words, nargs="+" if many else None, type=str, help=meaning)
+    parser.add_function_arguments(function, as_group=False, skip={words} if words else set())
     try:
-        resolved = with_bundled(args)
-        check_configs(resolved)
-        return auto_cli(function, args=resolved, as_positional=False, exit_on_error=False, parser_class=CommandParser)
+        settings = parser.instantiate_classes(parser.parse_args(args))
     except ArgumentError as error:
         raise UserError(explained(error, inspect.signature(function).parameters)) from error
+    return function(**{name: settings[name] for name in inspect.signature(function).parameters})

@@ -28,8 +28,8 @@ from mace_pl.stages.refine import solve
 def fuse_run(
     run: str,
     output_dir: str | None = None,
-    drop: list[str] | None = None,
-    weights: dict[str, float] | None = None,
+    drop: list[str] | str | None = None,
+    weights: dict[str, float] | str | None = None,
     overwrite: bool = False,
     save_pipeline: bool = True,
     method: Literal["fused", "added", "refined"] | None = None,
@@ -46,9 +46,10 @@ def fuse_run(
     Args:
         run: output folder of ``fit`` or ``fuse``.
         output_dir: where to write; default the run's folder with ``-fused`` behind it.
-        drop: targets to leave out; those that ``model.domain_names`` holds are then preserved with the other names.
-        weights: erasure strength per target, 1 erases it fully, 0 preserves it; those of a run that was fused before
-            stay.
+        drop: targets to leave out, a list or ``ship,dog``; those that ``model.domain_names`` holds are then preserved
+            with the other names.
+        weights: erasure strength per target, a mapping or ``ship=0.5,dog=1``: 1 erases it fully, 0 preserves it; those
+            of a run that was fused before stay.
         overwrite: replace ``output_dir`` where it exists.
         save_pipeline: write the whole pipeline too.
         method: ``fused``, the closed-form fusion; ``added``, the LoRAs simply added to the refined weights; or
@@ -67,8 +68,9 @@ def fuse_run(
             form has.
     """
     old = Run.load(run)
-    drop = clean_names(drop or [], "drop")
-    concepts, strengths = _chosen(old, drop, {clean_name(name, "weights"): w for name, w in (weights or {}).items()})
+    dropped = clean_names(drop.split(",") if isinstance(drop, str) else drop or [], "drop")
+    given = _pairs(weights) if isinstance(weights, str) else weights or {}
+    concepts, strengths = _chosen(old, dropped, {clean_name(name, "weights"): w for name, w in given.items()})
     model = _model_of(old)
     for stage, changed in (("refine", refine or {}), ("fuse", fuse or {})):
         model[stage] = _changed(model, changed, stage)
@@ -92,6 +94,18 @@ def fuse_run(
         for name in ("edit", "refined", *(("pipeline",) if save_pipeline else ())):
             finished.write(name, aside.place(name))
     return output
+
+
+def _pairs(text: str) -> dict[str, float]:
+    """``ship=0.5,dog=1`` as a mapping.
+
+    Raises:
+        UserError: something else.
+    """
+    try:
+        return {name: float(strength) for name, strength in (pair.rsplit("=", 1) for pair in text.split(","))}
+    except ValueError as error:
+        raise UserError(f"weights={text} must be target=strength pairs, as in ship=0.5,dog=1.") from error
 
 
 def _chosen(old: Run, drop: list[str], weights: dict[str, float]) -> tuple[list[Mapping[str, Any]], dict[str, float]]:

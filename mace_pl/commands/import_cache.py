@@ -54,7 +54,7 @@ def import_cache(cache: str, model: ImportModel, output: str, overwrite: bool = 
     """Turn a cache of the published layout into a file of statistics, after checking that it belongs to the model.
 
     Args:
-        cache: the ``.pt`` file; also as a plain word before the options. Only tensors are loaded from it, never code.
+        cache: the ``.pt`` file. Only tensors are loaded from it, never code.
         model: the model.
         output: the ``.safetensors`` file to write.
         overwrite: replace ``output`` where it exists.

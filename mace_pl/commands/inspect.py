@@ -49,7 +49,7 @@ def inspect_statistics(file: str, plot: bool | str = True, overwrite: bool = Fal
     """Print provenance and spectrum of statistics, and plot the eigenvalues.
 
     Args:
-        file: the file; also as a plain word before the options.
+        file: the file.
         plot: the PNG to write; true puts it beside the file, false writes none.
         overwrite: replace the PNG where it exists.
 

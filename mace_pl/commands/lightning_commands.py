@@ -112,6 +112,23 @@ class _TestCLI(CommandLine):
         return {"test": {"model", "dataloaders", "datamodule", *CHECKPOINT}}
 
 
+class _CompareCLI(CommandLine):
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return _TestCLI.subcommands()
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        super().add_arguments_to_parser(parser)
+        parser.add_argument("runs", nargs="+", type=str, help="runs and pipelines, two or more")
+        parser.link_arguments("runs", "model.runs")
+        parser.usage = "erase.py compare RUN_A RUN_B ... [--config FILE] [options]"
+
+    def before_instantiate_classes(self) -> None:
+        """Two at least."""
+        if len(self.settings["runs"]) < 2:
+            raise UserError("give at least two runs or pipelines first, as in compare RUN_A RUN_B --config …")
+
+
 class _PredictCLI(CommandLine):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -153,6 +170,7 @@ PARTS: dict[str, tuple[type[CommandLine], Any, Any]] = {
     "cache": (_CacheCLI, PromptStatistics, Captions),
     "predict": (_PredictCLI, Sampler, Prompts),
     "test": (_TestCLI, ErasureScores, EvaluationPrompts),
+    "compare": (_CompareCLI, ErasureScores, EvaluationPrompts),
     "attack": (_AttackCLI, Attack, AttackPrompts),
 }
 
@@ -185,6 +203,7 @@ def run(command: str, args: ArgsType, log: RunLog | None = None) -> CommandLine:
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
     warnings.filterwarnings("ignore", message="Your `IterableDataset` has `__len__`")
     cli, model, data = PARTS[command]
-    given = [command, *args] if isinstance(args, list) else {"subcommand": command, command: args}
+    name = next(iter(cli.subcommands()))
+    given = [name, *args] if isinstance(args, list) else {"subcommand": name, name: args}
     with interrupts():
         return cli(model, data, MaceTrainer, given, log)

@@ -30,7 +30,7 @@ def merge_statistics(
     """Add statistics of one text encoder: Σ weight · P.
 
     Args:
-        files: the files to add, at least two; also as plain words before the options.
+        files: the files to add, at least two.
         output: the ``.safetensors`` file to write.
         weights: a weight for each file; 1 each when left out.
         allow_overlap: add files that were made from the same source.

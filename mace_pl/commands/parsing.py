@@ -46,12 +46,3 @@ def check_config(path: Path) -> None:
         if not path.is_file():
             return
         read_yaml(path, "config")
-
-
-def check_configs(args: list[str]) -> None:
-    """:func:`check_config` for the files that ``--config`` names."""
-    for word, following in zip(args, [*args[1:], ""], strict=True):
-        if word.startswith("--config="):
-            check_config(Path(word.split("=", 1)[1]))
-        elif word in ("--config", "-c") and following:
-            check_config(Path(following))

@@ -25,17 +25,6 @@ def training_folder(output_dir: Path) -> Path:
     return output_dir.with_name(f".{output_dir.name}.training")
 
 
-def with_bundled(args: list[str]) -> list[str]:
-    """``--config`` files are looked up in the project and in the installed package too."""
-    resolved = list(args)
-    for i, word in enumerate(args):
-        if word.startswith("--config="):
-            resolved[i] = f"--config={resolve(word.split('=', 1)[1])}"
-        elif word == "--config" and i + 1 < len(args):
-            resolved[i + 1] = str(resolve(args[i + 1]))
-    return resolved
-
-
 def hub_id(name: str) -> str | None:
     """The name where it has the form of a hub id of two parts, else None."""
     return name if re.fullmatch(HUB_ID, name) else None
