@@ -229,6 +229,9 @@ def run(words: list[str], place: Path, service: str) -> None:
 @pytest.mark.parametrize("block", blocks("bash"))
 def test_commands_end_well(block: str, place: Path, service: str) -> None:
     for words in commands(block):
+        if words[0] == ".":  # the environment that make demo sets up
+            assert words == [".", ".venv/bin/activate"] and ".venv" in (ROOT / "Makefile").read_text(encoding="utf-8")
+            continue
         try:
             run(words, place, service)
         except SystemExit as stop:  # which also ends --help
