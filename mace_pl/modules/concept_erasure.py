@@ -132,8 +132,7 @@ class ConceptErasure(LightningModule):
         self.edit: Edit | None = None
         self.share = Share((), (), ())
         self.group: Any = None  # of the ranks that share a concept's images
-        self.concepts_at_once = 1
-        self.done: dict[int, int] = {}  # steps that an interrupted run has finished, by concept
+        self.concepts_at_once, self.done = 1, dict[int, int]()  # done: steps that an interrupted run has finished
         self.losses: dict[str, list[float]] = {}
         self.stepped: list[int] = []  # the concepts of this step
         self.stage = ExitStack()  # what is switched on while stage 2 runs
