@@ -57,8 +57,7 @@ class ConceptErasure(LightningModule):
             ``.safetensors`` checkpoint in the original layout.
         revision: branch, tag or commit of a hub id.
         variant: which files of a folder or hub id are read, as in ``fp16``.
-        layout: diffusers folder or hub id with the configurations, tokenizer and scheduler of a single checkpoint; what
-            diffusers takes for its family when None.
+        layout: diffusers folder or hub id with a single checkpoint's configurations; diffusers' own choice when None.
         method: the closed form: ``Mace`` (all three stages, when None), or one of those that train nothing and need no
             images: ``MaceRefinement``, ``UCE``, ``RECE``, ``SPEED``, ``NullSpace``, ``CURE``, ``OCE``.
         prior: file of prior statistics (``erase.py cache``), or files with their weights, or none.

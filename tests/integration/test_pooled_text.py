@@ -137,4 +137,4 @@ def test_statistics_hold_pooled_sums_that_an_edit_preserves(base: Path, tmp_path
     moved = [
         float((T.double() @ e - e).norm() / e.norm()) for e in (cat, encode_both(pipeline, PROMPTS)[1][0].double())
     ]
-    assert moved[0] < 0.01 < 0.1 < moved[1]
+    assert moved[0] < 0.01 < 0.1 < moved[1]  # a weight of 1e4 leaves a part in about 1e4 of the change
