@@ -166,8 +166,8 @@ def _changed(model: dict[str, Any], changed: dict[str, float], stage: str) -> di
     for term, value in changed.items():
         if value and term in preserved and not preserved[term]:
             raise UserError(f"{stage}: {term}={value} has no effect: the run has no model.{term}. Fit it with one.")
-        if term not in terms or value < 0:
-            raise UserError(f"{stage}: {term}={value} must be one of {', '.join(terms)}, each at least 0.")
+        if term not in terms or not 0 <= value < float("inf"):
+            raise UserError(f"{stage}: {term}={value} must be one of {', '.join(terms)}, each at least 0 and finite.")
     given: dict[str, float] = model[stage]
     return given | changed
 

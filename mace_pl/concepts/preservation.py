@@ -48,6 +48,20 @@ class StageWeights:
     domain: float = 0.0
 
 
+def check_weights(stages: Sequence[StageWeights]) -> None:
+    """Refuse weights of stages 1 and 3 that are negative or not finite.
+
+    Raises:
+        UserError: naming the first.
+    """
+    for stage, weights in zip(("refine", "fuse"), stages, strict=False):
+        for term, value in vars(weights).items():
+            if not 0 <= value < float("inf"):
+                raise UserError(
+                    f"model.{stage}.{term}={value} must be at least 0, and finite. Give 0 for no such term."
+                )
+
+
 def preservation(
     prior: str | Mapping[str, float] | None,
     domain: str | Mapping[str, float] | None,

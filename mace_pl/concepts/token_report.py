@@ -22,12 +22,17 @@ def check_prompts(pipeline: Pipeline, concepts: Sequence[Concept], templates: Se
     """Find every target in its templates.
 
     Raises:
-        UserError: a template that does not show its target, tokenizers that split it differently, or two targets of
-            the same tokens.
+        UserError: a template that does not show its target, tokenizers that split it differently, two targets of
+            the same tokens, or an anchor with those of its target.
     """
     tokenizers = text_parts(pipeline)[0]
     known: dict[Any, str] = {}
     for concept in concepts:
+        if concept.anchor and name_tokens(pipeline, concept.anchor) == name_tokens(pipeline, concept.target):
+            raise UserError(
+                f"data.concepts: the anchor {concept.anchor!r} has the tokens of its target {concept.target!r} in this "
+                f"model: nothing would be erased. Choose another anchor."
+            )
         other = known.setdefault(name_tokens(pipeline, concept.target), concept.target)
         if other != concept.target:
             raise UserError(

@@ -57,7 +57,7 @@ def above_zero(name: str, value: float, published: str) -> float:
         UserError: it is not.
     """
     if not 0 < value < float("inf"):
-        raise UserError(f"model.method.{name}={value} must be above 0 (published: {published}).")
+        raise UserError(f"model.method.{name}={value} must be above 0 (published: {published}), and finite.")
     return value
 
 

@@ -20,7 +20,7 @@ class CURE(ClosedForm):
     says "all tokens" and not of which prompts. Keys and values are edited.
 
     Args:
-        alpha: α, from 1 (f is ρ itself) to a hard projector at infinity (published: 2 to 5; 2 is the default here).
+        alpha: α, from 1 (f is ρ itself) towards a hard projector at large ones (published: 2 to 5; 2 is the default here).
     """
 
     source = "CURE (arXiv 2505.12677, NeurIPS 2025)"
@@ -29,8 +29,8 @@ class CURE(ClosedForm):
     takes_strength = False
 
     def __init__(self, alpha: float = 2.0) -> None:
-        if not alpha >= 1:
-            raise UserError(f"model.method.alpha={alpha} must be at least 1 (published: 2 to 5).")
+        if not 1 <= alpha < float("inf"):
+            raise UserError(f"model.method.alpha={alpha} must be at least 1 (published: 2 to 5), and finite.")
         self.alpha = alpha
 
     def projector(self, gram: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mace_pl.errors import UserError
 from mace_pl.files.artifacts import read_tensors, write_tensors
 from mace_pl.methods.closed_form import Preservation, apply_columns, apply_edit, fuse, refine
 from mace_pl.methods.lora import from_peft, to_peft
@@ -20,6 +21,8 @@ from mace_pl.training.tensor_store import TensorStore
 Factors = dict[str, tuple[Tensor, Tensor]]
 
 NONE = torch.zeros(0, dtype=torch.float64)  # sums that a run does not have
+
+LESS = "Train with a smaller --model.lr, or raise --model.fuse.identity."
 
 STAGE2 = "stage2"  # kind of the files with what stage 2 trained, which on the base model is not the edit
 STAGE2_PREFIX = "mace_stage2."  # no loader of LoRAs knows it, and diffusers refuses names without "lora"
@@ -87,6 +90,20 @@ class Edit:
             A, B = (none | dict(self.factors))[name]
             found[name] = apply_edit(W, R.to(W.device), A.to(W.device), B.to(W.device))
         return found
+
+    def check_finite(self, maker: str) -> None:
+        """Refuse values that are not finite, in the float32 of ``edit.safetensors``.
+
+        Args:
+            maker: what made the edit, and what to change, for the message.
+
+        Raises:
+            UserError: naming the maker.
+        """
+        parts = [self.R, *(factor for pair in self.factors.values() for factor in pair)]
+        parts += [] if self.pooled is None else [self.pooled]
+        if not all(bool(part.float().isfinite().all()) for part in parts):
+            raise UserError(f"the edit is not finite, nothing is written: {maker}")
 
     def fits_pooled(self, original: Mapping[str, Tensor]) -> bool:
         """Whether the layer of pooled text is among the original weights, where it is edited."""
@@ -167,7 +184,9 @@ def fusion(
         A[name].append(fused.fused(A_0, fused.own))
         B[name].append(B_0.double())
     fused_factors = {name: (torch.cat(A[name]), torch.cat(B[name], dim=1)) for name in layers}
-    return replace(refined, R=fused.R, factors=fused_factors)
+    edit = replace(refined, R=fused.R, factors=fused_factors)
+    edit.check_finite(f"fusion of the LoRAs of {', '.join(sums)}. {LESS}")
+    return edit
 
 
 def added(refined: Edit, loras: Sequence[Factors]) -> Edit:
@@ -178,4 +197,6 @@ def added(refined: Edit, loras: Sequence[Factors]) -> Edit:
         own = [part[name] for part in parts if name in part]
         A, B = (torch.cat([pair[i].double().cpu() for pair in own], dim=i) for i in (0, 1))
         factors[name] = (A, B)
-    return replace(refined, factors=factors)
+    edit = replace(refined, factors=factors)
+    edit.check_finite(f"the added LoRAs. {LESS}")
+    return edit

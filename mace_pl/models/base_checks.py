@@ -13,7 +13,7 @@ from diffusers import AsymmetricAutoencoderKL, AutoencoderKL, AutoencoderTiny, U
 from lightning.pytorch.utilities import rank_zero_warn
 
 from mace_pl.errors import Advice, UserError
-from mace_pl.models.cross_attention import cross_attentions
+from mace_pl.models.cross_attention import key_values
 from mace_pl.models.protocols import Pipeline
 from mace_pl.models.text_encoding import text_parts
 
@@ -79,7 +79,12 @@ def check_conditions(pipeline: Pipeline, name: str) -> None:
             f"{name}: its UNet takes {unet.config.in_channels} channels, its VAE gives {latents}: a model for "
             f"inpainting, depth, instructions or upscaling. Give the text-to-image model that it was made from."
         )
-    cross_attentions(unet)
+    broken = [layer for layer, W in key_values(unet).items() if not W.isfinite().all()]
+    if broken:
+        raise UserError(
+            f"{name}: the weights of its layer {broken[0]} are not finite ({len(broken)} such keys and values). Get "
+            f"the files of its unet again."
+        )
     check_wanted(unet.config, name)
     encoders = text_parts(pipeline)[1]
     given = sum(encoder.config.hidden_size for encoder in encoders)

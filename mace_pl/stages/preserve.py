@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mace_pl.concepts.preservation import (
     StageWeights,
+    check_weights,
     last_tokens,
     named_statistics,
     names_that_stay,
@@ -85,8 +86,10 @@ def preserving(
         fingerprint: of its text encoder.
 
     Raises:
-        UserError: a file that does not fit, names without a weight, or a number below 1.
+        UserError: a file that does not fit, names without a weight, a weight that is negative or not finite, or a
+            number below 1.
     """
+    check_weights(stages)
     names, vocabulary = (
         names_to_preserve(model.get(name), stages, method.reads_names, name)
         for name in ("domain_names", "domain_vocabulary")

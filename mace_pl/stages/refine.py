@@ -117,6 +117,9 @@ def solve(
         method: the closed form.
         sums: by target.
         wanted: what is preserved.
+
+    Raises:
+        UserError: the system is singular, or the edit is not finite.
     """
     backbone = backbone_of(pipeline)
     original, total = backbone.key_values(), summed(sums.values())
@@ -125,7 +128,11 @@ def solve(
     pairs = float(total.pairs)
     edit = method.solve(Sums(total.F, total.G, preserved.refine, original, pairs, preserved.last, blank))
     T = pooled_matrix(pipeline, method, total, wanted.pooled, [*wanted.names, *preserved.moved], list(sums))
-    return replace(edit, pooled=T), original if T is None else backbone.text_layers(), preserved
+    edit = replace(edit, pooled=T)
+    edit.check_finite(
+        f"model.method {method!r}. Give its settings nearer to the published ones, or raise --model.refine.identity."
+    )
+    return edit, original if T is None else backbone.text_layers(), preserved
 
 
 def sum_concepts(

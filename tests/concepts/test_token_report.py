@@ -7,7 +7,8 @@ from diffusers import StableDiffusionPipeline
 from rich.console import Console
 
 from mace_pl.concepts.concept import Concept, read_templates
-from mace_pl.concepts.token_report import preflight, show_preflight
+from mace_pl.concepts.token_report import check_prompts, preflight, show_preflight
+from mace_pl.errors import UserError
 
 CONCEPTS = [Concept("a dog house", "the sky"), Concept("ship", "ground"), Concept("painter", "art", "style")]
 
@@ -29,6 +30,13 @@ def test_positions_decode_to_target_and_anchor(pipeline: StableDiffusionPipeline
                 ids = tokenizer(span["template"].replace("{}", row[which])).input_ids[start:stop]
                 assert tokenizer.convert_ids_to_tokens(ids) == row[f"{which}_tokens"]
                 assert tokenizer.decode(ids).strip() == row[which]
+
+
+def test_an_anchor_of_the_targets_tokens_is_refused(pipeline: StableDiffusionPipeline) -> None:
+    with pytest.raises(
+        UserError, match=r"the anchor 'Ship' has the tokens of its target 'ship'.*Choose another anchor"
+    ):
+        check_prompts(pipeline, [Concept("ship", "Ship")], [["a photo of a {}"]])
 
 
 def test_names_that_share_tokens_are_listed(pipeline: StableDiffusionPipeline) -> None:

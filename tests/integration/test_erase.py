@@ -153,7 +153,7 @@ def test_a_weight_of_what_a_run_does_not_have_is_refused(run: Path, capsys: pyte
     assert not (run.parent / "odd").exists()
 
 
-@pytest.mark.parametrize("change", ["{strength: 1.0}", "{identity: -1.0}"])
+@pytest.mark.parametrize("change", ["{strength: 1.0}", "{identity: -1.0}", "{identity: .nan}"])
 def test_a_term_that_fusion_does_not_have_is_refused(
     run: Path, change: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

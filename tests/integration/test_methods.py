@@ -190,6 +190,10 @@ def test_a_method_that_does_not_exist_is_named(
             ["--model.domain_vocabulary", "[cat]", "--model.refine.domain", "1", "--model.domain_affected", "0"],
             "model.domain_affected=0 must be at least 1",
         ),
+        *(
+            ([f"--model.{weight}={given}"], f"model.{weight}={given.lstrip('.')} must be at least 0, and finite")
+            for weight, given in (("refine.domain", "-0.01"), ("refine.identity", ".nan"), ("fuse.prior", ".inf"))
+        ),
     ],
 )
 def test_what_a_method_cannot_do_is_refused(

@@ -47,7 +47,7 @@ def test_targets_that_are_retained_do_not_move_at_a_hard_projector() -> None:
     close(tokens.targets @ CURE(alpha=1e12).solve(tokens.sums()).R.T, tokens.targets, LANDED)
 
 
-@pytest.mark.parametrize("alpha", [0.5, float("nan")])
+@pytest.mark.parametrize("alpha", [0.5, float("nan"), float("inf")])
 def test_an_alpha_out_of_range_is_refused(alpha: float) -> None:
     with pytest.raises(ValueError, match=r"model\.method\.alpha=.* must be at least 1 \(published: 2 to 5\)"):
         CURE(alpha)

@@ -10,6 +10,7 @@ from support.closed_forms import IDENTITY, Tokens, layers, minimiser, outer, ran
 from support.tolerances import CLOSED_FORMS, FLOAT32_EDIT, FLOAT64_SUMS, close
 from torch import Tensor
 
+from mace_pl.errors import UserError
 from mace_pl.methods import OCE, RECE, SPEED, ClosedForm, Mace, MaceRefinement, NullSpace
 from mace_pl.methods.closed_form import Preservation
 from mace_pl.methods.edit import ConceptSums, Edit, added, fusion
@@ -51,6 +52,20 @@ def test_loras_are_added_to_the_refined_weights(form: ClosedForm) -> None:
     found = added(refined, list(loras().values())).weights(layers())
     for name, W in refined.weights(layers()).items():
         close(found[name], W + sum(B @ A for A, B in (own[name] for own in loras().values())), FLOAT64_SUMS)
+
+
+def test_loras_that_are_not_finite_are_no_edit() -> None:
+    refined, broken = Edit(torch.eye(12, dtype=torch.float64)), loras()
+    for A, _ in broken["dog"].values():
+        A[0, 0] = float("nan")
+    own = outer(rand(15, 12, seed=70))
+    sums = {target: ConceptSums(own, own, own) for target in broken}
+    with pytest.raises(
+        UserError, match=r"the edit is not finite, nothing is written: fusion of the LoRAs of ship, dog"
+    ):
+        fusion(refined, sums, broken, Preservation(0.7))
+    with pytest.raises(UserError, match=r"the edit is not finite, nothing is written: the added LoRAs.*model\.lr"):
+        added(refined, list(broken.values()))
 
 
 @pytest.mark.parametrize("form", FORMS, ids=repr)

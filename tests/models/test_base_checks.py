@@ -125,6 +125,15 @@ def test_files_that_lack_weights_are_refused(folder: Path) -> None:
     assert "the files of its unet are not its weights: they lack conv_out.weight" in refused(folder)
 
 
+def test_keys_and_values_that_are_not_finite_are_refused_by_their_layer(folder: Path) -> None:
+    tensors = load_file(folder / UNET)
+    key = next(name for name in tensors if name.endswith("attn2.to_v.weight"))
+    tensors[key][0, 0] = float("nan")
+    save_file(tensors, folder / UNET, metadata={"format": "pt"})
+    said = f"the weights of its layer {key.removesuffix('.weight')} are not finite (1 such keys and values)"
+    assert said in refused(folder)
+
+
 def test_parts_of_different_models_are_refused(folder: Path) -> None:
     settings = json.loads((folder / "text_encoder/config.json").read_text())
     CLIPTextModel(CLIPTextConfig(**settings | {"hidden_size": 48})).save_pretrained(folder / "text_encoder")

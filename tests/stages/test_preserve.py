@@ -15,8 +15,11 @@ from torch import Tensor
 from mace_pl.cli import erase_main
 from mace_pl.concepts.concept import Concept
 from mace_pl.concepts.preservation import named_statistics
+from mace_pl.errors import UserError
 from mace_pl.methods import SPEED, UCE, Mace
+from mace_pl.methods.base import Sums
 from mace_pl.methods.closed_form import Preservation
+from mace_pl.methods.edit import Edit
 from mace_pl.models.backbone import backbone_of
 from mace_pl.models.pipeline import load_pipeline
 from mace_pl.stages.preserve import Preserving
@@ -46,6 +49,20 @@ def test_names_are_summed_over_the_tokens_of_the_method(pipeline: Any) -> None:
     close(named_statistics(pipeline, [*NAMES, "ship"], ["ship"], "last"), expected, FLOAT32_SUMS)
     whole = backbone_of(pipeline).encode(NAMES)[0].double().flatten(0, 1)
     close(named_statistics(pipeline, NAMES, [], "bare"), whole.T @ whole, FLOAT32_SUMS)
+
+
+class DividedByZero(UCE):
+    """A method that a user has written, whose edit is not finite."""
+
+    def solve(self, sums: Sums) -> Edit:
+        return Edit(sums.F / torch.zeros_like(sums.F))
+
+
+def test_an_edit_that_is_not_finite_is_refused_by_its_method(pipeline: Any) -> None:
+    with pytest.raises(
+        UserError, match=r"not finite, nothing is written: model\.method DividedByZero\(strength=1\.0\)"
+    ):
+        refined(pipeline, Preserving(Preservation(1.0)), DividedByZero())
 
 
 def test_stage_3_preserves_names_in_prompts_whatever_stage_1_sums(pipeline: Any) -> None:
