@@ -20,7 +20,7 @@ class CURE(ClosedForm):
     says "all tokens" and not of which prompts. Keys and values are edited.
 
     Args:
-        alpha: α, from 1 (f is ρ itself) towards a hard projector at large ones (published: 2 to 5; 2 is the default here).
+        alpha: α, from 1 (f is ρ itself) towards a hard projector at large ones (published: 2 to 5; the default is 2).
     """
 
     source = "CURE (arXiv 2505.12677, NeurIPS 2025)"
