@@ -30,10 +30,12 @@ from torch import Tensor
 from mace_pl.errors import UserError
 from mace_pl.files.artifacts import read_metadata, read_tensors, slug, write_tensors, written_aside
 from mace_pl.files.paths import resolve
+from mace_pl.files.tables import read_yaml
 from mace_pl.methods.edit import STAGE2, STAGE2_PREFIX, ConceptSums, Edit, Factors
 from mace_pl.models.base_model import BaseModel
 
 CONFIG = "config.yaml"
+AGAIN = "Restore the file of this run, or fit it again."
 #: where each format of the edit lies
 PLACES = {
     "pipeline": "pipeline",
@@ -101,14 +103,18 @@ class Run:
             setting: the option that named it, for messages.
 
         Raises:
-            UserError: no run is there, or its edit cannot be read.
+            UserError: no run is there, or its edit or configuration cannot be read.
         """
         root = resolve(folder)
         file = Run.edit_in(root)
         if file is None:
             raise UserError(f"{setting}={folder} is no output folder of fit or fuse (it has no {PLACES['edit']}).")
         made, settings = read_metadata(file, setting), root / CONFIG
-        config = yaml.safe_load(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
+        if made.get("kind") not in ("edit", "refined"):
+            raise UserError(f"{setting}: {file} was not written by fit or fuse. Give the folder that they wrote.")
+        config = read_yaml(settings, setting) if settings.is_file() else {}
+        if settings.is_file() and not (isinstance(config, dict) and isinstance(config.get("model"), dict)):
+            raise UserError(f"{setting}: {settings} is no configuration of a run: it has no model. Restore the file.")
         base = BaseModel.read(config.get("model", {}), made)
         again = Fused(**{item.name: made[item.name] for item in fields(Fused)}) if "method" in made else None
         return Run(root, base, made.get("concepts", []), config, made.get("seed"), again)
@@ -137,20 +143,42 @@ class Run:
         """The edited keys and values: :func:`read_refined`."""
         return read_refined(self.place("refined"), own, setting)
 
-    def concept(self, target: str) -> tuple[ConceptSums, Factors]:
+    def concept(
+        self, target: str, layers: Mapping[str, Tensor] | None = None, trained: bool = False
+    ) -> tuple[ConceptSums, Factors]:
         """The sums of a concept, and its LoRA (A, B) by layer, which is empty where nothing was trained.
 
+        Args:
+            target: of the run.
+            layers: the base's keys and values W [O, D] by name, which the sums and the LoRA must fit.
+            trained: whether there must be a LoRA.
+
         Raises:
-            UserError: a file is not there, or cannot be read.
+            UserError: a file is not there, cannot be read, or is of another concept or model; naming it.
         """
-        shape = (-1, -1)
-        sums, _ = read_tensors(self.statistics_file(target), "concept", "run", {"F": shape, "G": shape, "F_all": shape})
-        if not self.lora_file(target).is_file():
+        side = next(iter(layers.values())).shape[1] if layers else -1
+        shapes = dict.fromkeys(("F", "G", "F_all"), (side, side))
+        sums, made = read_tensors(self.statistics_file(target), "concept", "run", shapes)
+        self._check_made(self.statistics_file(target), made, target)
+        if not trained and not self.lora_file(target).is_file():
             return ConceptSums(**sums), {}
-        lora, _ = read_tensors(self.lora_file(target), STAGE2, "run")
+        lora, made = read_tensors(self.lora_file(target), STAGE2, "run")
+        self._check_made(self.lora_file(target), made, target)
         names = [key.removeprefix(STAGE2_PREFIX)[:-2] for key in lora if key.endswith(".A")]
-        factors = {name: (lora[f"{STAGE2_PREFIX}{name}.A"], lora[f"{STAGE2_PREFIX}{name}.B"]) for name in names}
+        keys = {name: (f"{STAGE2_PREFIX}{name}.A", f"{STAGE2_PREFIX}{name}.B") for name in names}
+        factors = {name: (lora[a], lora[b]) for name, (a, b) in keys.items() if b in lora}
+        sides = {name: (B.shape[0], A.shape[1]) for name, (A, B) in factors.items()}
+        if layers is not None and sides != {name: tuple(W.shape) for name, W in layers.items()}:
+            raise UserError(f"run: {self.lora_file(target)} does not fit the layers of the run's base model. {AGAIN}")
         return ConceptSums(**sums), factors
+
+    def _check_made(self, file: Path, made: Mapping[str, Any], target: str) -> None:
+        """Refuse a concept's file that says that it is of another target or model."""
+        wanted = {"target": target, "text_encoder": self.base.text_encoder, "unet": self.base.unet}
+        for name, value in wanted.items():
+            if value is not None and made.get(name, value) != value:
+                what = f"the target {made[name]!r}, not {value!r}" if name == "target" else f"another {name}"
+                raise UserError(f"run: {file} was made for {what.replace('_', ' ')}. {AGAIN}")
 
     # --- places --------------------------------------------------------------------------------------------------
 

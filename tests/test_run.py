@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from support.runs import CONCEPTS, config, exit_message
 from support.tolerances import FLOAT32_EDIT, MOVED, above, close
 
@@ -18,6 +19,7 @@ from mace_pl.commands.eval_unlearn import Technique
 from mace_pl.commands.export import export_run
 from mace_pl.commands.fuse import fuse_run
 from mace_pl.errors import UserError
+from mace_pl.methods.edit import ConceptSums
 from mace_pl.models.base_model import base_hashes
 from mace_pl.models.pipeline import load_pipeline
 from mace_pl.run import Run
@@ -133,6 +135,47 @@ def test_a_fused_run_refuses_another_base(
         said = str(refused.value)
     assert "the unet of" in said and "is not the one that was edited: it has other weights" in said
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("damage", ["lora", "target", "width"])
+def test_files_of_another_concept_or_none_are_not_fused(run: Path, tmp_path: Path, damage: str) -> None:
+    broken = Path(shutil.copytree(run, tmp_path / "broken"))
+    found = Run.load(broken)
+    if damage == "lora":
+        found.lora_file("dog").unlink()
+        said = f"run: {found.lora_file('dog')} is no file"
+    elif damage == "target":
+        shutil.copyfile(found.statistics_file("ship"), found.statistics_file("dog"))
+        said = f"run: {found.statistics_file('dog')} was made for the target 'ship', not 'dog'"
+    else:
+        narrow = torch.eye(8, dtype=torch.float64)
+        found.save_concept("dog", ConceptSums(narrow, narrow.clone(), narrow.clone()), {})
+        said = f"run: {found.statistics_file('dog')} has F of shape (8, 8), expected (32, 32)"
+    with pytest.raises(UserError, match=re.escape(said)):
+        fuse_run(str(broken), str(tmp_path / "out"), save_pipeline=False)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("config.yaml", b"model: [", "is no YAML"),
+        ("config.yaml", b"- a\n", "is no configuration of a run: it has no model"),
+        ("config.yaml", b"seed_everything: 1\n", "is no configuration of a run: it has no model"),
+        ("edit.safetensors", None, "was not written by fit or fuse"),
+    ],
+)
+def test_a_damaged_run_names_its_file(run: Path, tmp_path: Path, name: str, content: bytes | None, said: str) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for file in ("config.yaml", "edit.safetensors"):
+        shutil.copyfile(run / file, broken / file)
+    if content is None:
+        save_file({"a": torch.zeros(1)}, broken / name)
+    else:
+        (broken / name).write_bytes(content)
+    with pytest.raises(UserError, match=re.escape(f"run: {broken / name} {said}")):
+        Run.load(broken)
 
 
 def test_what_fuse_needs_is_named(run: Path, fused: Path, tmp_path: Path) -> None:

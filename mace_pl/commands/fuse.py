@@ -137,16 +137,21 @@ def _model_of(old: Run) -> dict[str, Any]:
     lacking += [f"statistics of {target}" for target in old.targets if not old.statistics_file(target).is_file()]
     if lacking:
         raise UserError(f"run={old.folder} cannot be fused: it has no {lacking[0]}. Give the folder that fit wrote.")
-    return dict(old.config["model"])
+    model = dict(old.config["model"])
+    for stage in ("refine", "fuse"):
+        if not isinstance(model.get(stage), dict):
+            raise UserError(f"run: {old.folder / CONFIG} has no weights in model.{stage}. Restore the file.")
+    return model
 
 
 def _edit(old: Run, new: Run, pipeline: Any, closed_form: ClosedForm) -> tuple[Edit, dict[str, Tensor]]:
     """The edit of a new run from the sums and LoRAs of an old one, and the weights that it changes before it."""
     assert new.fused is not None
-    sums, loras = SumsOnDisk(), {}
+    sums, loras, layers = SumsOnDisk(), {}, backbone_of(pipeline).key_values()
+    trained = closed_form.trains and new.fused.method != "refined"
     for target in new.targets:
         weight = new.fused.weights.get(target, 1.0)
-        statistics, factors = old.concept(target)
+        statistics, factors = old.concept(target, layers, trained)
         sums.add(target, statistics.weighted(weight))
         loras[target] = {n: (A, weight * B) for n, (A, B) in factors.items()}
     wanted = _wanted(pipeline, new.config["model"], closed_form)
