@@ -138,11 +138,6 @@ class _PredictCLI(CommandLine):
         super().add_arguments_to_parser(parser)
         parser.set_defaults({"trainer.logger": False})
 
-    def after_predict(self) -> None:
-        """Write the log beside the images."""
-        if self.log is not None:
-            self.log.open(self.model.output, self.trainer.global_rank)
-
 
 class _AttackCLI(CommandLine):
     @staticmethod
