@@ -75,7 +75,8 @@ def test_a_checkpoint_comes_out_as_a_checkpoint(checkpoint: Any, run: Path) -> N
     old = {name: tensor for name, tensor in old.items() if not name.startswith("model_ema.")}  # would not be edited
     assert {name: tensor.dtype for name, tensor in old.items()} == {name: tensor.dtype for name, tensor in new.items()}
     own = unet_names(DiffusionPipeline.from_pretrained(base).unet)
-    edited = {n for n, parts in own.items() if ".attn2.to_k." in parts[0] or ".attn2.to_v." in parts[0]}
+    layers = (".attn2.to_k.", ".attn2.to_v.", "add_embedding.linear_1.weight")  # the last reads SDXL's pooled text
+    edited = {n for n, parts in own.items() if any(layer in parts[0] for layer in layers)}
     assert {name for name in old if not torch.equal(old[name], new[name])} == edited
     with safe_open(str(run / "model.safetensors"), framework="pt") as opened:
         said = opened.metadata()
