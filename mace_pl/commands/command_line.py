@@ -21,6 +21,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from mace_pl import methods
 from mace_pl.commands.parsing import LightningParser, check_config
 from mace_pl.errors import UserError, nearest, one_line
 from mace_pl.files.paths import resolve
@@ -171,9 +172,13 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 def explained(error: ArgumentError, known: Iterable[str]) -> str:
     """An error of the parser in one line, with the nearest key that exists where one does not."""
     message, names = one_line(error), list(known)
+    no_class = missing_class(message)
+    if no_class:
+        return no_class
     owner = re.search(r"class_path '([\w.]+)'", str(error))
     if owner is not None:  # the keys are those of a class that the user has named
-        names += list(inspect.signature(pydoc.locate(owner[1]) or dict).parameters)  # type: ignore[arg-type]
+        located = pydoc.locate(owner[1])
+        names += list(inspect.signature(located).parameters) if callable(located) else []
     unknown = [
         *re.findall(r"[Oo]ption '([\w.]+)'", message),
         *re.findall(r"--([\w.]+)", message.partition("unrecognized arguments:")[2]),
@@ -183,6 +188,22 @@ def explained(error: ArgumentError, known: Iterable[str]) -> str:
     where = f" in {owner[1]}" if owner is not None else ""
     more = INSTEAD.get(unknown[0], "") or nearest(unknown[0], names)
     return f"{unknown[0]} does not exist{where}. {more.strip()}".strip()
+
+
+def missing_class(message: str) -> str:
+    """One line about a class that cannot be found, with the closed forms that exist; empty where all are found."""
+    key = re.search(r'Parser key "([\w.]+)"', message)
+    paths = re.search(r"dot import path string: ([\w.]+)|class_path '(\w+\.[\w.]+)'", message)
+    path = (paths[1] or paths[2]) if paths else ""
+    if key is None or not path or pydoc.locate(path) is not None:
+        return ""
+    if not key[1].startswith("model.method"):
+        return f"{key[1]}: there is no class {path}. Give one that can be imported, as package.module.Name."
+    exist = [name for name in methods.__all__ if name != "ClosedForm"]
+    return (
+        f"{key[1]}: there is no class {path}.{nearest(path, exist)} Choose from {', '.join(exist)}, or "
+        f"give your own as package.module.Name."
+    )
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from mace_pl import erase
 from mace_pl.cli import erase_main
 from mace_pl.errors import UserError
 
+BASE = ["--model.pretrained", "checkpoints/emoji"]
 WRONG = [
     ({"model": {"lrr": 1e-3}}, "model.lrr does not exist. The nearest that exists is model.lr."),
     ({"model": {"refine": {"identiy": 1.0}}}, "The nearest that exists is model.refine.identity."),
@@ -70,6 +71,9 @@ def test_a_bad_setting_is_a_user_error_in_python_and_one_line_of_the_command(
         (["fuse", "--rum", "x"], "rum does not exist. The nearest that exists is run."),
         (["fuse", "--run", "x", "--weights", "ship=much"], "target=strength pairs"),
         (["export", "--format"], "--format"),
+        (["fit", *BASE, "--model.method", "nosuch.Thing"], "model.method: there is no class nosuch.Thing."),
+        (["fit", *BASE, "--model.method", "Uce"], "there is no class Uce. Choose from CURE, OCE"),
+        (["fit", *BASE, "--trainer.callbacks", "nosuch.Callback"], "trainer.callbacks: there is no class nosuch.Call"),
         (["fit", "--ckpt_path", "last.ckpt"], "a run resumes by itself"),
         (["fit", "--config", "nowhere.yaml"], "nowhere.yaml"),
     ],
