@@ -80,6 +80,8 @@ def fuse_run(
     if method not in (None, "refined") and not closed_form.trains:
         raise UserError(f"method={method}: the run trained no LoRAs ({closed_form!r}). Pass refined, or leave it out.")
     way = method or (old.fused.method if old.fused else "fused" if closed_form.trains else "refined")
+    if fuse and way != "fused":
+        raise UserError(f"fuse={fuse} has no effect with method {way}, which has no fusion. Change --refine instead.")
     output = Path(output_dir) if output_dir else old.folder.with_name(f"{old.folder.name}-{way}")
     claim_output(output, overwrite)
     _check_files(model)

@@ -86,7 +86,7 @@ def names_to_preserve(
 
     Args:
         given: a list, or a text file.
-        stages: weights of both closed forms.
+        stages: weights of the closed forms that the method has: of stage 1, and of stage 3 where it trains.
         read: whether the method reads names whatever their weight.
         setting: of ``model``.
 
@@ -95,9 +95,9 @@ def names_to_preserve(
     """
     names = read_names(given, f"model.{setting}")
     if names and not read and all(weights.domain == 0 for weights in stages):
-        raise UserError(
-            f"model.{setting} has no effect: model.refine.domain and model.fuse.domain are 0. Raise one of them."
-        )
+        zero = "model.refine.domain and model.fuse.domain are 0. Raise one of them."
+        alone = "model.refine.domain is 0, and the method has no fusion. Raise it."
+        raise UserError(f"model.{setting} has no effect: {zero if len(stages) > 1 else alone}")
     return names
 
 

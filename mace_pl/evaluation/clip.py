@@ -38,7 +38,14 @@ class ClipEncoder(torch.nn.Module):
         folder = resolve(pretrained)
         if not (folder / "config.json").is_file():
             raise UserError(f"model.classifier={pretrained} has no config.json. Give the folder of a CLIPModel.")
-        self.clip: Any = CLIPModel.from_pretrained(folder, dtype=torch.float32).requires_grad_(False).eval()
+        model, info = CLIPModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+        if info["missing_keys"]:
+            missing = ", ".join(sorted(info["missing_keys"])[:3])
+            raise UserError(
+                f"model.classifier={pretrained} lacks weights of a CLIPModel: {missing} (in all "
+                f"{len(info['missing_keys'])}). Get its files again."
+            )
+        self.clip: Any = model.requires_grad_(False).eval()
         words = folder if (folder / "tokenizer_config.json").is_file() else folder.parent / "tokenizer"
         self.tokenizer = CLIPTokenizer.from_pretrained(words)
         self.mean, self.std = _normalisation(folder)

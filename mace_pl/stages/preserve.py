@@ -90,8 +90,9 @@ def preserving(
             number below 1.
     """
     check_weights(stages)
+    counting = stages if method.trains else stages[:1]
     names, vocabulary = (
-        names_to_preserve(model.get(name), stages, method.reads_names, name)
+        names_to_preserve(model.get(name), counting, method.reads_names, name)
         for name in ("domain_names", "domain_vocabulary")
     )
     affected = model.get("domain_affected", AFFECTED)

@@ -125,6 +125,7 @@ def test_degrees_are_taken_or_refused(run: Path, tmp_path: Path, capsys: pytest.
         original = backbone_of(load_pipeline(base)).key_values()
         close(none, {f"{name}.weight": W for name, W in original.items()}, FLOAT32_EDIT)
     assert "the run trained no LoRAs" in exit_message([*args, "--method", "added"], capsys)
+    assert "has no effect with method refined" in exit_message([*args, "--fuse", "{identity: 3}"], capsys)
 
 
 @pytest.mark.parametrize("name", ["UCE", "MaceRefinement"])
@@ -189,6 +190,10 @@ def test_a_method_that_does_not_exist_is_named(
         (
             ["--model.domain_vocabulary", "[cat]", "--model.refine.domain", "1", "--model.domain_affected", "0"],
             "model.domain_affected=0 must be at least 1",
+        ),
+        (
+            ["--model.method", "UCE", "--model.fuse.domain", "5", "--model.domain_names", "[cat]"],
+            "model.domain_names has no effect: model.refine.domain is 0, and the method has no fusion. Raise it.",
         ),
         *(
             ([f"--model.{weight}={given}"], f"model.{weight}={given.lstrip('.')} must be at least 0, and finite")
