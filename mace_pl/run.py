@@ -27,6 +27,7 @@ from typing import Any
 import yaml
 from torch import Tensor
 
+from mace_pl.concepts.concept import read_concepts
 from mace_pl.errors import UserError
 from mace_pl.files.artifacts import read_metadata, read_tensors, slug, write_tensors, written_aside
 from mace_pl.files.paths import resolve
@@ -212,16 +213,19 @@ class Run:
     # --- write ---------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def save(self) -> Iterator[Run]:
+    def save(self, overwrite: bool = False) -> Iterator[Run]:
         """Write the folder aside, with its configuration; it gets its name when the block ends without an error.
+
+        Args:
+            overwrite: replace the folder where it exists; else what was written gets a name beside it.
 
         Yields:
             The same run in the folder aside, into which the block writes the rest.
 
         Raises:
-            UserError: the place cannot be written.
+            UserError: the place cannot be written, or exists by then.
         """
-        with written_aside(self.folder, "output_dir") as aside:
+        with written_aside(self.folder, "output_dir", overwrite=overwrite) as aside:
             aside.mkdir()
             settings = yaml.safe_dump(dict(self.config), sort_keys=False, allow_unicode=True)
             (aside / CONFIG).write_text(settings, encoding="utf-8")
@@ -248,6 +252,20 @@ class Run:
                         os.link(source.resolve(), own)
                     except OSError:  # another disk, or one without links
                         shutil.copyfile(source, own)
+
+
+def inputs_of(config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What a run reads, by its configuration: what each is, and the place that a setting names."""
+    model, data = config["model"], config.get("data") or {}
+    found: list[tuple[str, str | None]] = [("base model", model["pretrained"])]
+    found += [("layout of the base", model.get("layout"))]
+    for name in ("prior", "domain"):
+        given = model.get(name) or []
+        found += [(f"{name} statistics", file) for file in ([given] if isinstance(given, str) else given)]
+    for concept in read_concepts(data["concepts"]) if data.get("concepts") else []:
+        found += [(f"images of {concept.target!r}", concept.images), (f"masks of {concept.target!r}", concept.masks)]
+    there = [(what, place) for what, place in found if place and resolve(place).exists()]  # a hub id lies nowhere
+    return [*there, *([("folder of data.pictures", data["pictures"])] if data.get("pictures") else [])]
 
 
 def read_refined(file: Path, own: Mapping[str, Tensor], setting: str) -> dict[str, Tensor]:

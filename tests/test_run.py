@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
-from support.runs import CONCEPTS, config, exit_message
+from support.runs import CONCEPTS, checksums, config, exit_message
 from support.tolerances import FLOAT32_EDIT, MOVED, above, close
 
 from mace_pl.cli import erase_main
@@ -19,10 +20,11 @@ from mace_pl.commands.eval_unlearn import Technique
 from mace_pl.commands.export import export_run
 from mace_pl.commands.fuse import fuse_run
 from mace_pl.errors import UserError
+from mace_pl.files.owned import refuse_inputs
 from mace_pl.methods.edit import ConceptSums
 from mace_pl.models.base_model import base_hashes
 from mace_pl.models.pipeline import load_pipeline
-from mace_pl.run import Run
+from mace_pl.run import Run, inputs_of
 
 
 @pytest.fixture(scope="module")
@@ -191,3 +193,40 @@ def test_what_fuse_needs_is_named(run: Path, fused: Path, tmp_path: Path) -> Non
     with pytest.raises(UserError, match=r"'painter' is no target of .*fused\. Its targets are ship, dog\."):
         fuse_run(str(fused), weights={"painter": 0.5})
     assert [path.name for path in tmp_path.iterdir()] == ["bare"]
+
+
+@pytest.mark.parametrize("command", ["fit", "fuse", "export"])
+def test_what_a_run_reads_is_not_replaced_by_it(
+    command: str, run: Path, toy_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The base is a pipeline in the folder of an earlier run, and that run's folder is the output."""
+    first = Path(shutil.copytree(run, tmp_path / "first"))
+    base = shutil.copytree(toy_pipeline, first / "pipeline")
+    (first / ".written.json").write_text(json.dumps([p.relative_to(first).as_posix() for p in first.rglob("*")]))
+    before = checksums(first)
+    own = shutil.copytree(run, tmp_path / "own")
+    settings = yaml.safe_load((own / "config.yaml").read_text())
+    settings["model"]["pretrained"] = str(base)
+    (own / "config.yaml").write_text(yaml.safe_dump(settings))
+    more = {"fit": "--output_dir", "fuse": "--output_dir", "export": "--output"}[command]
+    args = {
+        "fit": ["fit", "--config", str(own / "config.yaml")],
+        "fuse": ["fuse", "--run", str(own), "--pretrained", str(base)],
+        "export": ["export", "--run", str(own), "--format", "pipeline", "--pretrained", str(base)],
+    }[command]
+    message = exit_message([*args, more, str(first), "--overwrite", "true"], capsys)
+    assert "holds the base model" in message
+    assert checksums(first) == before
+
+
+@pytest.mark.parametrize("setting", ["model.prior", "model.domain", "data.pictures", "data.concepts"])
+def test_every_input_of_a_run_is_known(setting: str, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (file := tmp_path / "run" / "given").write_bytes(b"")
+    own = [{"target": "ship", "anchor": "sky", "images": str(file)}]
+    topic, name = setting.split(".")
+    settings: dict[str, dict[str, object]] = {"model": {"pretrained": "org/model"}, "data": {}}
+    settings[topic][name] = own if name == "concepts" else str(file)
+    assert [place for _, place in inputs_of(settings)] == [str(file)]
+    with pytest.raises(UserError, match=r"output_dir=.*run holds the .*given\)\. Choose another --output_dir"):
+        refuse_inputs(tmp_path / "run", inputs_of(settings))

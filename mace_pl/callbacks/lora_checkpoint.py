@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from mace_pl.callbacks.protocols import ErasureModule
 from mace_pl.errors import UserError
-from mace_pl.files.artifacts import read_tensors, slug, write_tensors
+from mace_pl.files.artifacts import read_metadata, read_tensors, slug, write_tensors
 from mace_pl.files.identity import differing, identity, not_taken
 from mace_pl.files.paths import training_folder
 from mace_pl.files.screen import screen
@@ -117,11 +118,20 @@ class LoRACheckpoint(Callback):
             self.save(trainer, cast(ErasureModule, pl_module), self.pending)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The run is written: what was saved for resuming is not needed any more."""
+        """The run is written: what it saved for resuming, or resumed, is not needed any more."""
         if trainer.is_global_zero:
-            for path in self.folder.glob("*.safetensors"):
-                path.unlink()
-            for left in self.folder.glob(".*.partial"):  # of a process that was killed
-                left.unlink(missing_ok=True)
+            data: RunData = trainer.datamodule  # type: ignore[attr-defined]
+            for path in filter(self.is_own, self.folder.glob("[!.]*.safetensors")):
+                path.unlink(missing_ok=True)
+            for target in [data.concepts[concept].target for concept in self.identities]:
+                for left in self.folder.glob(f".{glob.escape(slug(target))}.safetensors.*.partial"):
+                    left.unlink(missing_ok=True)  # of a process that was killed
             with contextlib.suppress(OSError):  # other files stay, and the folder with them
                 self.folder.rmdir()
+
+    def is_own(self, path: Path) -> bool:
+        """Whether a file holds a concept that this run trained with the same inputs, on whatever rank."""
+        with contextlib.suppress(UserError, ValueError):  # a damaged file, which no run of ours left as it is
+            saved = read_metadata(path, "output_dir").get("concepts", {})
+            return not {identity(content) for content in self.identities.values()}.isdisjoint(saved)
+        return False

@@ -14,6 +14,7 @@ from mace_pl.export.base_model import base_file
 from mace_pl.export.formats import Finished, check_formats
 from mace_pl.export.single_file import check_single_file
 from mace_pl.files.artifacts import claim_output, write_json
+from mace_pl.files.owned import refuse_inputs
 from mace_pl.files.paths import training_folder
 from mace_pl.files.run_log import RunLog, logs
 from mace_pl.files.screen import screen
@@ -21,7 +22,7 @@ from mace_pl.images.protocols import RunData
 from mace_pl.models.base_model import BaseModel
 from mace_pl.models.pipeline import relative_to_project
 from mace_pl.models.protocols import Pipeline
-from mace_pl.run import Run
+from mace_pl.run import Run, inputs_of
 
 
 class WriteRun(Callback):
@@ -42,7 +43,7 @@ class WriteRun(Callback):
         run: what was written, on each rank; None before.
 
     Raises:
-        UserError: a format does not exist, or ``output_dir`` exists.
+        UserError: a format does not exist, or ``output_dir`` exists or holds an input of the run.
     """
 
     def __init__(
@@ -57,10 +58,16 @@ class WriteRun(Callback):
     ) -> None:
         self.folder, self.before_after, self.config = Path(output_dir), before_after, config
         check_formats(export or [], "export")
-        self.export, self.save_pipeline = export, save_pipeline
+        self.export, self.save_pipeline, self.overwrite = export, save_pipeline, overwrite
         self.run: Run | None = None
         self.run_log, self.training = log, training_folder(self.folder)
         claim_output(self.folder, overwrite)
+        refuse_inputs(self.folder, inputs_of(config))
+        if self.training.exists() and not self.training.is_dir():
+            raise UserError(
+                f"output_dir: {self.training} is a file, where the run leaves what it resumes from. Move it away, or "
+                f"choose another --output_dir."
+            )
 
     def formats(self, pipeline: Pipeline) -> list[str]:
         """What is written beside edit and refined weights."""
@@ -92,7 +99,7 @@ class WriteRun(Callback):
         concepts = [{"target": c.target, "anchor": c.anchor, "kind": c.kind} for c in data.concepts]
         run = Run(self.folder, base, concepts, self.config, module.seed)
         if trainer.is_global_zero:
-            with run.save() as aside:
+            with run.save(self.overwrite) as aside:
                 self.write(aside, run, module)
                 if self.run_log is not None:
                     self.run_log.copy(aside.report)

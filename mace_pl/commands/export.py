@@ -9,10 +9,11 @@ from typing import Any
 import torch
 
 from mace_pl.errors import UserError
-from mace_pl.export.base_model import base_file, base_folder
+from mace_pl.export.base_model import base_place
 from mace_pl.export.formats import Finished, check_formats
 from mace_pl.export.lora import DEFAULT_MAX_ERROR, LORAS, check_rank
 from mace_pl.files.artifacts import claim_output, written_aside
+from mace_pl.files.owned import refuse_inputs
 from mace_pl.methods.edit import Edit
 from mace_pl.models.backbone import backbone_of
 from mace_pl.models.base_model import BaseModel
@@ -67,14 +68,11 @@ def export_run(
     path = Path(output) if output else source.place(format)
     _claim(path, format, overwrite, source.folder)
     pipeline, base_now = source.base.load(pretrained, layout)
-    base = base_folder(pipeline)
-    place = base or base_file(pipeline)
-    if place is not None and place.resolve().is_relative_to(path.resolve()):
-        raise UserError(f"output={path} holds the base model. Choose another --output.")
+    refuse_inputs(path, [("base model", base_place(pipeline))], "output")
     original = _original(pipeline, edit, base_now)
     finished = Finished(replace(source, base=base_now), pipeline, edit, original, source.metrics)
     backbone_of(pipeline).set_key_values(finished.weights)
-    with written_aside(path) as aside:
+    with written_aside(path, overwrite=overwrite) as aside:
         finished.write(format, aside, DTYPES.get(dtype or ""), wanted, error)
     return path
 

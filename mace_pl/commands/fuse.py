@@ -12,15 +12,17 @@ from torch import Tensor
 from mace_pl.concepts.names import clean_name, clean_names
 from mace_pl.concepts.preservation import StageWeights
 from mace_pl.errors import UserError
+from mace_pl.export.base_model import base_place
 from mace_pl.export.formats import Finished
 from mace_pl.files.artifacts import claim_output
+from mace_pl.files.owned import refuse_inputs
 from mace_pl.files.paths import resolve
 from mace_pl.methods.base import ClosedForm
 from mace_pl.methods.chosen import chosen
 from mace_pl.methods.edit import Edit, SumsOnDisk, added, fusion
 from mace_pl.models.backbone import backbone_of
 from mace_pl.models.text_encoding import encoder_fingerprint
-from mace_pl.run import CONFIG, Fused, Run
+from mace_pl.run import CONFIG, Fused, Run, inputs_of
 from mace_pl.stages.preserve import Preserving, preserving
 from mace_pl.stages.refine import solve
 
@@ -86,12 +88,13 @@ def fuse_run(
     claim_output(output, overwrite)
     _check_files(model)
     pipeline, base = old.base.load(pretrained, layout)
+    refuse_inputs(output, [("base model", base_place(pipeline)), *inputs_of({"model": model | base.settings})])
     config = {**old.config, "model": model | base.settings, "output_dir": str(output)}
     again = Fused(way, strengths, model["refine"], model["fuse"])
     new = Run(output, base, concepts, config, old.seed, again)
     finished = Finished(new, pipeline, *_edit(old, new, pipeline, closed_form))
     backbone_of(pipeline).set_key_values(finished.weights)
-    with new.save() as aside:
+    with new.save(overwrite) as aside:
         aside.take_concepts(old)
         for name in ("edit", "refined", *(("pipeline",) if save_pipeline else ())):
             finished.write(name, aside.place(name))

@@ -44,6 +44,11 @@ def base_file(pipeline: Pipeline) -> Path | None:
     return file
 
 
+def base_place(pipeline: Pipeline) -> Path | None:
+    """The folder or single checkpoint that the pipeline was loaded from; None without one."""
+    return base_folder(pipeline) or base_file(pipeline)
+
+
 def base_variant(pipeline: Pipeline) -> str | None:
     """The variant of the files that the pipeline was loaded from, as in ``fp16``."""
     variant: str | None = getattr(pipeline, "base_variant", None)

@@ -9,6 +9,7 @@ import math
 import os
 import re
 import shutil
+import sys
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -30,17 +31,20 @@ NO_HASH = "0x" + 64 * "0"
 
 
 @contextlib.contextmanager
-def written_aside(path: Path, setting: str = "output", known: re.Pattern[str] | None = None) -> Iterator[Path]:
+def written_aside(
+    path: Path, setting: str = "output", known: re.Pattern[str] | None = None, overwrite: bool = True
+) -> Iterator[Path]:
     """Yield a temporary sibling of ``path`` (file or folder) that replaces it on success and vanishes on failure.
 
     Args:
         path: what is written. A folder gets a record of its files, and is replaced only where it holds no other.
         setting: the option that named it, for error messages.
         known: paths in a folder that is replaced which are the project's without a record.
+        overwrite: replace what is there by then; if false it stays, and what is written gets a name beside it.
 
     Raises:
-        UserError: when the place cannot be written (full or read-only disk), naming the path and the way out, or when
-            a file that the project did not write would be lost.
+        UserError: when the place cannot be written (full or read-only disk), naming the path and the way out, when
+            a file that the project did not write would be lost, or when ``overwrite`` is false and it exists by then.
     """
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
@@ -49,7 +53,10 @@ def written_aside(path: Path, setting: str = "output", known: re.Pattern[str] | 
         if aside.is_dir():
             write_record(aside)
         open_to_umask(aside)
-        _put(aside, path, setting, known)
+        if overwrite:
+            _put(aside, path, setting, known)
+        else:
+            _put_new(aside, path, setting)
     except OSError as error:
         raise UserError(
             f"cannot write {path}: {error.strerror or error}. Free some space, or choose another output."
@@ -62,6 +69,25 @@ def written_aside(path: Path, setting: str = "output", known: re.Pattern[str] | 
         else:
             with contextlib.suppress(OSError):
                 aside.unlink(missing_ok=True)
+
+
+def _put_new(aside: Path, path: Path, setting: str) -> None:
+    """Give what is complete its name, or another one where something has come to bear it meanwhile."""
+    with contextlib.suppress(OSError):
+        path.rmdir()  # an empty folder
+    try:
+        if not os.path.lexists(path):
+            aside.rename(path)  # no system replaces a folder that holds something by this
+            return
+    except OSError:
+        if not os.path.lexists(path):
+            raise
+    other = path.with_name(f"{path.stem}-{uuid.uuid4().hex[:8]}{path.suffix}")
+    aside.rename(other)
+    raise UserError(
+        f"{setting}: another command has written {path} meanwhile, which is not replaced. What this one made lies in "
+        f"{other}."
+    )
 
 
 def _put(aside: Path, path: Path, setting: str, known: re.Pattern[str] | None) -> None:
@@ -232,10 +258,15 @@ def readable(text: str, longest: int = LONGEST) -> str:
 def slug(name: str) -> str:
     """A file name for a concept, which no other has and which lies in its folder whatever the name holds.
 
-    Blanks become underscores. Where more is lost, or a system would not take the rest as it is (hidden, too long, a
-    device, dots at its ends), the first digits of the name's SHA-256 follow.
+    Blanks become underscores, and letters that this system's file names cannot hold. Where more than blanks is lost, or
+    a system would not take the rest as it is (hidden, too long, a device, dots at its ends), the first digits of the
+    name's SHA-256 follow.
     """
     plain = readable(name)
+    try:
+        plain.encode(sys.getfilesystemencoding())
+    except UnicodeEncodeError:
+        plain = "".join(c if c.isascii() else "_" for c in plain)
     safe = plain and plain == plain.strip("._") and plain.split(".")[0].lower() not in RESERVED
     if safe and plain.replace("_", " ") == name:
         return plain

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
 from mace_pl.errors import UserError
+from mace_pl.files.paths import resolve
 
 RECORD = ".written.json"  # in a folder that was written as a whole: the files that came with it
 LOG = "run.log"  # it is written last
@@ -58,6 +59,22 @@ def refuse_foreign(folder: Path, setting: str, known: re.Pattern[str] | None = N
             f"{setting}: {folder} holds {foreign.relative_to(folder).as_posix()}, which this project did not write: "
             f"it is not replaced. Move that file or the folder away, or choose another place."
         )
+
+
+def refuse_inputs(output: Path, inputs: Iterable[tuple[str, str | Path | None]], setting: str = "output_dir") -> None:
+    """Refuse to replace a folder that holds what the command reads: it would be lost with it.
+
+    Args:
+        output: what is written.
+        inputs: what each is, as in "base model", and its place; None and what lies nowhere (a hub id) hold nothing.
+        setting: the option that named the output.
+
+    Raises:
+        UserError: naming the input.
+    """
+    for what, place in inputs:
+        if place is not None and resolve(place).resolve().is_relative_to(output.resolve()):
+            raise UserError(f"{setting}={output} holds the {what} ({place}). Choose another --{setting}.")
 
 
 def files_of(folder: Path) -> Iterator[Path]:

@@ -1,14 +1,19 @@
 """Nothing is removed that the project did not write, whatever a target is called."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from support.runs import checksums, config, exit_message
 
 from mace_pl.cli import erase_main
+from mace_pl.errors import UserError
 from mace_pl.files.artifacts import slug, write_json, written_aside
 
+ROOT = Path(__file__).parents[2]
 FEW = {"images_per_concept": 1, "image_steps": 1, "steps_per_concept": 1}
 ODD = [".", "..", "...", "../..", "/", "~", "C++", "C--", "c/d", "c\\d", "🚢", "🐱", "मीरा", "मैरी", "con", "NUL.txt"]
 ODD += [
@@ -35,6 +40,16 @@ def test_names_have_file_names_of_their_own() -> None:
         assert file == Path(file).name and not file.startswith(".") and not file.endswith(".")
         assert len(file.encode()) <= 100 and file.split(".")[0].lower() not in ("con", "nul")
     assert (slug("ship"), slug("van gogh"), slug("R2-D2"), slug("Beyoncé")) == ("ship", "van_gogh", "R2-D2", "Beyoncé")
+
+
+def test_names_are_plain_where_file_names_cannot_hold_their_letters(tmp_path: Path) -> None:
+    names = ["ship", "मैरी", "मीरा", "van gogh 🚢"]
+    code = f"from mace_pl.files.artifacts import slug\nfor n in {ascii(names)}: open(slug(n), 'x'); print(slug(n))"
+    plain = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=plain, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    files = done.stdout.split()
+    assert len(set(files)) == len(names) and all(file.isascii() for file in files) and files[0] == "ship"
 
 
 def test_a_folder_with_a_file_of_others_is_not_replaced(tmp_path: Path) -> None:
@@ -103,3 +118,36 @@ def test_images_of_others_are_not_overwritten(
     message = exit_message(config(tmp_path, toy_pipeline, "run", [{"target": "ship", "anchor": "sky"}], **FEW), capsys)
     assert "data.pictures" in message and "images/mine.png" in message
     assert (generated / "mine.png").read_bytes() == b"mine" and not (tmp_path / "run").exists()
+
+
+def test_what_another_command_wrote_meanwhile_stays(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()  # an empty folder is as good as none
+    refused = pytest.raises(UserError, match=r"output_dir: another command has written .*run meanwhile")
+    with refused as said, written_aside(tmp_path / "run", "output_dir", overwrite=False) as late:
+        late.mkdir()
+        (late / "own.txt").write_text("late")
+        with written_aside(tmp_path / "run", "output_dir", overwrite=False) as early:
+            early.mkdir()
+            (early / "own.txt").write_text("early")
+    assert (tmp_path / "run" / "own.txt").read_text() == "early"
+    (left,) = tmp_path.glob("run-*")
+    assert (left / "own.txt").read_text() == "late" and str(left) in str(said.value)
+    refused = pytest.raises(UserError, match="another command has written")
+    with refused, written_aside(tmp_path / "a.safetensors", overwrite=False) as late:
+        late.write_text("late")
+        (tmp_path / "a.safetensors").write_text("early")
+    assert (tmp_path / "a.safetensors").read_text() == "early"
+    assert [file.read_text() for file in tmp_path.glob("a-*.safetensors")] == ["late"]
+
+
+def test_the_later_of_two_runs_replaces_nothing(
+    tmp_path: Path, toy_pipeline: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    meanwhile = [{"class_path": "support.runs.Meanwhile", "init_args": {"folder": str(tmp_path / "run")}}]
+    args = config(tmp_path, toy_pipeline, "run", [{"target": "ship", "anchor": "sky"}], **FEW)
+    args += ["--report_seeds", "0", "--save_pipeline", "false", "--trainer.callbacks", json.dumps(meanwhile)]
+    message = exit_message(args, capsys)
+    (left,) = (path for path in tmp_path.glob("run-*"))
+    assert "another command has written" in message and left.name in message
+    assert (tmp_path / "run" / "edit.safetensors").read_bytes() == b"of another run"
+    assert (left / "edit.safetensors").is_file()

@@ -15,8 +15,10 @@ from safetensors.torch import load_file
 from support.runs import CONCEPTS, SCRIPT, config, exit_message, saved
 from support.tolerances import RUN_WEIGHTS, close
 
+from mace_pl.callbacks.lora_checkpoint import KIND
 from mace_pl.cli import erase_main
 from mace_pl.errors import UserError
+from mace_pl.files.artifacts import write_tensors
 
 STEPS = 60
 
@@ -131,3 +133,23 @@ def test_ranks_with_unequal_work_take_part(toy_pipeline: Path, tmp_path: Path, c
     one, two = (load_file(tmp_path / name / "refined.safetensors") for name in ("one", "two"))
     for name in one:
         close(one[name], two[name], RUN_WEIGHTS)
+
+
+@pytest.mark.parametrize("method", ["Mace", "UCE"])
+def test_what_another_run_has_saved_stays(toy_pipeline: Path, tmp_path: Path, method: str) -> None:
+    other = tmp_path / ".run.training" / "cat.safetensors"
+    state = {"target": "cat", "steps": 1, "losses": [1.0], "identity": {"target": "cat"}}
+    write_tensors(other, {"some.A": torch.ones(1)}, KIND, {"concepts": {"some": state}})
+    few = {"images_per_concept": 1, "image_steps": 1, "steps_per_concept": 2}
+    args = config(tmp_path, toy_pipeline, "run", CONCEPTS[:1], **few)
+    erase_main([*args, "--model.method", method, "--report_seeds", "0", "--save_pipeline", "false"])
+    assert [path.name for path in other.parent.iterdir()] == ["cat.safetensors"]
+
+
+def test_a_file_in_the_place_of_what_is_resumed_is_named(
+    toy_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / ".run.training").write_text("mine")
+    message = exit_message(config(tmp_path, toy_pipeline, "run", CONCEPTS[:1]), capsys)
+    assert ".run.training is a file, where the run leaves what it resumes from" in message
+    assert not (tmp_path / "pictures").exists()

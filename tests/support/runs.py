@@ -138,6 +138,17 @@ class Stop(Callback):
             trainer.should_stop = True
 
 
+class Meanwhile(Callback):
+    """Another command writes the run's folder while this one trains."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+
+    def on_train_end(self, trainer, pl_module) -> None:  # type: ignore[no-untyped-def]
+        self.folder.mkdir()
+        (self.folder / "edit.safetensors").write_bytes(b"of another run")
+
+
 class Bar(TQDMProgressBar):
     """A user's own progress bar, which counts the steps that it was shown."""
 
