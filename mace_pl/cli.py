@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mace_pl.errors import UserError
+from mace_pl.errors import UserError, nearest
 from mace_pl.files.screen import show_anything
 
 Words = list[str]
@@ -25,7 +25,7 @@ def erase_main(args: Words | None = None) -> None:
         return
     try:
         if command not in COMMANDS:
-            raise UserError(f"there is no such command. {USAGE}")
+            raise UserError(f"there is no such command.{nearest(command, COMMANDS)} {USAGE}")
         if words[1:] in (["-h"], ["--help"]):  # with other options, as a class of the user's, the parser answers
             print((HELP / f"{command}.txt").read_text(encoding="utf-8"), end="")
             return

@@ -172,7 +172,10 @@ def short_help(command: str, text: str) -> str:
     for topic in (*TOPICS, OTHER):
         found = [option for option in options if topic_of(parts(option)[0]) == topic]
         lines += [f"{topic}:", *map(line_of, found)] if found else []
-    lines += ["Configuration:", "  --config FILE                     YAML file of these settings; options override it"]
+    lines += [
+        "Configuration:",
+        "  --config FILE                     YAML file of these settings; what stands behind it wins",
+    ]
     lines += ["  --print_config                    print the configuration that the other options make"]
     if "--trainer." in text:
         lines += ["  --trainer.NAME VALUE              options of Lightning's Trainer, listed by --help.all"]

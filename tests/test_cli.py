@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mace_pl.cli import COMMANDS, USAGE, imported
+from mace_pl.cli import COMMANDS, USAGE, erase_main, imported
 from mace_pl.commands.lightning_commands import PARTS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,6 +35,19 @@ def test_every_command_has_something_to_run(name: str) -> None:
     else:
         assert inspect.getdoc(imported(command.function))
     assert any(line.split()[:1] == [name] for line in USAGE.splitlines())
+
+
+@pytest.mark.parametrize("name", [name for name, command in COMMANDS.items() if command.function is not None])
+def test_a_command_without_its_options_is_one_line(name: str) -> None:
+    with pytest.raises(SystemExit) as stop:
+        erase_main([name])
+    message = str(stop.value.code)
+    assert message.startswith(f"erase.py {name}: error: ") and "required" in message and "\n" not in message
+
+
+def test_a_misspelt_command_names_the_nearest() -> None:
+    with pytest.raises(SystemExit, match="The nearest that exists is fit"):
+        erase_main(["fti"])
 
 
 def test_the_console_commands_exist() -> None:

@@ -47,7 +47,7 @@ def fuse_run(
 
     Args:
         run: output folder of ``fit`` or ``fuse``.
-        output_dir: where to write; default the run's folder with ``-fused`` behind it.
+        output_dir: where to write; default the run's folder with ``method`` behind it, as in ``-fused``.
         drop: targets to leave out, a list or ``ship,dog``; those that ``model.domain_names`` holds are then preserved
             with the other names.
         weights: erasure strength per target, a mapping or ``ship=0.5,dog=1``: 1 erases it fully, 0 preserves it; those
