@@ -9,6 +9,8 @@ from lightning.pytorch.callbacks import ProgressBar
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from mace_pl.data.captions import Captions
+
 
 class Rate(ProgressColumn):
     """Captions per second."""
@@ -37,7 +39,7 @@ class CaptionBar(ProgressBar):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin where an earlier run was cut off."""
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        data: Captions = trainer.datamodule  # type: ignore[attr-defined]
         if not self.enabled or data is None:
             return
         columns = (TextColumn("captions"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())

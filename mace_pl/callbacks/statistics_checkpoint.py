@@ -9,6 +9,7 @@ from typing import Any
 from lightning import Callback, Trainer
 from torch import Tensor
 
+from mace_pl.data.captions import Captions
 from mace_pl.errors import UserError
 from mace_pl.files.artifacts import read_tensors, write_tensors
 from mace_pl.files.identity import differing
@@ -40,7 +41,7 @@ class PartialSums(Callback):
         Raises:
             UserError: it was made from other captions, another encoder, or with other settings.
         """
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        data: Captions = trainer.datamodule  # type: ignore[attr-defined]
         self.done, states = 0, {}
         if data is None:
             return

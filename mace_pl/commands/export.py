@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -17,6 +16,7 @@ from mace_pl.files.owned import refuse_inputs
 from mace_pl.methods.edit import Edit
 from mace_pl.models.backbone import backbone_of
 from mace_pl.models.base_model import BaseModel
+from mace_pl.models.protocols import Pipeline
 from mace_pl.run import PLACES, Run
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -104,7 +104,7 @@ def _claim(path: Path, format: str, overwrite: bool, folder: Path) -> None:
     claim_output(path, overwrite, "output")
 
 
-def _original(pipeline: Any, edit: Edit, base: BaseModel) -> dict[str, torch.Tensor]:
+def _original(pipeline: Pipeline, edit: Edit, base: BaseModel) -> dict[str, torch.Tensor]:
     """The base's keys and values, and the layer of pooled text of SDXL.
 
     Raises:

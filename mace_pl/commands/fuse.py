@@ -21,6 +21,7 @@ from mace_pl.methods.base import ClosedForm
 from mace_pl.methods.chosen import chosen
 from mace_pl.methods.edit import Edit, SumsOnDisk, added, fusion
 from mace_pl.models.backbone import backbone_of
+from mace_pl.models.protocols import Pipeline
 from mace_pl.models.text_encoding import encoder_fingerprint
 from mace_pl.run import CONFIG, Fused, Run, inputs_of
 from mace_pl.stages.preserve import Preserving, preserving
@@ -149,7 +150,7 @@ def _model_of(old: Run) -> dict[str, Any]:
     return model
 
 
-def _edit(old: Run, new: Run, pipeline: Any, closed_form: ClosedForm) -> tuple[Edit, dict[str, Tensor]]:
+def _edit(old: Run, new: Run, pipeline: Pipeline, closed_form: ClosedForm) -> tuple[Edit, dict[str, Tensor]]:
     """The edit of a new run from the sums and LoRAs of an old one, and the weights that it changes before it."""
     assert new.fused is not None
     sums, loras, layers = SumsOnDisk(), {}, backbone_of(pipeline).key_values()
@@ -194,7 +195,7 @@ def _check_files(model: Mapping[str, Any]) -> None:
                 )
 
 
-def _wanted(pipeline: Any, model: Mapping[str, Any], method: ClosedForm) -> Preserving:
+def _wanted(pipeline: Pipeline, model: Mapping[str, Any], method: ClosedForm) -> Preserving:
     """What the run preserves."""
     weights = [StageWeights(**model[stage]) for stage in ("refine", "fuse")]
     return preserving(model, weights, method, backbone_of(pipeline), encoder_fingerprint(pipeline))

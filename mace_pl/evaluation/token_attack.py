@@ -35,7 +35,7 @@ def check_attackable(pipeline: Pipeline) -> None:
 def _placed(encoder: Any, free_KD: Tensor) -> Iterator[None]:
     """Within the context the input embeddings behind the start token are the free ones."""
 
-    def replace(module: Any, args: Any, embedded_NTD: Tensor) -> Tensor:
+    def replace(module: torch.nn.Module, args: Any, embedded_NTD: Tensor) -> Tensor:
         n, k = len(embedded_NTD), len(free_KD)
         return torch.cat([embedded_NTD[:, :1], free_KD.expand(n, -1, -1), embedded_NTD[:, 1 + k :]], dim=1)
 

@@ -13,6 +13,7 @@ from rich.table import Table
 from torch import Tensor
 from torchmetrics import Metric
 
+from mace_pl.data.attack_prompts import AttackPrompts
 from mace_pl.errors import UserError
 from mace_pl.evaluation.clip import ClipClassifier
 from mace_pl.evaluation.token_attack import check_attackable, encode_attacked, optimise_tokens
@@ -124,7 +125,7 @@ class Attack(LightningModule):
     def setup(self, stage: str) -> None:
         """The classifier over the data's names, and the counts."""
         check_trainer(self.trainer, "attack")
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        data: AttackPrompts = self.trainer.datamodule  # type: ignore[attr-defined]
         self.names, self.targets, self.kinds = data.names, data.targets, data.kinds
         self.judge = ClipClassifier(self.judge_folder, data.names, data.template)
         self.counts = SeenCounts(len(data.targets), len(data.kinds))
@@ -194,7 +195,7 @@ class Attack(LightningModule):
 
     def write(self) -> None:
         """The figures as JSON, and as a table in Markdown and on the screen."""
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        data: AttackPrompts = self.trainer.datamodule  # type: ignore[attr-defined]
         facts = {"names": self.names, "prompts": data.prompts, "seeds": data.seeds, "attacks": data.attacks}
         settings = self.settings | {"classifier": place_name(self.judge_folder)} | facts
         write_json(self.output, {"settings": settings, "success": self.results})

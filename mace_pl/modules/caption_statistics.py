@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mace_pl.callbacks.statistics_checkpoint import PartialSums
 from mace_pl.callbacks.write_statistics import WriteStatistics
+from mace_pl.data.captions import Captions
 from mace_pl.errors import UserError, one_line
 from mace_pl.files.paths import resolve
 from mace_pl.methods.gram_statistics import POOLED
@@ -99,7 +100,7 @@ class PromptStatistics(LightningModule):
     def setup(self, stage: str) -> None:
         """See which tokens are summed, and whether padding has to be encoded for them."""
         check_trainer(self.trainer, "cache")
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        data: Captions = self.trainer.datamodule  # type: ignore[attr-defined]
         self.only_captions = getattr(data, "tokens", "all") == "caption"
         self.shortens = self.only_captions and ignores_padding(self.pipeline)
 
