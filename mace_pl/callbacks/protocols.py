@@ -8,6 +8,7 @@ from mace_pl.methods.base import ClosedForm
 from mace_pl.methods.edit import Edit
 from mace_pl.methods.lora import ConceptLoRAs
 from mace_pl.models.protocols import Pipeline
+from mace_pl.models.source import Source
 from mace_pl.stages.fuse import Trained
 from mace_pl.stages.refine import Refined
 from mace_pl.stages.train import ConceptState
@@ -20,6 +21,7 @@ class ErasureModule(Protocol):
     Attributes:
         method: the closed form.
         pipeline: the model that is edited.
+        source: the files that it was read from.
         seed: of the run.
         fingerprint: of the text encoders.
         unet_hash: of the original UNet.
@@ -32,6 +34,7 @@ class ErasureModule(Protocol):
 
     method: ClosedForm
     pipeline: Pipeline
+    source: Source
     seed: int
     fingerprint: str
     unet_hash: str

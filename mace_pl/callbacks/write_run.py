@@ -10,7 +10,6 @@ from lightning import Callback, LightningModule, Trainer
 from mace_pl.callbacks.before_after import BeforeAfter
 from mace_pl.callbacks.protocols import ErasureModule
 from mace_pl.errors import UserError
-from mace_pl.export.base_model import base_file
 from mace_pl.export.formats import Finished, check_formats
 from mace_pl.export.single_file import check_single_file
 from mace_pl.files.artifacts import claim_output, write_json
@@ -21,7 +20,7 @@ from mace_pl.files.screen import screen
 from mace_pl.images.protocols import RunData
 from mace_pl.models.base_model import BaseModel
 from mace_pl.models.pipeline import relative_to_project
-from mace_pl.models.protocols import Pipeline
+from mace_pl.models.source import Source
 from mace_pl.run import Run, inputs_of
 
 
@@ -69,16 +68,16 @@ class WriteRun(Callback):
                 f"choose another --output_dir."
             )
 
-    def formats(self, pipeline: Pipeline) -> list[str]:
+    def formats(self, source: Source) -> list[str]:
         """What is written beside edit and refined weights."""
-        own_form = "single_file" if base_file(pipeline) else "pipeline"
+        own_form = "single_file" if source.file else "pipeline"
         formats = [own_form] if self.export is None else self.export
         return [name for name in formats if self.save_pipeline or name != "pipeline"]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse a model that a format cannot hold."""
         module = cast(ErasureModule, pl_module)
-        if "single_file" in self.formats(module.pipeline):
+        if "single_file" in self.formats(module.source):
             check_single_file(module.pipeline)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -124,8 +123,8 @@ class WriteRun(Callback):
             rows = [{"name": name, "original": size, "moved": by} for name, (size, by) in moved.items()]
             write_json(aside.preserved, rows)
         original = {name: weight.cpu() for name, weight in refined.original.items()}
-        finished = Finished(run, module.pipeline, edit, original, aside.metrics)
-        for form in dict.fromkeys(("edit", "refined", *self.formats(module.pipeline))):
+        finished = Finished(run, module.pipeline, module.source, edit, original, aside.metrics)
+        for form in dict.fromkeys(("edit", "refined", *self.formats(module.source))):
             finished.write(form, aside.place(form))
 
     def show_result(self, module: ErasureModule) -> None:

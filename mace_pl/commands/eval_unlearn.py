@@ -55,7 +55,7 @@ class Technique:
         targets = finished.targets
         if erase_concept.lower() not in {target.lower() for target in targets}:
             raise UserError(f"erase_concept={erase_concept} is no target of {run}. It erases {', '.join(targets)}.")
-        self.pipeline, _ = finished.base.load(pretrained)
+        self.pipeline, *_ = finished.base.load(pretrained)
         apply_files(self.pipeline, [str(finished.folder)], "run")
         self.pipeline.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.steps, self.guidance, self.batch_size = steps, guidance, batch_size

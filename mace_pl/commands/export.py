@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 
 from mace_pl.errors import UserError
-from mace_pl.export.base_model import base_place
 from mace_pl.export.formats import Finished, check_formats
 from mace_pl.export.lora import DEFAULT_MAX_ERROR, LORAS, check_rank
 from mace_pl.files.artifacts import claim_output, written_aside
@@ -61,16 +60,16 @@ def export_run(
     wanted, error = _rank(format, rank, max_error)
     if dtype is not None and (dtype not in DTYPES or format == "edit"):
         raise UserError(f"dtype={dtype} must be one of {', '.join(DTYPES)}, and none for edit (always float32).")
-    source = Run.load(run)
-    edit = source.edit
+    loaded = Run.load(run)
+    edit = loaded.edit
     if wanted is not None:
         check_rank(edit, wanted)
-    path = Path(output) if output else source.place(format)
-    _claim(path, format, overwrite, source.folder)
-    pipeline, base_now = source.base.load(pretrained, layout)
-    refuse_inputs(path, [("base model", base_place(pipeline))], "output")
+    path = Path(output) if output else loaded.place(format)
+    _claim(path, format, overwrite, loaded.folder)
+    pipeline, source, base_now = loaded.base.load(pretrained, layout)
+    refuse_inputs(path, [("base model", source.place)], "output")
     original = _original(pipeline, edit, base_now)
-    finished = Finished(replace(source, base=base_now), pipeline, edit, original, source.metrics)
+    finished = Finished(replace(loaded, base=base_now), pipeline, source, edit, original, loaded.metrics)
     backbone_of(pipeline).set_key_values(finished.weights)
     with written_aside(path, overwrite=overwrite) as aside:
         finished.write(format, aside, DTYPES.get(dtype or ""), wanted, error)

@@ -12,7 +12,6 @@ from torch import Tensor
 from mace_pl.concepts.names import clean_name, clean_names
 from mace_pl.concepts.preservation import StageWeights
 from mace_pl.errors import UserError
-from mace_pl.export.base_model import base_place
 from mace_pl.export.formats import Finished
 from mace_pl.files.artifacts import claim_output
 from mace_pl.files.owned import refuse_inputs
@@ -88,12 +87,12 @@ def fuse_run(
     output = Path(output_dir) if output_dir else old.folder.with_name(f"{old.folder.name}-{way}")
     claim_output(output, overwrite)
     _check_files(model)
-    pipeline, base = old.base.load(pretrained, layout)
-    refuse_inputs(output, [("base model", base_place(pipeline)), *inputs_of({"model": model | base.settings})])
+    pipeline, source, base = old.base.load(pretrained, layout)
+    refuse_inputs(output, [("base model", source.place), *inputs_of({"model": model | base.settings})])
     config = {**old.config, "model": model | base.settings, "output_dir": str(output)}
     again = Fused(way, strengths, model["refine"], model["fuse"])
     new = Run(output, base, concepts, config, old.seed, again)
-    finished = Finished(new, pipeline, *_edit(old, new, pipeline, closed_form))
+    finished = Finished(new, pipeline, source, *_edit(old, new, pipeline, closed_form))
     backbone_of(pipeline).set_key_values(finished.weights)
     with new.save(overwrite) as aside:
         aside.take_concepts(old)

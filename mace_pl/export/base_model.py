@@ -18,6 +18,7 @@ from mace_pl.export.readable import make_readable
 from mace_pl.files.artifacts import save_hashed, write_json
 from mace_pl.models.backbone import backbone_of
 from mace_pl.models.protocols import Pipeline
+from mace_pl.models.source import Source
 
 #: under which names an original checkpoint holds a part; UNet and VAE begin alike in all families
 PREFIXES = {
@@ -31,33 +32,9 @@ WEIGHTS = re.compile(r"(?P<name>\w+)(\.(?P<variant>\w+))?(?P<end>(-\d+-of-\d+)?\
 INDEX = re.compile(r"(?P<name>\w+\.(safetensors|bin)\.index)(\.(?P<variant>\w+))?(?P<end>\.json)")
 
 
-def base_folder(pipeline: Pipeline) -> Path | None:
-    """The diffusers folder that the pipeline was loaded from (of a hub id, the one in the cache); None without one."""
-    stored = backbone_of(pipeline).network.config.get("_name_or_path") or ""
-    folder = Path(stored).parent
-    return folder if stored and (folder / "model_index.json").is_file() else None
-
-
-def base_file(pipeline: Pipeline) -> Path | None:
-    """The single checkpoint that the pipeline was loaded from; None where it was none."""
-    file: Path | None = getattr(pipeline, "base_file", None)
-    return file
-
-
-def base_place(pipeline: Pipeline) -> Path | None:
-    """The folder or single checkpoint that the pipeline was loaded from; None without one."""
-    return base_folder(pipeline) or base_file(pipeline)
-
-
-def base_variant(pipeline: Pipeline) -> str | None:
-    """The variant of the files that the pipeline was loaded from, as in ``fp16``."""
-    variant: str | None = getattr(pipeline, "base_variant", None)
-    return variant
-
-
-def stored_dtype(pipeline: Pipeline, part: str) -> torch.dtype:
+def stored_dtype(pipeline: Pipeline, source: Source, part: str) -> torch.dtype:
     """The dtype in which the base stores a part; that of the loaded part where its files do not tell."""
-    base, single, variant = base_folder(pipeline), base_file(pipeline), base_variant(pipeline)
+    base, single, variant = source.folder, source.file, source.variant
     files = list((base / part).glob("*.safetensors")) if base else []
     # variants have one more dot; without one of its own, a part is read from the plain files
     files.sort(key=lambda f: (f".{variant}." not in f.name, f.name.count("."), f.name))
@@ -73,7 +50,9 @@ def stored_dtype(pipeline: Pipeline, part: str) -> torch.dtype:
     return dtype
 
 
-def write_pipeline(folder: Path, pipeline: Pipeline, weights: Mapping[str, Tensor], dtype: torch.dtype | None) -> None:
+def write_pipeline(
+    folder: Path, pipeline: Pipeline, source: Source, weights: Mapping[str, Tensor], dtype: torch.dtype | None
+) -> None:
     """Write a diffusers folder that differs from the base's in the cross-attention keys and values only.
 
     Every other part is copied, the safety checker included. The UNet's files keep shards and dtypes. What is written
@@ -83,21 +62,22 @@ def write_pipeline(folder: Path, pipeline: Pipeline, weights: Mapping[str, Tenso
     Args:
         folder: the new folder.
         pipeline: the pipeline, whose UNet holds the edited weights.
+        source: the files that it was read from.
         weights: the edited projections by layer name.
         dtype: of the UNet's weights, to which the one in memory is cast too; as in the base when None.
 
     Raises:
         UserError: the base's UNet files do not hold the layers that were edited.
     """
-    base = base_folder(pipeline)
+    base = source.folder
     if base is None:
-        _save(folder, pipeline, dtype)
+        _save(folder, pipeline, source, dtype)
     else:
         _copy(base, folder, [base / "model_index.json", *base.glob("LICENSE*"), *base.glob("NOTICE*")])
         _copy_parts(base, folder)
-        _write_unet(base, folder, pipeline, weights, dtype)
+        _write_unet(base, folder, pipeline, weights, dtype, stored_dtype(pipeline, source, "unet"))
     for part in (path for path in folder.iterdir() if path.is_dir()):
-        _plain_names(part, base_variant(pipeline))
+        _plain_names(part, source.variant)
     make_readable(folder)
     index = folder / "model_index.json"  # one for img2img holds the same parts, but would not generate from text
     settings = json.loads(index.read_text(encoding="utf-8"))
@@ -117,7 +97,12 @@ def _without_place(file: Path) -> None:
 
 
 def _write_unet(
-    base: Path, folder: Path, pipeline: Pipeline, weights: Mapping[str, Tensor], dtype: torch.dtype | None
+    base: Path,
+    folder: Path,
+    pipeline: Pipeline,
+    weights: Mapping[str, Tensor],
+    dtype: torch.dtype | None,
+    stored: torch.dtype,
 ) -> None:
     """The UNet's files with the edited values; saved anew in another dtype, or where the base has pickles only."""
     files = sorted((base / "unet").glob("*.safetensors"))
@@ -130,7 +115,7 @@ def _write_unet(
         for name, tensor in backbone_of(pipeline).network.state_dict().items()
         if name.removesuffix(".weight") not in weights
     }
-    values, stored = {f"{name}.weight": weight for name, weight in weights.items()}, stored_dtype(pipeline, "unet")
+    values = {f"{name}.weight": weight for name, weight in weights.items()}
     left = set(values)
     for file in files:
         if _of_this_unet(file, kept, stored):
@@ -163,27 +148,27 @@ def _of_this_unet(file: Path, kept: Mapping[str, Tensor], stored: torch.dtype) -
     return same
 
 
-def _save(folder: Path, pipeline: Pipeline, dtype: torch.dtype | None) -> None:
+def _save(folder: Path, pipeline: Pipeline, source: Source, dtype: torch.dtype | None) -> None:
     """Save a pipeline that has no folder, in the dtypes of its checkpoint; what a layout gave it is copied."""
-    if base_file(pipeline):
+    if source.file:
         for part in ("vae", "text_encoder", "text_encoder_2"):
             if getattr(pipeline, part, None) is not None:
-                getattr(pipeline, part).to(stored_dtype(pipeline, part))
-        dtype = dtype or stored_dtype(pipeline, "unet")
+                getattr(pipeline, part).to(stored_dtype(pipeline, source, part))
+        dtype = dtype or stored_dtype(pipeline, source, "unet")
     if dtype is not None:
         backbone_of(pipeline).network.to(dtype)
     pipeline.save_pretrained(folder)
-    layout: Path | None = getattr(pipeline, "base_layout", None)
-    for part in ("tokenizer", "tokenizer_2", "scheduler") if layout else ():
-        files = [file for file in (Path(str(layout)) / part).rglob("*") if file.is_file()]
-        if files:
-            shutil.rmtree(folder / part)
-            _copy(Path(str(layout)), folder, files)
+    if source.layout:
+        for part in ("tokenizer", "tokenizer_2", "scheduler"):
+            files = [file for file in (source.layout / part).rglob("*") if file.is_file()]
+            if files:
+                shutil.rmtree(folder / part)
+                _copy(source.layout, folder, files)
 
 
 def rewrite_file(
     path: Path,
-    pipeline: Pipeline,
+    file: Path,
     names: Mapping[str, list[str]],
     weights: Mapping[str, Tensor],
     header: Mapping[str, str],
@@ -192,7 +177,7 @@ def rewrite_file(
 
     Args:
         path: the new file.
-        pipeline: the pipeline, loaded from a single checkpoint.
+        file: the single checkpoint of the base.
         names: original names of the UNet's parameters, with those of diffusers.
         weights: the edited projections by layer name.
         header: the metadata of the new file; that of the base's speaks of its old content and is left behind, as is
@@ -201,8 +186,6 @@ def rewrite_file(
     Raises:
         UserError: the base's file does not hold the layers that were edited.
     """
-    file = base_file(pipeline)
-    assert file is not None
     left = {f"{name}.weight": weight for name, weight in weights.items()}
     renamed = {original: left[own[0]] for original, own in names.items() if own[0] in left}
     missing = set(renamed) - _rewrite(file, path, renamed, header, without=is_copy(renamed))

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from mace_pl.errors import UserError
-from mace_pl.export.base_model import base_file, base_folder, rewrite_file, stored_dtype, write_pipeline
+from mace_pl.export.base_model import rewrite_file, stored_dtype, write_pipeline
 from mace_pl.export.lora import DEFAULT_MAX_ERROR, LORAS, WholeLora, deltas, write_lora
 from mace_pl.export.lora_card import lora_card
-from mace_pl.export.metadata import described, modelspec, safe_name
+from mace_pl.export.metadata import base_facts, described, modelspec, safe_name
 from mace_pl.export.model_card import licence, model_card
 from mace_pl.export.single_file import single_file, unet_names
 from mace_pl.files.artifacts import provenance, write_tensors
@@ -23,6 +23,7 @@ from mace_pl.methods.chosen import source_of
 from mace_pl.methods.edit import Edit
 from mace_pl.models.backbone import backbone_of
 from mace_pl.models.protocols import Pipeline
+from mace_pl.models.source import Source
 from mace_pl.run import PLACES, Run
 
 
@@ -44,6 +45,7 @@ class Finished:
     Attributes:
         run: whose edit it is: its folder's name names LoRAs, its provenance is in every file.
         pipeline: the base pipeline; its UNet holds the edited weights.
+        source: the files that it was read from.
         edit: R and the fused LoRA.
         original: the base's weights that read the text by layer name, on the CPU.
         metrics: ``metrics.json`` of the run's report, which need not exist; None without a report.
@@ -51,6 +53,7 @@ class Finished:
 
     run: Run
     pipeline: Pipeline
+    source: Source
     edit: Edit
     original: Mapping[str, Tensor]
     metrics: Path | None = None
@@ -93,9 +96,9 @@ class Finished:
             rank: of a LoRA; the smallest that keeps ``max_error`` when None.
             max_error: largest relative error of a layer of a LoRA.
         """
-        stored = dtype or stored_dtype(self.pipeline, "unet")
+        stored = dtype or stored_dtype(self.pipeline, self.source, "unet")
         if format == "pipeline":
-            write_pipeline(path, self.pipeline, self.weights, dtype)
+            write_pipeline(path, self.pipeline, self.source, self.weights, dtype)
             (path / "README.md").write_text(self.card(), encoding="utf-8")
         elif format == "refined":
             weights = {f"{name}.weight": weight.to(stored) for name, weight in self.weights.items()}
@@ -116,7 +119,7 @@ class Finished:
         """Write a LoRA in one naming, and its card."""
         meta = {**self.metadata, "name": self.name}
         write_lora(folder, format, lora, self.pipeline, dtype, meta, self.said(lora=True))
-        base, largest = base_folder(self.pipeline), max(lora.errors.values())
+        base, largest = self.source.folder, max(lora.errors.values())
         settings = (self.metadata, self.run.config, self.metrics, lora.rank, largest, self.edit.pooled is not None)
         card = lora_card(format, self.name, base, *settings)
         (folder / "README.md").write_text(card, encoding="utf-8")
@@ -130,25 +133,26 @@ class Finished:
     def write_single_file(self, path: Path, dtype: torch.dtype | None) -> None:
         """Write one checkpoint in the original layout; of a single checkpoint a copy with other keys and values."""
         said = self.said(lora=False)
-        if base_file(self.pipeline) and dtype is None:
+        if self.source.file and dtype is None:
             names, header = (
                 unet_names(backbone_of(self.pipeline).network),
                 provenance("single_file", self.metadata) | said,
             )
-            rewrite_file(path, self.pipeline, names, self.weights, header)
+            rewrite_file(path, self.source.file, names, self.weights, header)
         else:
-            write_tensors(path, single_file(self.pipeline, dtype), "single_file", self.metadata, said)
+            write_tensors(path, single_file(self.pipeline, self.source, dtype), "single_file", self.metadata, said)
 
     def said(self, lora: bool) -> dict[str, str]:
         """What a LoRA or a checkpoint says about itself to other programs."""
-        known = licence(base_folder(self.pipeline))
+        known = licence(self.source.folder)
         method = source_of(self.run.config).split(" (")[0]
         text = described(self.metadata["concepts"], self.metadata["pretrained"], method)
-        return modelspec(self.pipeline, self.name, text, known.get("license_name") or known.get("license"), lora)
+        licensed = known.get("license_name") or known.get("license")
+        return modelspec(self.pipeline, self.name, text, licensed, lora, base_facts(self.source.file))
 
     def card(self) -> str:
         """The model card of ``pipeline``."""
         meta = self.metadata
-        base, strengths = base_folder(self.pipeline), meta.get("weights")
+        base, strengths = self.source.folder, meta.get("weights")
         pooled = self.edit.pooled is not None
         return model_card(base, meta["pretrained"], meta["concepts"], self.run.config, self.metrics, strengths, pooled)

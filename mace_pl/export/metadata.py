@@ -13,7 +13,6 @@ from typing import Any
 
 from safetensors import safe_open
 
-from mace_pl.export.base_model import base_file
 from mace_pl.models.pipeline import image_size
 from mace_pl.models.protocols import Pipeline
 
@@ -32,9 +31,8 @@ def family(pipeline: Pipeline) -> str:
     return "sd1" if pipeline.text_encoder.config.hidden_act == "quick_gelu" else "sd2"  # OpenAI's CLIP or OpenCLIP
 
 
-def base_facts(pipeline: Pipeline) -> dict[str, str]:
-    """What the base's checkpoint says about itself and what is true of the edit too; empty of a folder."""
-    file = base_file(pipeline)
+def base_facts(file: Path | None) -> dict[str, str]:
+    """What the base's single checkpoint says about itself and what is true of the edit too; nothing without one."""
     if file is None:
         return {}
     with safe_open(str(file), framework="pt") as opened:
@@ -51,7 +49,14 @@ def architecture(pipeline: Pipeline) -> str:
     return {"sd1": "stable-diffusion-v1", "sdxl": "stable-diffusion-xl-v1-base"}[kind]
 
 
-def modelspec(pipeline: Pipeline, title: str, description: str, licence: str | None, lora: bool) -> dict[str, str]:
+def modelspec(
+    pipeline: Pipeline,
+    title: str,
+    description: str,
+    licence: str | None,
+    lora: bool,
+    base: Mapping[str, str] | None = None,
+) -> dict[str, str]:
     """The ``modelspec.`` entries; the hash comes in when the file is written.
 
     Args:
@@ -60,13 +65,14 @@ def modelspec(pipeline: Pipeline, title: str, description: str, licence: str | N
         description: what was erased from what.
         licence: of the base model, where it is known.
         lora: of a LoRA, else of a whole checkpoint.
+        base: what the base says about itself: :func:`base_facts`.
     """
     height, width = image_size(pipeline)
     prediction = PREDICTIONS.get(str(pipeline.scheduler.config.get("prediction_type")))
     facts = {"architecture": architecture(pipeline), "resolution": f"{width}x{height}"}
     facts |= {"license": licence} if licence else {}
     facts |= {"prediction_type": prediction} if prediction else {}
-    entries = {f"{SPEC}{key}": value for key, value in facts.items()} | base_facts(pipeline)
+    entries = {f"{SPEC}{key}": value for key, value in facts.items()} | dict(base or {})
     in_diffusers_names = lora and family(pipeline) != "sdxl"
     entries |= {
         f"{SPEC}sai_model_spec": "1.0.0",

@@ -25,6 +25,7 @@ from mace_pl.errors import UserError
 from mace_pl.export.base_model import stored_dtype
 from mace_pl.models.backbone import backbone_of
 from mace_pl.models.protocols import Network, Pipeline
+from mace_pl.models.source import Source
 
 Tensors = dict[str, Tensor]
 Names = dict[str, list[str]]  # name in the original layout to the names in diffusers that it holds, in their order
@@ -37,11 +38,12 @@ OPEN_CLIP_LAYER = ("ln_1", "ln_2", "mlp.c_fc", "mlp.c_proj", "attn.out_proj")
 ENDS = ("weight", "bias")
 
 
-def single_file(pipeline: Pipeline, dtype: torch.dtype | None) -> Tensors:
+def single_file(pipeline: Pipeline, source: Source, dtype: torch.dtype | None) -> Tensors:
     """The tensors of UNet, VAE and text encoders under their original names.
 
     Args:
         pipeline: a Stable Diffusion 1.x, 2.x or XL pipeline.
+        source: the files that it was read from.
         dtype: of all tensors; each part keeps the one in which its base is stored when None.
 
     Raises:
@@ -49,7 +51,7 @@ def single_file(pipeline: Pipeline, dtype: torch.dtype | None) -> Tensors:
     """
     tensors: Tensors = {}
     for part, names, convert in _layout(pipeline):
-        stored = dtype or stored_dtype(pipeline, part)
+        stored = dtype or stored_dtype(pipeline, source, part)
         tensors_of = {n: t.detach().cpu().to(stored) for n, t in own_tensors(getattr(pipeline, part)).items()}
         converted = {name: _joined(name, [tensors_of[n] for n in parts]) for name, parts in names.items()}
         back = convert(converted)

@@ -13,6 +13,7 @@ from mace_pl.models.backbone import backbone_of
 from mace_pl.models.loading import MODELS, variants_of
 from mace_pl.models.pipeline import BASE_SETTINGS, load_base, unet_fingerprint
 from mace_pl.models.protocols import Pipeline
+from mace_pl.models.source import Source
 from mace_pl.models.text_encoding import encoder_fingerprint
 
 PLACES_OF_BASE = ("pretrained", "layout")
@@ -80,7 +81,7 @@ class BaseModel:
         known = {key: value for key, value in hashes.items() if value is not None}
         return {"pretrained": self.name, **known, "base": dict(self.kinds)}
 
-    def load(self, pretrained: str | None = None, layout: str | None = None) -> tuple[Any, BaseModel]:
+    def load(self, pretrained: str | None = None, layout: str | None = None) -> tuple[Any, Source, BaseModel]:
         """The pipeline, checked against the hashes.
 
         Args:
@@ -88,24 +89,24 @@ class BaseModel:
             layout: where the layout of a single checkpoint is now; likewise.
 
         Returns:
-            The pipeline, and the base with the places where it is now.
+            The pipeline, the files that it was read from, and the base with the places where it is now.
 
         Raises:
             UserError: a path of the run that is not there, or another model; naming the option.
         """
         now: dict[str, Any] = {"pretrained": pretrained, "layout": layout}
-        base = replace(self, **{name: source for name, source in now.items() if source is not None})
-        for name, source in now.items():
-            if source is None:
+        base = replace(self, **{name: place for name, place in now.items() if place is not None})
+        for name, place in now.items():
+            if place is None:
                 self._check_there(name)
         if pretrained is not None:
             base = base._without_what_does_not_go_with(resolve(pretrained))
         try:
-            pipeline = load_base(base.settings)
+            pipeline, source = load_base(base.settings)
         except ValueError as error:
             raise UserError(f"the run's base model: {error} Say where it is now with --pretrained.") from error
         base.check(base_hashes(pipeline), str(base.pretrained))
-        return pipeline, BaseModel.of(base.settings, self.text_encoder, self.unet)
+        return pipeline, source, BaseModel.of(base.settings, self.text_encoder, self.unet)
 
     def check(self, hashes: Mapping[str, str], source: str, setting: str = "run", option: str = "pretrained") -> None:
         """Refuse another model.

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from mace_pl.errors import UserError, one_line
 from mace_pl.models.base_checks import FAMILY, check_keys, check_original, check_prediction, check_wanted, is_xl
 from mace_pl.models.protocols import Pipeline
+from mace_pl.models.source import Source
 
 #: what the libraries raise of files that they cannot read
 UNREADABLE = (OSError, TypeError, KeyError, AttributeError, RuntimeError, ValueError, SafetensorError)
@@ -51,8 +52,10 @@ def pipeline_class(index: dict[str, Any], name: str) -> Any:
     raise UserError(f"{name}: its model_index.json names {class_name}, which is not edited. {FAMILY}")
 
 
-def load_folder(folder: Path, pretrained: str, variant: str | None, models: Sequence[str] = MODELS) -> Any:
-    """A pipeline in float32 whose files hold all of its weights.
+def load_folder(
+    folder: Path, pretrained: str, variant: str | None, models: Sequence[str] = MODELS
+) -> tuple[Any, Source]:
+    """A pipeline in float32 whose files hold all of its weights, and what was read.
 
     Args:
         folder: with ``model_index.json``.
@@ -79,8 +82,7 @@ def load_folder(folder: Path, pretrained: str, variant: str | None, models: Sequ
     without = [part for part in MODELS if part not in models and part in inspect.signature(cls.__init__).parameters]
     skipped = {part: None for part in (*(p for p in LEFT_OUT if p in index), *without)}
     pipeline: Pipeline = cls.from_pretrained(str(folder), dtype=torch.float32, **parts, **skipped)
-    pipeline.base_variant = next((one for one in read.values() if one is not None), None)
-    return pipeline
+    return pipeline, Source(folder, variant=next((one for one in read.values() if one is not None), None))
 
 
 def _settings(file: Path, name: str) -> dict[str, Any]:

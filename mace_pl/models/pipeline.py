@@ -18,6 +18,7 @@ from mace_pl.files.paths import resolve
 from mace_pl.models.base_checks import check_base
 from mace_pl.models.loading import LEFT_OUT, UNREADABLE, load_file, load_folder
 from mace_pl.models.protocols import Network, Pipeline
+from mace_pl.models.source import Source
 from mace_pl.models.text_encoding import encoder_fingerprint, text_parts
 
 #: where a model is: the arguments of :func:`load_pipeline`, under ``model`` in a run's configuration
@@ -29,15 +30,22 @@ HINT = (
 )
 
 
-def load_base(model: Mapping[str, Any]) -> Any:
-    """:func:`load_pipeline` with the settings that the ``model`` part of a run's configuration holds."""
-    return load_pipeline(**{name: model[name] for name in BASE_SETTINGS if model.get(name) is not None})
+def load_base(model: Mapping[str, Any]) -> tuple[Any, Source]:
+    """:func:`load_with_source` with the settings that the ``model`` part of a run's configuration holds."""
+    return load_with_source(**{name: model[name] for name in BASE_SETTINGS if model.get(name) is not None})
 
 
 def load_pipeline(
     pretrained: str, revision: str | None = None, variant: str | None = None, layout: str | None = None
 ) -> Any:
-    """The whole pipeline in float32, frozen, without its safety checker.
+    """:func:`load_with_source` for those who only generate with the pipeline."""
+    return load_with_source(pretrained, revision, variant, layout)[0]
+
+
+def load_with_source(
+    pretrained: str, revision: str | None = None, variant: str | None = None, layout: str | None = None
+) -> tuple[Any, Source]:
+    """The whole pipeline in float32, frozen, without its safety checker, and the files that it was read from.
 
     Args:
         pretrained: a diffusers folder, a hub id, or a ``.safetensors`` checkpoint in the original layout.
@@ -55,10 +63,10 @@ def load_pipeline(
         raise UserError(f"model.revision={revision} is for hub ids, model.pretrained={pretrained} is a path. Drop it.")
     try:
         if source.is_file():
-            pipeline = _from_file(source, variant, layout)
+            pipeline, files = _from_file(source, variant, layout)
         else:
             folder = _folder(pretrained, source, revision, variant, layout)
-            pipeline = load_folder(folder, pretrained, variant)
+            pipeline, files = load_folder(folder, pretrained, variant)
     except UserError:
         raise
     except UNREADABLE as error:
@@ -69,7 +77,7 @@ def load_pipeline(
     for part in (pipeline.unet, pipeline.vae, *text_parts(pipeline)[1]):
         part.requires_grad_(False).eval()
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    return pipeline, files
 
 
 def _folder(pretrained: str, source: Path, revision: str | None, variant: str | None, layout: str | None) -> Path:
@@ -122,8 +130,8 @@ def place_of(pretrained: str, source: Path, setting: str = "model.pretrained") -
     return str(source) if source.exists() else pretrained
 
 
-def _from_file(source: Path, variant: str | None, layout: str | None) -> Any:
-    """A checkpoint in the original layout."""
+def _from_file(source: Path, variant: str | None, layout: str | None) -> tuple[Any, Source]:
+    """A checkpoint in the original layout, and where it is."""
     if variant is not None:
         raise UserError(f"model.variant={variant} is for folders and hub ids, model.pretrained is a file. Drop it.")
     if source.suffix != ".safetensors":
@@ -131,8 +139,7 @@ def _from_file(source: Path, variant: str | None, layout: str | None) -> Any:
     config = None if layout is None else place_of(layout, resolve(layout), "model.layout")
     pipeline = load_file(source, config, f"model.pretrained={source}")
     pipeline.unet.register_to_config(_name_or_path="")  # that of the layout is not where the weights are
-    pipeline.base_file, pipeline.base_layout = source, None if config is None else Path(config)
-    return pipeline
+    return pipeline, Source(file=source, layout=None if config is None else Path(config))
 
 
 def unet_fingerprint(unet: Network) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -56,9 +55,6 @@ class Pipeline(Protocol):
         vae_scale_factor: pixels to a latent, along a side.
         config: names of the parts' classes, and settings.
         components: its parts by name.
-        base_file: the single checkpoint that it was loaded from; loading notes this and the next two where they apply.
-        base_layout: the folder with the configurations of that checkpoint's parts.
-        base_variant: which files of a folder were read, as in ``fp16``.
     """
 
     unet: Any
@@ -68,9 +64,6 @@ class Pipeline(Protocol):
     scheduler: Any
     image_processor: Any
     vae_scale_factor: int
-    base_file: Path | None
-    base_layout: Path | None
-    base_variant: str | None
 
     @property
     def config(self) -> Any: ...  # noqa: D102

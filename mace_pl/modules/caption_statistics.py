@@ -36,7 +36,7 @@ def load_text_parts(
         return load_pipeline(pretrained, revision, variant, layout)
     try:
         folder = local_folder(pretrained, source, revision, variant, (*LEFT_OUT, "unet", "vae"))
-        pipeline = load_folder(folder, pretrained, variant, ("text_encoder", "text_encoder_2"))
+        pipeline, _ = load_folder(folder, pretrained, variant, ("text_encoder", "text_encoder_2"))
     except UserError:
         raise
     except UNREADABLE as error:

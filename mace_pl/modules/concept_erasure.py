@@ -25,7 +25,7 @@ from mace_pl.methods.edit import Edit, Factors
 from mace_pl.methods.lora import ConceptLoRAs
 from mace_pl.methods.mace import Mace
 from mace_pl.models.backbone import backbone_of
-from mace_pl.models.pipeline import load_pipeline, unet_fingerprint
+from mace_pl.models.pipeline import load_with_source, unet_fingerprint
 from mace_pl.models.text_encoding import encoder_fingerprint
 from mace_pl.stages.fuse import Trained, fuse_concepts
 from mace_pl.stages.preserve import AFFECTED, inputs_of, preserving
@@ -116,7 +116,7 @@ class ConceptErasure(LightningModule):
         self.lr, self.weight_decay, self.gradient_clip = lr, weight_decay, gradient_clip
         self.attend_padding, self.compile_blocks = attend_padding, compile
         self.objective = Objective(seed, importance_sampling, squared_loss, checkpointing=gradient_checkpointing)
-        self.pipeline = load_pipeline(pretrained, revision, variant, layout)
+        self.pipeline, self.source = load_with_source(pretrained, revision, variant, layout)
         self.backbone = backbone_of(self.pipeline)
         self.unet = self.backbone.network  # registered, so that the Trainer sees it
         self.fingerprint, self.unet_hash = encoder_fingerprint(self.pipeline), unet_fingerprint(self.unet)

@@ -22,6 +22,7 @@ from mace_pl.cli import erase_main
 from mace_pl.export.lora import to_kohya
 from mace_pl.export.single_file import own_tensors, single_file, unet_names
 from mace_pl.models.cross_attention import key_value_names, key_values
+from mace_pl.models.source import Source
 
 TABLES = "sd_mecha.extensions.builtin.model_configs"
 PREFIX = "model.diffusion_model."
@@ -68,7 +69,7 @@ def test_a_checkpoint_holds_the_tensors_of_sd1_by_another_conversion(toy_pipelin
             vae=AutoencoderKL(layers_per_block=2, **widths, **blocks),
             text_encoder=CLIPTextModel(text_config(pipeline, num_hidden_layers=12)),
         )
-    file = single_file(pipeline, None)
+    file = single_file(pipeline, Source(), None)
     assert set(file) == {key for key in table("sd1-ldm") if not key.startswith("model_ema.")}
     parts = {name: own_tensors(getattr(pipeline, name)) for name in ("unet", "vae", "text_encoder")}
     for name, tensor in file.items():

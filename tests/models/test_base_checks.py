@@ -21,7 +21,8 @@ from mace_pl.commands.export import export_run
 from mace_pl.export.metadata import modelspec
 from mace_pl.export.single_file import single_file
 from mace_pl.models.base_model import BaseModel
-from mace_pl.models.pipeline import load_pipeline, vae_latents
+from mace_pl.models.pipeline import load_pipeline, load_with_source, vae_latents
+from mace_pl.models.source import Source
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 
@@ -143,12 +144,12 @@ def test_parts_of_different_models_are_refused(folder: Path) -> None:
 def test_the_one_variant_of_a_folder_is_read(toy_pipeline: Path, tmp_path: Path) -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(toy_pipeline, safety_checker=None, dtype=torch.float16)
     pipeline.save_pretrained(tmp_path / "half", variant="fp16")
-    loaded = load_pipeline(str(tmp_path / "half"))
-    assert loaded.base_variant == "fp16"
+    loaded, source = load_with_source(str(tmp_path / "half"))
+    assert source == Source(tmp_path / "half", variant="fp16")
     torch.testing.assert_close(loaded.unet.state_dict(), pipeline.unet.float().state_dict(), rtol=0, atol=0)
     pipeline.unet.save_pretrained(tmp_path / "half/unet", variant="other")
     assert "fp16, other only. Name one in model.variant" in refused(tmp_path / "half")
-    assert load_pipeline(str(tmp_path / "half"), variant="fp16").base_variant == "fp16"
+    assert load_with_source(str(tmp_path / "half"), variant="fp16")[1].variant == "fp16"
 
 
 def test_weights_of_another_unet_beside_it_are_not_passed_on(folder: Path, tmp_path: Path) -> None:
@@ -180,7 +181,9 @@ def single(toy_pipeline: Path, tmp_path: Path) -> Any:
     pipeline.save_pretrained(tmp_path / "layout")
     for file in (tmp_path / "layout").rglob("*.safetensors"):
         file.unlink()
-    return {name: tensor.contiguous() for name, tensor in single_file(pipeline, None).items()}, tmp_path / "layout"
+    return {
+        name: tensor.contiguous() for name, tensor in single_file(pipeline, Source(), None).items()
+    }, tmp_path / "layout"
 
 
 @pytest.mark.parametrize(

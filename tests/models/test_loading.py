@@ -21,7 +21,7 @@ from support.tolerances import BFLOAT16_IMAGE, HALF_IMAGE, OTHER_VERSIONS, below
 from mace_pl.cli import erase_main
 from mace_pl.export.base_model import write_pipeline
 from mace_pl.files.paths import resolve
-from mace_pl.models.pipeline import load_pipeline
+from mace_pl.models.pipeline import load_pipeline, load_with_source
 
 ROOT = Path(__file__).resolve().parents[2]
 LISTS = sorted((ROOT / "tests/compat").glob("*.txt"))
@@ -80,8 +80,7 @@ def of_a_checkpoint(place: Path, base: Path) -> Path:
     """The pipeline folder of a run on a single checkpoint in float16."""
     run, file = finished_run(place / "single", base), place / "base.safetensors"
     erase_main(["export", "--run", str(run), "--format", "single_file", "--output", str(file)])
-    pipeline = load_pipeline(str(file), layout=str(base))
-    write_pipeline(place / "of_a_checkpoint", pipeline, {}, None)
+    write_pipeline(place / "of_a_checkpoint", *load_with_source(str(file), layout=str(base)), {}, None)
     return place / "of_a_checkpoint"
 
 

@@ -20,6 +20,7 @@ from support.tolerances import FLOAT16_WEIGHTS, FLOAT32_PASS, FLOAT32_SUMS, clos
 from mace_pl.cli import erase_main
 from mace_pl.export.single_file import single_file, unet_names
 from mace_pl.models.pipeline import load_pipeline
+from mace_pl.models.source import Source
 from mace_pl.models.text_encoding import encode_prompts
 
 CONCEPTS = [{"target": "ship", "anchor": "the sky"}]
@@ -47,7 +48,7 @@ def checkpoint(request: pytest.FixtureRequest, toy_pipeline: Path, tmp_path_fact
     folder = tmp_path_factory.mktemp(request.param)
     pipeline = family(request.param, toy_pipeline).to(torch.float16)
     pipeline.save_pretrained(folder / "base")
-    own = {name: tensor.contiguous() for name, tensor in single_file(pipeline, torch.float16).items()}
+    own = {name: tensor.contiguous() for name, tensor in single_file(pipeline, Source(), torch.float16).items()}
     start = "model.diffusion_model."
     average = {n.removeprefix(start).replace(".", ""): t.clone() for n, t in own.items() if n.startswith(start)}
     second = {f"model_ema.diffusion_model{name}": tensor for name, tensor in average.items()}

@@ -16,6 +16,7 @@ from support.runs import exit_message
 from mace_pl.cli import erase_main
 from mace_pl.export.single_file import single_file
 from mace_pl.models.pipeline import load_pipeline, model_fingerprint
+from mace_pl.models.source import Source
 
 TRAINER = ["--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.enable_progress_bar", "false"]
 
@@ -34,7 +35,7 @@ def base(request: pytest.FixtureRequest, toy_pipeline: Path, tmp_path: Path) -> 
     edit = finished_run(tmp_path / "run", tmp_path / "layout")
     for file in (tmp_path / "layout").rglob("*.safetensors"):
         file.unlink()
-    tensors = {name: tensor.contiguous() for name, tensor in single_file(pipeline, None).items()}
+    tensors = {name: tensor.contiguous() for name, tensor in single_file(pipeline, Source(), None).items()}
     save_file(tensors, tmp_path / "model.safetensors")
     return tmp_path / "model.safetensors", {"layout": str(tmp_path / "layout")}, edit
 
