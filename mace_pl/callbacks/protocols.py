@@ -1,12 +1,16 @@
-"""What callbacks ask of the module of a run, which the layers above make."""
+"""What callbacks ask of the modules of a run, which the layers above make."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
+
+from torch import Tensor
 
 from mace_pl.methods.base import ClosedForm
 from mace_pl.methods.edit import Edit
 from mace_pl.methods.lora import ConceptLoRAs
+from mace_pl.methods.metrics import GramMetric
 from mace_pl.models.protocols import Pipeline
 from mace_pl.models.source import Source
 from mace_pl.stages.fuse import Trained
@@ -55,3 +59,23 @@ class ErasureModule(Protocol):
 
     def resume(self, concept: int, state: ConceptState) -> None:
         """Resume a concept from what was saved."""
+
+
+class StatisticsModule(Protocol):
+    """The module that sums embeddings of captions, such as PromptStatistics.
+
+    Attributes:
+        fingerprint: of the text encoders.
+        pooled: the sums of pooled embeddings; None where the model has none.
+        statistics: the sums over all ranks, with ``gram``, ``captions`` and ``tokens``; empty before the end.
+    """
+
+    fingerprint: str
+    pooled: GramMetric | None
+    statistics: Mapping[str, Tensor]
+
+    def states(self) -> dict[str, Tensor]:
+        """The sums of this rank so far, to be saved."""
+
+    def resume(self, states: Mapping[str, Tensor]) -> None:
+        """Start from sums that were saved."""

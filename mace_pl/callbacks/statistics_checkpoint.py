@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import glob
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from lightning import Callback, Trainer
+from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from mace_pl.callbacks.protocols import StatisticsModule
 from mace_pl.data.captions import Captions
 from mace_pl.errors import UserError
 from mace_pl.files.artifacts import read_tensors, write_tensors
@@ -35,31 +36,32 @@ class PartialSums(Callback):
         self.inputs: dict[str, Any] = {}
         self.path = output
 
-    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Resume from the partial file of an earlier run.
 
         Raises:
             UserError: it was made from other captions, another encoder, or with other settings.
         """
+        module = cast(StatisticsModule, pl_module)
         data: Captions = trainer.datamodule  # type: ignore[attr-defined]
         self.done, states = 0, {}
         if data is None:
             return
         self.inputs = {
             "captions": data.store.digest.hexdigest(),
-            "text encoder": pl_module.fingerprint,
+            "text encoder": module.fingerprint,
             "data.tokens": data.tokens,
             "trainer.precision": str(trainer.precision),
             "number of ranks": trainer.world_size,
         }
-        if pl_module.pooled is not None:
+        if module.pooled is not None:
             self.inputs["sums (pooled ones are new)"] = "with pooled embeddings"
         self.path = self.output.with_name(f"{self.output.name}.{trainer.global_rank}-of-{trainer.world_size}.partial")
         for partial in sorted(self.output.parent.glob(f"{glob.escape(self.output.name)}.*-of-*.partial")):
             tensors, metadata = self._read(partial)
             if partial == self.path:
                 states, self.done = tensors, int(metadata["done"])
-        pl_module.resume(states)
+        module.resume(states)
         data.resume(self.done)
 
     def _read(self, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -74,14 +76,21 @@ class PartialSums(Callback):
         return tensors, metadata
 
     def on_predict_batch_end(
-        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """Write the sums where another ``every`` captions are done."""
         before, self.done = self.done, self.done + int(outputs)
         if self.inputs and self.done // self.every > before // self.every:
-            write_tensors(self.path, pl_module.states(), KIND, {"inputs": self.inputs, "done": self.done})
+            states = cast(StatisticsModule, pl_module).states()
+            write_tensors(self.path, states, KIND, {"inputs": self.inputs, "done": self.done})
 
-    def on_predict_end(self, trainer: Trainer, pl_module: Any) -> None:
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remove this rank's partial file, and what a kill left of one, once the result is written."""
         trainer.strategy.barrier("statistics are written")
         if self.inputs:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from lightning import Callback, Trainer
+from lightning import Callback, LightningModule, Trainer
 from rich.table import Table
 
+from mace_pl.callbacks.protocols import StatisticsModule
 from mace_pl.errors import UserError
 from mace_pl.files.artifacts import claim_output, write_tensors
 from mace_pl.files.screen import screen
@@ -33,7 +34,7 @@ class WriteStatistics(Callback):
         self.output = output
         self.overwrite = overwrite
 
-    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse an output that exists or cannot be written before any caption is encoded.
 
         Raises:
@@ -49,25 +50,25 @@ class WriteStatistics(Callback):
                 f"model.output: {self.output} cannot be written ({error.strerror}). Choose another --model.output."
             ) from error
 
-    def on_predict_end(self, trainer: Trainer, pl_module: Any) -> None:
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the file and print a summary; the sums were reduced on every rank before.
 
         Raises:
             UserError: other captions were summed than there are.
         """
-        data = getattr(trainer, "datamodule", None)
+        module, data = cast(StatisticsModule, pl_module), getattr(trainer, "datamodule", None)
         store = getattr(data, "store", None)
-        captions = int(pl_module.statistics["captions"])
+        captions = int(module.statistics["captions"])
         if store is not None and captions != store.total:
             raise UserError(
                 f"{captions} captions were summed where there are {store.total}. Leave --trainer.limit_predict_batches "
                 f"and --trainer.fast_dev_run out; --data.limit gives statistics of fewer captions."
             )
         metadata: dict[str, Any] = {
-            "encoder": pl_module.fingerprint,
+            "encoder": module.fingerprint,
             "captions": captions,
             "distinct_captions": 0 if store is None else len(store),
-            "tokens": int(pl_module.statistics["tokens"]),
+            "tokens": int(module.statistics["tokens"]),
             "token_choice": getattr(data, "tokens", "all"),
             "sources": getattr(data, "provenance", []),
             "precision": str(trainer.precision),
@@ -76,8 +77,8 @@ class WriteStatistics(Callback):
             "version": __version__,
         }
         if trainer.is_global_zero:
-            gram = pl_module.statistics["gram"]
-            tensors = {name: pl_module.statistics[name] for name in ("gram", POOLED) if name in pl_module.statistics}
+            gram = module.statistics["gram"]
+            tensors = {name: module.statistics[name] for name in ("gram", POOLED) if name in module.statistics}
             write_tensors(self.output, tensors, kind=KIND, metadata=metadata)
             print_summary(self.output, metadata, gram.shape[0], float(gram.trace()) / metadata["tokens"])
 

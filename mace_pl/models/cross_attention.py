@@ -7,6 +7,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
+from diffusers import UNet2DConditionModel
 from diffusers.models.attention import FeedForward
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
@@ -93,7 +94,7 @@ class ObservedAttention:
 
 
 @contextmanager
-def observed(unet: Any, observe: Callable[[str, Tensor], None]) -> Iterator[None]:
+def observed(unet: UNet2DConditionModel, observe: Callable[[str, Tensor], None]) -> Iterator[None]:
     """Within the context every ``attn2`` shows its probabilities; other layers keep their processors."""
     before = {name: module.processor for name, module in cross_attentions(unet).items()}
     for name, module in cross_attentions(unet).items():
@@ -106,7 +107,9 @@ def observed(unet: Any, observe: Callable[[str, Tensor], None]) -> Iterator[None
 
 
 @contextmanager
-def checkpointed(unet: Any, layer_loss: Callable[[Tensor], Tensor], last: Callable[[], bool]) -> Iterator[None]:
+def checkpointed(
+    unet: UNet2DConditionModel, layer_loss: Callable[[Tensor], Tensor], last: Callable[[], bool]
+) -> Iterator[None]:
     """Within the context blocks keep only what they are given; the backward pass runs each of them again.
 
     Args:
@@ -133,7 +136,7 @@ def checkpointed(unet: Any, layer_loss: Callable[[Tensor], Tensor], last: Callab
 
 
 def attention_losses(
-    unet: Any,
+    unet: UNet2DConditionModel,
     latents: Tensor,
     timesteps: Tensor,
     text: Tensor,

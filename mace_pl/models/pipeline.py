@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import AutoencoderKL, DiffusionPipeline
 from PIL import Image
 from torch import Tensor
 
@@ -204,7 +204,7 @@ def image_latents(pipeline: Pipeline, images: Sequence[Image.Image]) -> Tensor:
     return vae_latents(pipeline.vae, pixels)
 
 
-def vae_latents(vae: Any, pixels: Tensor) -> Tensor:
+def vae_latents(vae: AutoencoderKL, pixels: Tensor) -> Tensor:
     """[N, C, h, w]: pixels [N, 3, H, W] in [-1, 1] as the UNet sees them, without the noise of the encoder.
 
     A tiny autoencoder gives latents, others a distribution.

@@ -6,8 +6,7 @@ columns of ``add_embedding.linear_1`` are all that sees the pooled embedding.
 
 from __future__ import annotations
 
-from typing import Any
-
+from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 POOLED = "add_embedding.linear_1"
@@ -18,7 +17,7 @@ def is_pooled(name: str) -> bool:
     return name == POOLED
 
 
-def pooled_layer(unet: Any) -> dict[str, Tensor]:
+def pooled_layer(unet: UNet2DConditionModel) -> dict[str, Tensor]:
     """A copy of its weight [O, E + sizes] by name, E columns of pooled text first; empty where a UNet has none."""
     if unet.config.get("addition_embed_type") != "text_time":
         return {}
