@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from diffusers.utils import make_image_grid
 from jsonargparse import auto_cli
-from PIL import Image
 
 from mace_pl.files.artifacts import claim_output
 from mace_pl.models.pipeline import load_pipeline
@@ -30,11 +30,7 @@ def main(
     claim_output(Path(output), overwrite, "output")
     prompts = [f"a photo of a {name} in {style} style" for style in STYLES for name in TEN]
     images = generate(load_pipeline(pretrained), prompts, [seed] * len(prompts), steps, guidance)
-    width, height = images[0].size
-    sheet = Image.new("RGB", (width * len(TEN), height * len(STYLES)))
-    for i, image in enumerate(images):
-        sheet.paste(image, (i % len(TEN) * width, i // len(TEN) * height))
-    sheet.save(output)
+    make_image_grid(images, rows=len(STYLES), cols=len(TEN)).save(output)
     print(f"Written to {output}")
 
 

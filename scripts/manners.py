@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+from diffusers.utils import make_image_grid
 from jsonargparse import auto_cli
 from PIL import Image
 
@@ -39,14 +40,14 @@ def main(
     """
     claim_output(Path(output), overwrite, "output")
     rows = {row["concept"]: row for row in read_rows(resolve(folder) / "metadata.jsonl")}
-    sheet = Image.new("RGB", (resolution * len(SHOWN), resolution * (1 + len(MANNERS))))
+    columns = []
     for column, name in enumerate(SHOWN):
         colour = "white" if column % 2 == 0 else list(BACKGROUNDS)[1 + column // 2 % (len(BACKGROUNDS) - 1)]
         sprite = read_rgba(resolve(folder) / rows[name]["file_name"], "folder")
         image, shape = place(sprite, colour, resolution, random.Random(column))
-        painted = [image, *(paint(image, shape, BACKGROUNDS[colour], manner) for manner in MANNERS)]
-        for row, one in enumerate(painted):
-            sheet.paste(one, (column * resolution, row * resolution))
+        columns.append([image, *(paint(image, shape, BACKGROUNDS[colour], manner) for manner in MANNERS)])
+    painted = [one for row in zip(*columns, strict=True) for one in row]
+    sheet = make_image_grid(painted, rows=1 + len(MANNERS), cols=len(SHOWN))
     sheet.resize((sheet.width * zoom, sheet.height * zoom), Image.Resampling.NEAREST).save(output)
     print(f"Written to {output}: {', '.join(['no manner', *MANNERS])}")
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from diffusers.utils import make_image_grid
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
@@ -62,13 +63,16 @@ def contact_sheet(path: Path, images: Sequence[Image.Image], masks: Sequence[Ten
     """
     scale = min(1.0, CELL / max(images[0].size))
     width, height = (max(1, round(side * scale)) for side in images[0].size)
-    rows = -(-len(images) // columns)
-    sheet = Image.new("RGB", (width * min(columns, len(images)), 2 * height * rows), "white")
-    colour = Image.new("RGB", (width, height), TINT)
-    for i, (image, mask) in enumerate(zip(images, masks, strict=True)):
-        row, column = divmod(i, columns)
-        stencil = Image.fromarray((mask.cpu().numpy() * 128).astype("uint8")).resize((width, height))
-        shown = image.resize((width, height))
-        sheet.paste(shown, (column * width, 2 * row * height))
-        sheet.paste(Image.composite(colour, shown, stencil), (column * width, (2 * row + 1) * height))
-    sheet.save(path)
+    columns = min(columns, len(images))
+    colour, blank = (Image.new("RGB", (width, height), name) for name in (TINT, "white"))
+    cells: list[Image.Image] = []
+    for start in range(0, len(images), columns):
+        shown = [image.resize((width, height)).convert("RGB") for image in images[start : start + columns]]
+        stencils = [
+            Image.fromarray((mask.cpu().numpy() * 128).astype("uint8")).resize((width, height))
+            for mask in masks[start : start + columns]
+        ]
+        tinted = [Image.composite(colour, *pair) for pair in zip(shown, stencils, strict=True)]
+        for row in (shown, tinted):
+            cells += [*row, *[blank] * (columns - len(row))]
+    make_image_grid(cells, rows=len(cells) // columns, cols=columns).save(path)
