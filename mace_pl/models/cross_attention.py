@@ -186,9 +186,10 @@ def compiled_parts(unet: nn.Module) -> list[nn.Module]:
 def compiled(unet: nn.Module) -> Iterator[None]:
     """Within the context the :func:`compiled_parts` of the UNet run compiled."""
     parts = compiled_parts(unet)
-    # Module.compile() has no way back, and the report's images would be compiled anew for their batch size; diffusers'
-    # compile_repeated_blocks() takes cross-attentions too. Blocks of one class share one cache, with an entry for each
-    # of their shapes; torch.compile's own recompile_limit is younger than the oldest torch that is supported.
+    # diffusers' compile_repeated_blocks() gives the same gradients too, a step in 0.92 of the time and its first one in
+    # 0.72 (bundled model, one CPU core), but has no way back: the report's images would come of compiled blocks,
+    # which fails in the products of oneDNN (frozen_layers.py). Blocks of one class share one cache, with an entry for
+    # each of their shapes; torch.compile's own recompile_limit is younger than the oldest torch that is supported.
     with torch._dynamo.config.patch(recompile_limit=max(64, len(parts))):
         for part in parts:
             part.forward = torch.compile(part.forward)
