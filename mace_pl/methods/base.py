@@ -7,8 +7,9 @@ add one, write one file with a subclass of :class:`ClosedForm`, and import it in
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 from torch import Tensor
@@ -20,6 +21,8 @@ from mace_pl.methods.edit import Edit
 #: which tokens of target and anchor enter F and G, and of the names that are preserved D: those beside the target in
 #: every prompt; all tokens of every prompt, position by position; all tokens of the bare name; or its last token
 Tokens = Literal["coexisting", "all", "bare", "last"]
+#: A of a LoRA B A is trained with B, or fixed to where the target's prompts have most for what is preserved
+Down = Literal["trained", "gram"]
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,8 @@ class ClosedForm(ABC):
         anchored: whether targets need an anchor; else they must have none.
         takes_strength: whether a target can be erased in part by G → wG + (1 − w)F.
         reads_names: whether ``Sums.names`` and ``Sums.blank`` are used, whatever the weight of the domain.
+        down: how the down-projections A of the LoRAs come about, where there are LoRAs.
+        groups: targets that share an A, by a name of their own.
     """
 
     source: str
@@ -80,6 +85,8 @@ class ClosedForm(ABC):
     anchored: bool = True
     takes_strength: bool = True
     reads_names: bool = False
+    down: Down = "trained"
+    groups: Mapping[str, Sequence[str]] = MappingProxyType({})
 
     @property
     def one_matrix(self) -> bool:

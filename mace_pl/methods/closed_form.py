@@ -137,6 +137,36 @@ def sizes(tokens_ND: Tensor, metric_DD: Tensor) -> Tensor:
     return ((tokens @ metric_DD) * tokens).sum(-1).clamp_min(0).sqrt()
 
 
+def leading_directions(F_DD: Tensor, factor_DD: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """The ``rank`` leading solutions of F v = λ S v, S = L Lᵀ: where F has most for what S has.
+
+    Args:
+        F_DD: Σ e eᵀ over the tokens of a target's prompts.
+        factor_DD: L, the Cholesky factor of what is preserved.
+        rank: R, at most D.
+
+    Returns:
+        λ [R], largest first, and vᵀ [R, D] with vᵀ S v = 1 and v's largest entry above 0, in float64.
+    """
+    half = torch.linalg.solve_triangular(factor_DD, F_DD.double(), upper=False)  # L⁻¹ F
+    whitened = torch.linalg.solve_triangular(factor_DD, half.T, upper=False)  # L⁻¹ F L⁻ᵀ
+    values, vectors = torch.linalg.eigh((whitened + whitened.T) / 2)
+    v_DR = torch.linalg.solve_triangular(factor_DD.T, vectors.flip(1)[:, :rank], upper=True)
+    largest = v_DR.gather(0, v_DR.abs().argmax(0, keepdim=True))
+    return values.flip(0)[:rank], (v_DR * largest.sign()).T.contiguous()
+
+
+def down_projection(F_DD: Tensor, factor_DD: Tensor, rank: int) -> Tensor:
+    """A [R, D] of a LoRA of which B alone is trained: v of :func:`leading_directions`, times √(tr F / (3 D λ₁)).
+
+    So all rows read equally much of what is preserved, and the first as much of the target's prompts as a row that is
+    trained reads at its start in the mean: uniform up to 1/√D, its entries have the variance 1 / (3 D). After SuPLoRA
+    (arXiv 2601.03305), whose fixed down-projections are of what is erased and beside what is preserved.
+    """
+    values, v_RD = leading_directions(F_DD, factor_DD, rank)
+    return v_RD * (F_DD.double().trace() / (3 * len(F_DD) * values[0])).sqrt()
+
+
 @dataclass(frozen=True)
 class Fusion:
     """Stage 3 in its compact form: W*_l = W_l R + Σ_i B_{l,i} A*_{l,i}.

@@ -6,7 +6,7 @@ Legend: N samples, T tokens, D text width, O output width, R rank, C concepts.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
@@ -26,7 +26,7 @@ class SideBySideLoRA(nn.Module):
     """A frozen projection with one LoRA per concept; each sample of the batch passes through its own.
 
     y_n = W x_n + B_{c(n)} A_{c(n)} x_n, with c(n) = ``active[n]``; without ``active`` the projection alone. A is drawn
-    from the concept's own stream (uniform, Kaiming as PEFT's), B is zero; the scale is one.
+    from the concept's own stream (uniform, Kaiming as PEFT's) or given, B is zero; the scale is one.
 
     Args:
         base: the projection, O × D, without bias.
@@ -59,9 +59,12 @@ class ConceptLoRAs(nn.Module):
         targets: the concepts' names.
         rank: R.
         seed: the run's seed; each concept draws from its own stream.
+        down: A [R, D] of each concept, the same in all layers, and not trained; drawn and trained when None.
     """
 
-    def __init__(self, unet: nn.Module, targets: list[str], rank: int, seed: int) -> None:
+    def __init__(
+        self, unet: nn.Module, targets: list[str], rank: int, seed: int, down: Sequence[Tensor] | None = None
+    ) -> None:
         super().__init__()
         if rank < 1:
             raise UserError(f"model.rank={rank} must be at least 1 (the paper uses 1).")
@@ -70,11 +73,15 @@ class ConceptLoRAs(nn.Module):
         layers = []
         for name in self.names:
             layer = SideBySideLoRA(cast(nn.Linear, unet.get_submodule(name)), len(targets), rank)
+            device = layer.base.weight.device
             for i, target in enumerate(targets):
+                layer.B[i].data = layer.B[i].data.to(device)
+                if down is not None:
+                    layer.A[i] = nn.Parameter(down[i].to(device, torch.float32, copy=True), requires_grad=False)
+                    continue
                 bound = layer.base.in_features**-0.5
                 draw = torch.rand(rank, layer.base.in_features, generator=stream(seed, target, "lora", name))
-                layer.A[i].data = ((2 * draw - 1) * bound).to(layer.base.weight.device)
-                layer.B[i].data = layer.B[i].data.to(layer.base.weight.device)
+                layer.A[i].data = ((2 * draw - 1) * bound).to(device)
             unet.set_submodule(name, layer)
             layers.append(layer)
         self.layers = nn.ModuleList(layers)
@@ -84,12 +91,16 @@ class ConceptLoRAs(nn.Module):
         for layer in self.layers:
             layer.active = concepts  # type: ignore[assignment]
 
-    def parameters_of(self, concept: int) -> list[nn.Parameter]:
-        """The parameters of one concept: clipped on their own, stepped on their own."""
+    def tensors_of(self, concept: int) -> list[nn.Parameter]:
+        """A and B of one concept by layer, also what is not trained of them."""
         return [p for layer in self.layers for p in (layer.A[concept], layer.B[concept])]  # type: ignore[index,misc]
 
+    def parameters_of(self, concept: int) -> list[nn.Parameter]:
+        """What is trained of one concept: clipped on its own, stepped on its own."""
+        return [p for p in self.tensors_of(concept) if p.requires_grad]
+
     def parameters_list(self) -> list[nn.Parameter]:
-        """The parameters of all concepts, without the frozen projections."""
+        """What is trained of all concepts, without the frozen projections."""
         return [p for c in range(len(self.targets)) for p in self.parameters_of(c)]
 
     def factors(self, concept: int) -> dict[str, tuple[Tensor, Tensor]]:

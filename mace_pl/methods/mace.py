@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from mace_pl.errors import UserError
-from mace_pl.methods.base import ClosedForm, Sums, Tokens
+from mace_pl.methods.base import ClosedForm, Down, Sums, Tokens
 from mace_pl.methods.closed_form import refine
 from mace_pl.methods.edit import Edit
 
@@ -33,12 +33,19 @@ class Mace(ClosedForm):
 
     Args:
         refinement: the closed form of stage 1, any that trains nothing; MACE's own when None.
+        down: ``trained``, A and B of the LoRAs B A are trained (the paper); ``gram``, A is fixed to the leading
+            generalised eigenvectors of the target's prompts and of what stage 3 preserves, and B alone is trained. It
+            wants a prior or a domain: without, A reads what all prompts share.
+        groups: with ``gram``, targets that share an A, from the sum of their prompts, by a name of their own:
+            ``{animals: [cat, dog]}``. The others have an A each.
     """
 
     source = "MACE (Lu et al., CVPR 2024)"
     trains = True
 
-    def __init__(self, refinement: ClosedForm | None = None) -> None:
+    def __init__(
+        self, refinement: ClosedForm | None = None, down: Down = "trained", groups: dict[str, list[str]] | None = None
+    ) -> None:
         self.refinement = refinement or MaceRefinement()
         if self.refinement.trains:
             raise UserError(
@@ -50,6 +57,15 @@ class Mace(ClosedForm):
         self.tokens = self.refinement.tokens
         self.anchored, self.takes_strength = self.refinement.anchored, self.refinement.takes_strength
         self.reads_names = self.refinement.reads_names
+        self.down: Down = down
+        self.groups = groups or {}
+        if down not in get_args(Down):
+            raise UserError(f"model.method.down={down!r} is unknown. Choose from {', '.join(get_args(Down))}.")
+        if groups and down != "gram":
+            raise UserError(
+                f"model.method.groups has no effect with down={down}: each target trains an A of its own. Leave it "
+                f"out, or pass --model.method.down gram."
+            )
 
     @property
     def one_matrix(self) -> bool:
@@ -61,4 +77,5 @@ class Mace(ClosedForm):
         return self.refinement.solve(sums)
 
     def __repr__(self) -> str:
-        return f"Mace(refinement={self.refinement!r})"
+        more = f", down={self.down!r}, groups={self.groups!r}" if self.down != "trained" else ""
+        return f"Mace(refinement={self.refinement!r}{more})"

@@ -27,6 +27,7 @@ from mace_pl.methods.mace import Mace
 from mace_pl.models.backbone import backbone_of
 from mace_pl.models.pipeline import load_with_source, unet_fingerprint
 from mace_pl.models.text_encoding import encoder_fingerprint
+from mace_pl.stages.down import check_down, new_loras
 from mace_pl.stages.fuse import Trained, fuse_concepts
 from mace_pl.stages.preserve import AFFECTED, inputs_of, preserving
 from mace_pl.stages.refine import Refined, refine_concepts
@@ -123,7 +124,7 @@ class ConceptErasure(LightningModule):
         given: dict[str, Any] = {"prior": prior, "domain": domain, "domain_names": domain_names}
         given |= {"domain_vocabulary": domain_vocabulary, "domain_affected": domain_affected, "pooled": pooled}
         self.wanted = preserving(given, (refine, fuse), self.method, self.backbone, self.fingerprint)
-        self.told = inputs_of(given, refine, self.wanted)
+        self.told = inputs_of(given, (refine, fuse), self.wanted, self.method)
         self.refined: Refined | None = None  # this and the next: what the stages make, each set by its hook
         self.loras: ConceptLoRAs | None = None
         self.examples: Examples | None = None
@@ -152,6 +153,7 @@ class ConceptErasure(LightningModule):
         self.objective = replace(self.objective, guidance=data.image_guidance, images_per_step=data.images_per_step)
         self.pipeline.to(self.trainer.strategy.root_device)  # once; on every rank alike, so that their sums are equal
         check_prompts(self.pipeline, data.concepts, data.templates)
+        check_down(self.method, data.concepts, self.rank, self.backbone)
         if self.method.trains:
             model = {"unet": self.unet_hash, "text_encoder": self.fingerprint}
             prepare_images(self.pipeline, data, ranks_of(self.trainer), self.seed, model)
@@ -159,9 +161,8 @@ class ConceptErasure(LightningModule):
         self.refined = refine_concepts(self.pipeline, data.concepts, data.templates, *settings)
         self.backbone.set_key_values(self.refined.weights())
         if self.method.trains:
-            self.loras = ConceptLoRAs(self.unet, [c.target for c in data.concepts], self.rank, self.seed)
-            shard = (self.global_rank, self.trainer.world_size, len(data.concepts))
-            self.share = share_of(*shard, self.objective.images_per_step)
+            self.loras = new_loras(self.backbone, data.concepts, self.refined, self.method, self.rank, self.seed)
+            self.share = share_of(self.global_rank, self.trainer.world_size, len(data.concepts), data.images_per_step)
 
     # --- train ---------------------------------------------------------------------------------------------------
 
@@ -218,8 +219,8 @@ class ConceptErasure(LightningModule):
     def loss(self, concepts: Sequence[int], step: int) -> Tensor:
         """[C]: see :func:`mace_pl.stages.train.attention_loss`."""
         assert self.loras is not None and self.examples is not None
-        parts = (self.backbone, self.loras, self.examples, self.objective)
-        return attention_loss(*parts, concepts, step, self.share.images)
+        images = self.share.images
+        return attention_loss(self.backbone, self.loras, self.examples, self.objective, concepts, step, images)
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         """One step of each concept in the batch, with losses, clipping and optimizer state of its own."""

@@ -104,10 +104,14 @@ def preserving(
     return Preserving(files[0], files[1], names, vocabulary, affected, pooled)
 
 
-def inputs_of(model: Mapping[str, Any], refine: StageWeights, wanted: Preserving) -> dict[str, Any]:
-    """All inputs that decide what stage 1 preserves, for the identity of a run; files by their hashes."""
+def inputs_of(
+    model: Mapping[str, Any], stages: Sequence[StageWeights], wanted: Preserving, method: ClosedForm
+) -> dict[str, Any]:
+    """All inputs that decide what is preserved where stage 2 depends on it, for a run's identity; files by hashes."""
     files = statistics_of(model.get("prior"), model.get("domain"))
-    told: dict[str, Any] = {"refine": vars(refine), "names": wanted.names, "files": files}
+    told: dict[str, Any] = {"refine": vars(stages[0]), "names": wanted.names, "files": files}
+    if method.down == "gram":
+        told["fuse"] = vars(stages[1])
     if wanted.vocabulary:
         told["vocabulary"] = {"names": wanted.vocabulary, "affected": wanted.affected}
     if wanted.pooled is not None:

@@ -177,7 +177,8 @@ class ConceptState:
     Attributes:
         steps: how many are done.
         losses: of each of them.
-        tensors: the LoRA's parameters as ``0``, ``1``, …, and the optimizer's moments as ``0.exp_avg``, ….
+        tensors: the LoRA's A and B as ``0``, ``1``, …, trained or not (an eigenvector that is computed again may differ
+            in the last bit), and the optimizer's moments as ``0.exp_avg``, ….
     """
 
     steps: int
@@ -190,7 +191,7 @@ def state_of(
 ) -> ConceptState:
     """What :func:`restore_state` needs of a concept."""
     tensors: dict[str, Tensor] = {}
-    for i, parameter in enumerate(loras.parameters_of(concept)):
+    for i, parameter in enumerate(loras.tensors_of(concept)):
         tensors[f"{i}"] = parameter
         if parameter in optimizer.state:  # the values of the last layer reach no loss and are never stepped
             tensors |= {f"{i}.{m}": optimizer.state[parameter][m] for m in MOMENTS}
@@ -199,7 +200,7 @@ def state_of(
 
 def restore_state(loras: ConceptLoRAs, optimizer: torch.optim.Optimizer, concept: int, state: ConceptState) -> None:
     """Put a concept's LoRA and the optimizer's moments back."""
-    for i, parameter in enumerate(loras.parameters_of(concept)):
+    for i, parameter in enumerate(loras.tensors_of(concept)):
         parameter.data.copy_(state.tensors[f"{i}"])
         moments = {m: state.tensors[f"{i}.{m}"] for m in MOMENTS if f"{i}.{m}" in state.tensors}
         if moments:

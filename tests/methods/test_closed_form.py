@@ -3,10 +3,18 @@
 import pytest
 import torch
 from support.seeds import seeded
-from support.tolerances import FLOAT64_SOLVES, FLOAT64_STIFF, close
+from support.tolerances import BY_HAND, FLOAT64_SOLVES, FLOAT64_STIFF, close
 from torch import Tensor
 
-from mace_pl.methods.closed_form import Preservation, apply_edit, fuse, gram, refine
+from mace_pl.methods.closed_form import (
+    Preservation,
+    apply_edit,
+    down_projection,
+    fuse,
+    gram,
+    leading_directions,
+    refine,
+)
 
 D = 12
 
@@ -75,3 +83,40 @@ def test_a_singular_system_names_the_terms() -> None:
     f = rand(3, D, seed=2)
     with pytest.raises(ValueError, match=r"singular.*zero: identity.*prior, domain.*Raise --model.refine.identity"):
         refine(gram(f, f), gram(rand(3, D, seed=3), f), Preservation())
+
+
+@pytest.mark.parametrize("rank", [1, 5, D])
+def test_directions_solve_the_generalised_eigenproblem(rank: int) -> None:
+    """F v = λ S v, the largest λ of S⁻¹F first, vᵀ S v = 1, and no sign that a library chooses."""
+    e, p = rand(30, D, seed=2), rand(40, D, seed=4)
+    F, S = outer(e), outer(p) + 0.5 * torch.eye(D, dtype=torch.float64)
+    values, v = leading_directions(F, torch.linalg.cholesky(S), rank)
+    assert v.shape == (rank, D)
+    close(v @ F, values[:, None] * (v @ S), FLOAT64_SOLVES)
+    close(v @ S @ v.T, torch.eye(rank, dtype=torch.float64), FLOAT64_SOLVES)
+    expected = torch.linalg.eigvals(torch.linalg.inv(S) @ F).real.sort(descending=True).values
+    close(values, expected[:rank], FLOAT64_SOLVES)
+    assert (v.max(1).values == v.abs().max(1).values).all()
+
+
+def test_a_fixed_down_projection_reads_as_much_as_a_trained_one_starts_with() -> None:
+    """The rows read equally much of S; the first reads of F what rows of a uniform start read in the mean."""
+    e, p = rand(30, D, seed=2), rand(40, D, seed=4)
+    F, S = outer(e), outer(p)
+    A = down_projection(F, torch.linalg.cholesky(S), 4)
+    of_preserved = A @ S @ A.T
+    close(of_preserved, of_preserved[0, 0] * torch.eye(4, dtype=torch.float64), FLOAT64_SOLVES)
+    grid = (torch.arange(2000, dtype=torch.float64) + 0.5) / 1000 - 1  # of entries up to 1/√D, every one as often
+    variance = (grid / D**0.5).square().mean()
+    close(A[0] @ F @ A[0], variance * F.trace(), BY_HAND)
+
+
+def test_the_fusion_leaves_the_directions_of_a_single_concept() -> None:
+    """With M = F + S, A F M⁻¹ is A with each row times λ / (1 + λ)."""
+    e, p = rand(30, D, seed=2), rand(40, D, seed=4)
+    F, preservation = outer(e), Preservation(0.7, outer(p), 0.3)
+    S = preservation.statistics(D) + 0.7 * torch.eye(D, dtype=torch.float64)
+    values, _ = leading_directions(F, torch.linalg.cholesky(S), 3)
+    A = down_projection(F, torch.linalg.cholesky(S), 3)
+    fused = fuse(torch.eye(D, dtype=torch.float64), F, preservation)
+    close(fused.fused(A, F), (values / (1 + values))[:, None] * A, FLOAT64_SOLVES)

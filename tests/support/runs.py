@@ -93,7 +93,7 @@ def train(
 ) -> ConceptErasure:
     """All stages without files but the images; the module keeps losses, LoRAs and the edited UNet."""
     weights = {"refine": StageWeights(identity=1.0), "fuse": StageWeights(identity=1.0)}
-    module = ConceptErasure(str(pipeline), lr=0.01, **weights, **model)
+    module = ConceptErasure(str(pipeline), lr=0.01, **weights | model)
     settings = {"images_per_concept": 2, "image_steps": 2, "steps_per_concept": 3} | (data or {})
     quiet = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
     quiet |= {"enable_model_summary": False, "max_epochs": 1}
