@@ -3,34 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from mace_pl.concepts.concept import read_names
-from mace_pl.concepts.tokens import target_span
 from mace_pl.errors import UserError
 from mace_pl.files.identity import hash_files
 from mace_pl.files.paths import resolve
-from mace_pl.methods.base import Tokens
-from mace_pl.methods.closed_form import Preservation, gram
+from mace_pl.methods.closed_form import Preservation
 from mace_pl.methods.gram_statistics import weighted_statistics
 from mace_pl.models.protocols import Pipeline
-from mace_pl.models.text_encoding import encode_both, encode_prompts, names_beside, text_parts
+from mace_pl.models.text_encoding import names_beside
 
 log = logging.getLogger(__name__)
-
-TEMPLATES = (
-    "a photo of a {}",
-    "a drawing of a {}",
-    "a picture of a {}",
-    "an image of a {}",
-    "a {}",
-    "{}",
-)
 
 
 @dataclass
@@ -108,51 +96,6 @@ def names_that_stay(pipeline: Pipeline, names: Sequence[str], targets: Collectio
         left = ", ".join(name for name in names if name not in preserved)
         log.info(f"model.domain_names: left out, for they are erased or named twice: {left}")
     return preserved
-
-
-def named_statistics(
-    pipeline: Pipeline, names: Sequence[str], targets: Collection[str], tokens: Tokens = "coexisting"
-) -> Tensor | None:
-    """D = Σ e eᵀ over tokens of every name, [D, D] in float64; None without names.
-
-    Args:
-        pipeline: tokenizers and text encoders.
-        names: what is preserved.
-        targets: what is erased: left out where ``names`` hold it, in whatever spelling of the same tokens.
-        tokens: those that the method sums of its targets: ``last`` and ``bare`` sum these of the bare names, the
-            others all tokens of every name in each of ``TEMPLATES``.
-    """
-    preserved = names_that_stay(pipeline, names, targets)
-    if tokens == "last":
-        last = last_tokens(pipeline, preserved)
-        return None if last is None else gram(last, last)
-    templates = ("{}",) if tokens == "bare" else TEMPLATES
-    prompts = [template.replace("{}", name) for name in preserved for template in templates]
-    grams = [gram(part, part) for part in _encoded(pipeline, prompts)]
-    return torch.stack(grams).sum(dim=0) if grams else None
-
-
-def last_tokens(pipeline: Pipeline, names: Sequence[str]) -> Tensor | None:
-    """The last token of every bare name, [N, D] in float64; None without names."""
-    tokenizer = text_parts(pipeline)[0][0]
-    last = [target_span(tokenizer, "{}", name)[1] - 1 for name in names]
-    rows = [
-        part.double()[range(len(part)), last[64 * i :][: len(part)]] for i, part in enumerate(_encoded(pipeline, names))
-    ]
-    return torch.cat(rows) if rows else None
-
-
-def pooled_texts(pipeline: Pipeline, prompts: Sequence[str]) -> Tensor | None:
-    """Pooled embeddings [N, E] of prompts in float64 on the CPU; None without prompts, or where a model has none."""
-    if not prompts:
-        return None
-    found = encode_both(pipeline, prompts)[1]
-    return None if found is None else found.cpu().double()
-
-
-def _encoded(pipeline: Pipeline, prompts: Sequence[str]) -> Iterator[Tensor]:
-    """Embeddings [64, T, D] of some prompts at a time."""
-    return (encode_prompts(pipeline, prompts[start : start + 64]).cpu() for start in range(0, len(prompts), 64))
 
 
 def with_domain(preservation: Preservation, added: Tensor | None) -> Preservation:

@@ -35,7 +35,7 @@ class Sums:
         preservation: what is preserved, with its weights.
         layers: the original keys and values W [O, D] by layer name.
         pairs: K, the number of tokens in F and G.
-        names: the last token of every name in ``model.domain_names``, [N, D]; None without names.
+        names: the last token of every name that stays, [N, D]; None without names.
         blank: the tokens of the empty prompt, [T, D]; None where a method does not ask for it.
     """
 

@@ -6,14 +6,15 @@ N prompts, E width of a pooled embedding.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from mace_pl.concepts.preservation import TEMPLATES, StageWeights, names_that_stay, pooled_texts, with_domain
+from mace_pl.concepts.named import Named
+from mace_pl.concepts.preservation import StageWeights, with_domain
 from mace_pl.errors import Advice, UserError
 from mace_pl.methods.base import ClosedForm, Sums
 from mace_pl.methods.closed_form import Preservation, gram
@@ -28,7 +29,7 @@ OFF = "or leave this path as it is with --model.pooled false"
 
 
 def pooled_preservation(
-    model: Mapping[str, Any], weights: StageWeights, method: ClosedForm, backbone: Backbone
+    model: Mapping[str, Any], weights: StageWeights, method: ClosedForm, backbone: Backbone, width: int | None
 ) -> Preservation | None:
     """What the edit of the pooled text preserves, out of the files of statistics; None where it is not edited.
 
@@ -37,19 +38,19 @@ def pooled_preservation(
         weights: of stage 1.
         method: the closed form.
         backbone: the original model.
+        width: E; None where the model has no pooled text.
 
     Raises:
         UserError: a file whose pooled sums are of another width.
     """
-    embedding = backbone.encode([""])[1]
-    if not model.get("pooled", True) or embedding is None or not backbone.pooled_layer():
+    if not model.get("pooled", True) or width is None or not backbone.pooled_layer():
         return None
     if not method.one_matrix:
         log.info(f"SDXL's pooled text is not edited: {method!r} is no matrix for all layers.")
         return None
     found, lacking = {}, []
     for name, weight in (("prior", weights.prior), ("domain", weights.domain)):
-        found[name], without = pooled_statistics(model.get(name), embedding.shape[-1], f"model.{name}")
+        found[name], without = pooled_statistics(model.get(name), width, f"model.{name}")
         lacking += without if weight else []
     if lacking:
         rank_zero_warn(
@@ -66,8 +67,8 @@ def pooled_matrix(
     method: ClosedForm,
     total: ConceptSums,
     preservation: Preservation | None,
-    names: Sequence[str],
-    targets: Collection[str],
+    named: Named | None,
+    blank: Tensor | None,
 ) -> Tensor | None:
     """T [E, E] by which the layer reads pooled embeddings, in float64; None where it is not edited.
 
@@ -79,8 +80,8 @@ def pooled_matrix(
         method: the closed form.
         total: the sums over all targets.
         preservation: what is preserved, out of files.
-        names: that stay.
-        targets: what is erased.
+        named: what is summed of the names that stay.
+        blank: the empty prompt, [1, E], for a method that asks for it.
 
     Raises:
         UserError: the system is singular.
@@ -88,15 +89,12 @@ def pooled_matrix(
     if preservation is None or not total.pooled_pairs.numel():
         return None
     backbone, width = backbone_of(pipeline), len(total.F_pooled)
-    staying = names_that_stay(pipeline, names, targets, said=False)
-    templates = ("{}",) if method.tokens in ("last", "bare") else TEMPLATES
-    own = pooled_texts(pipeline, [t.replace("{}", name) for name in staying for t in templates])
+    bare, prompts = (None, None) if named is None else (named.pooled_bare, named.pooled)
+    own = bare if method.tokens in ("last", "bare") else prompts
     preservation = with_domain(preservation, None if own is None else gram(own, own))
     pairs = float(total.pooled_pairs)
     preservation = replace(preservation, identity=preservation.identity * pairs / float(total.pairs))
     layers = {name: W[:, :width] for name, W in backbone.pooled_layer().items()}
-    bare = pooled_texts(pipeline, staying) if method.reads_names else None
-    blank = pooled_texts(pipeline, [""]) if method.reads_names else None
     try:
         return method.solve(Sums(total.F_pooled, total.G_pooled, preservation, layers, pairs, bare, blank)).R
     except UserError as error:

@@ -10,11 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mace_pl.concepts.named import Named, sum_names
 from mace_pl.concepts.preservation import (
     StageWeights,
     check_weights,
-    last_tokens,
-    named_statistics,
     names_that_stay,
     names_to_preserve,
     preservation,
@@ -22,7 +21,7 @@ from mace_pl.concepts.preservation import (
     with_domain,
 )
 from mace_pl.errors import UserError
-from mace_pl.methods.base import ClosedForm
+from mace_pl.methods.base import ClosedForm, Tokens
 from mace_pl.methods.closed_form import Preservation, metric, plain_edit, sizes
 from mace_pl.methods.edit import ConceptSums
 from mace_pl.models.backbone import Backbone
@@ -62,13 +61,13 @@ class Preserved:
     Attributes:
         refine: all terms of stage 1.
         fuse: all terms of stage 3.
-        last: the last token of every name, [N, D]; None without names.
+        named: what is summed of the names; None without names.
         moved: of the names out of the vocabulary: ‖e‖_A in the original and ‖(T_e − I) e‖_A by the plain edit.
     """
 
     refine: Preservation
     fuse: Preservation
-    last: Tensor | None = None
+    named: Named | None = None
     moved: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
@@ -98,9 +97,10 @@ def preserving(
     affected = model.get("domain_affected", AFFECTED)
     if affected < 1:
         raise UserError(f"model.domain_affected={affected} must be at least 1. Leave domain_vocabulary out for none.")
-    width = int(backbone.encode([""])[0].shape[-1])
-    files = preservation(model.get("prior"), model.get("domain"), stages, fingerprint, width)
-    pooled = pooled_preservation(model, stages[0], method, backbone)
+    text, pooled_text = backbone.encode([""])
+    files = preservation(model.get("prior"), model.get("domain"), stages, fingerprint, text.shape[-1])
+    width = None if pooled_text is None else pooled_text.shape[-1]
+    pooled = pooled_preservation(model, stages[0], method, backbone, width)
     return Preserving(files[0], files[1], names, vocabulary, affected, pooled)
 
 
@@ -139,10 +139,11 @@ def preserve(
     """
     moved = most_affected(pipeline, wanted, total, targets, original)
     names = names_that_stay(pipeline, [*wanted.names, *moved], targets)
-    own = named_statistics(pipeline, names, (), method.tokens)
-    prompts = named_statistics(pipeline, names, ()) if method.trains and method.tokens in ("last", "bare") else own
-    last = last_tokens(pipeline, names) if method.reads_names else None
-    return Preserved(with_domain(wanted.refine, own), with_domain(wanted.fuse, prompts), last, moved)
+    by_prompts: Tokens = "coexisting" if method.trains and method.tokens in ("last", "bare") else method.tokens
+    named = sum_names(pipeline, names, {method.tokens, by_prompts})
+    grams = named.grams if named else {}
+    refine = with_domain(wanted.refine, grams.get(method.tokens))
+    return Preserved(refine, with_domain(wanted.fuse, grams.get(by_prompts)), named, moved)
 
 
 def most_affected(
@@ -162,9 +163,10 @@ def most_affected(
         By name: ‖e‖_A and ‖(T_e − I) e‖_A of its last token.
     """
     vocabulary = names_that_stay(pipeline, wanted.vocabulary, [*targets, *wanted.names], said=False)
-    tokens = last_tokens(pipeline, vocabulary)
-    if tokens is None:
+    named = sum_names(pipeline, vocabulary, {"last"})
+    if named is None:
         return {}
+    tokens = named.last
     A = metric(original.values())
     T = plain_edit(total.F / total.pairs, total.G / total.pairs)
     before, moved = sizes(tokens, A), sizes(tokens @ (T - torch.eye(len(T), dtype=T.dtype)).T, A)

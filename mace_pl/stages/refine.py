@@ -15,6 +15,7 @@ from mace_pl.methods.base import ClosedForm, Sums
 from mace_pl.methods.closed_form import gram
 from mace_pl.methods.edit import ConceptSums, Edit, SumsOnDisk, summed
 from mace_pl.models.backbone import Backbone, backbone_of
+from mace_pl.models.encoded_once import Row, encoded_once, stacked
 from mace_pl.models.protocols import Pipeline
 from mace_pl.stages.pooled import pooled_matrix
 from mace_pl.stages.preserve import Preserved, Preserving, preserve
@@ -124,10 +125,11 @@ def solve(
     backbone = backbone_of(pipeline)
     original, total = backbone.key_values(), summed(sums.values())
     preserved = preserve(pipeline, wanted, method, total, list(sums), original)
-    blank = backbone.encode([""])[0][0].cpu().double() if method.reads_names else None
-    pairs = float(total.pairs)
-    edit = method.solve(Sums(total.F, total.G, preserved.refine, original, pairs, preserved.last, blank))
-    T = pooled_matrix(pipeline, method, total, wanted.pooled, [*wanted.names, *preserved.moved], list(sums))
+    empty = backbone.encode([""]) if method.reads_names else (None, None)
+    text, pooled = (None if one is None else one.cpu().double() for one in empty)
+    names, blank = preserved.named.last if preserved.named else None, None if text is None else text[0]
+    edit = method.solve(Sums(total.F, total.G, preserved.refine, original, float(total.pairs), names, blank))
+    T = pooled_matrix(pipeline, method, total, wanted.pooled, preserved.named, pooled)
     edit = replace(edit, pooled=T)
     edit.check_finite(
         f"model.method {method!r}. Give its settings nearer to the published ones, or raise --model.refine.identity."
@@ -150,21 +152,30 @@ def sum_concepts(
     check_anchors(method, concepts)
     sums, texts = SumsOnDisk(), Texts(TensorStore(), [], [])
     bare = method.tokens in ("last", "bare")
-    for concept, own in zip(concepts, templates, strict=True):
-        encoded = None
-        if method.trains or not bare:
-            encoded = backbone.encode([t.replace("{}", concept.target) for t in own])
-        pairs = matched(backbone, concept, [BARE] if bare else own, method, None if bare else encoded)
+    paired = [[BARE] if bare else own for own in templates]
+    trained = [list(own) if method.trains else [] for own in templates]
+    requests = [
+        [*filled([*ours, *own], concept.target), *filled(ours if method.anchored else [], concept.anchor)]
+        for concept, ours, own in zip(concepts, paired, trained, strict=True)
+    ]
+    encoded = encoded_once(backbone.encode, requests)
+    for concept, ours, own, rows in zip(concepts, paired, trained, encoded, strict=True):
+        pairs = matched(backbone, concept, ours, method, rows)
         F_all = torch.zeros(2 * pairs.target.shape[-1:], dtype=torch.float64)
-        if method.trains and encoded is not None:
-            embeddings = encoded[0].cpu()
+        if own:
+            embeddings, pooled_texts = stacked(rows, filled(own, concept.target))
             F_all = gram(embeddings, embeddings)
             attended = [attended_positions(backbone.tokenizers[0], t, concept.target, attend_padding) for t in own]
             texts.embeddings.add(embeddings)
-            texts.pooled.append(encoded[1])
+            texts.pooled.append(pooled_texts)
             texts.positions.append(torch.tensor(attended))
         sums.add(concept.target, pairs.sums(F_all, pooled))
     return sums, texts
+
+
+def filled(templates: Sequence[str], name: str) -> list[str]:
+    """The prompts of a name."""
+    return [template.replace("{}", name) for template in templates]
 
 
 @dataclass(frozen=True)
@@ -198,11 +209,7 @@ def counted(rows: Tensor) -> Tensor:
 
 
 def matched(
-    backbone: Backbone,
-    concept: Concept,
-    templates: Sequence[str],
-    method: ClosedForm,
-    encoded: tuple[Tensor, Tensor | None] | None,
+    backbone: Backbone, concept: Concept, templates: Sequence[str], method: ClosedForm, rows: Mapping[str, Row]
 ) -> Pairs:
     """The tokens of a target and those of its anchor that the method pairs, and the pooled embeddings.
 
@@ -211,15 +218,13 @@ def matched(
         concept: the target and its anchor.
         templates: P prompts.
         method: which tokens are summed.
-        encoded: the target in each of them, [P, T, D] and pooled [P, E]; encoded here when None.
+        rows: the target in each of them, and the anchor where the method has one, by prompt.
     """
     words = concept.anchor if method.anchored else concept.target
-    targets, pooled = encoded or backbone.encode([t.replace("{}", concept.target) for t in templates])
-    targets, pooled = targets.cpu(), None if pooled is None else pooled.cpu()
+    targets, pooled = stacked(rows, filled(templates, concept.target))
     anchors, pooled_anchors = torch.zeros_like(targets), None if pooled is None else torch.zeros_like(pooled)
     if method.anchored:
-        anchors, pooled_anchors = backbone.encode([t.replace("{}", words) for t in templates])
-        anchors, pooled_anchors = anchors.cpu(), None if pooled_anchors is None else pooled_anchors.cpu()
+        anchors, pooled_anchors = stacked(rows, filled(templates, concept.anchor))
     of_target, of_anchor = [], []
     for i, template in enumerate(templates):
         own, other = matched_positions(backbone.tokenizers[0], template, concept.target, words, method.tokens)

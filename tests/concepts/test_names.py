@@ -11,7 +11,7 @@ from support.tolerances import FLOAT32_PASS, close
 
 from mace_pl.concepts.concept import Concept, read_concepts, read_names
 from mace_pl.concepts.names import clean_name
-from mace_pl.concepts.preservation import named_statistics
+from mace_pl.concepts.preservation import names_that_stay
 from mace_pl.concepts.tokens import target_span
 from mace_pl.files.markdown import markdown_table
 from mace_pl.files.screen import screen
@@ -54,7 +54,7 @@ def test_numbers_and_truth_values_of_files_are_texts(tmp_path: Path) -> None:
 def test_names_of_equal_tokens_are_one(pipeline: StableDiffusionPipeline) -> None:
     assert names_beside(pipeline, ["Ship", "dog", "DOG", "[cat]", "[ cat ]"], ["ship"]) == ["dog", "[cat]"]
     assert spelled_as(pipeline, ["Ship", "sky"], ["dog", "ship"]) == ["ship", "sky"]
-    assert named_statistics(pipeline, ["SHIP", "[ship ]"], ["ship", "[ship]"]) is None
+    assert names_that_stay(pipeline, ["SHIP", "[ship ]"], ["ship", "[ship]"]) == []
 
 
 def test_a_textual_inversion_counts_all_its_vectors(toy_pipeline: Path, tmp_path: Path) -> None:

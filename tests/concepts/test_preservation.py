@@ -13,7 +13,8 @@ from support.tolerances import FLOAT32_EDIT, FLOAT32_SUMS, MOVED, RUN_WEIGHTS, a
 
 from mace_pl.cli import erase_main
 from mace_pl.concepts.concept import read_names
-from mace_pl.concepts.preservation import TEMPLATES, named_statistics
+from mace_pl.concepts.named import TEMPLATES, sum_names
+from mace_pl.concepts.preservation import names_that_stay
 from mace_pl.models.text_encoding import encode_prompts, encoder_fingerprint
 
 SHIP = [{"target": "ship", "anchor": "ground", "kind": "object"}]
@@ -36,10 +37,11 @@ def pipeline(toy_pipeline: Path) -> StableDiffusionPipeline:
 
 def test_sums_are_those_of_the_names_that_stay(pipeline: StableDiffusionPipeline) -> None:
     names = [f"{colour} {thing}" for colour in ("red", "blue", "green") for thing in ("house", "bird", "cat", "dog")]
-    sums = named_statistics(pipeline, [*names, "Ship"], ["ship"])  # 72 prompts: more than one batch
-    close(sums, plain_sums(pipeline, names), FLOAT32_SUMS)
-    assert named_statistics(pipeline, ["ship"], ["ship"]) is None
-    assert named_statistics(pipeline, [], []) is None
+    staying = names_that_stay(pipeline, [*names, "Ship"], ["ship"])
+    named = sum_names(pipeline, staying, ["coexisting"])  # 72 prompts: more than one batch
+    assert named is not None
+    close(named.grams["coexisting"], plain_sums(pipeline, names), FLOAT32_SUMS)
+    assert sum_names(pipeline, [], ["coexisting"]) is None
 
 
 def test_names_come_from_a_list_or_a_file(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from support.tolerances import CLOSED_FORMS, FLOAT32_EDIT, close
 from torch import Tensor
 
 from mace_pl.concepts.concept import Concept
-from mace_pl.concepts.preservation import TEMPLATES, StageWeights
+from mace_pl.concepts.named import TEMPLATES
+from mace_pl.concepts.preservation import StageWeights
 from mace_pl.files.artifacts import write_tensors
 from mace_pl.methods.base import ClosedForm
 from mace_pl.methods.closed_form import Preservation

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from mace_pl.cli import erase_main
 from mace_pl.concepts.concept import Concept
-from mace_pl.concepts.preservation import named_statistics
+from mace_pl.concepts.named import sum_names
 from mace_pl.errors import UserError
 from mace_pl.methods import SPEED, UCE, Mace
-from mace_pl.methods.base import Sums
+from mace_pl.methods.base import Sums, Tokens
 from mace_pl.methods.closed_form import Preservation
 from mace_pl.methods.edit import Edit
 from mace_pl.models.backbone import backbone_of
@@ -39,6 +39,12 @@ def last(pipeline: Any, name: str) -> Tensor:
     return encoded[len(pipeline.tokenizer(name).input_ids) - 2]
 
 
+def sums_of(pipeline: Any, tokens: Tokens) -> Tensor:
+    named = sum_names(pipeline, NAMES, [tokens])
+    assert named is not None
+    return named.grams[tokens]
+
+
 def refined(pipeline: Any, wanted: Preserving, method: Any = None) -> Refined:
     concepts = [Concept("ship", "dog"), Concept("painter", "art")]
     return refine_concepts(pipeline, concepts, [["a photo of a {}"]] * 2, method or UCE(), wanted, True)
@@ -46,9 +52,9 @@ def refined(pipeline: Any, wanted: Preserving, method: Any = None) -> Refined:
 
 def test_names_are_summed_over_the_tokens_of_the_method(pipeline: Any) -> None:
     expected = sum(torch.outer(last(pipeline, name), last(pipeline, name)) for name in NAMES)
-    close(named_statistics(pipeline, [*NAMES, "ship"], ["ship"], "last"), expected, FLOAT32_SUMS)
+    close(sums_of(pipeline, "last"), expected, FLOAT32_SUMS)
     whole = backbone_of(pipeline).encode(NAMES)[0].double().flatten(0, 1)
-    close(named_statistics(pipeline, NAMES, [], "bare"), whole.T @ whole, FLOAT32_SUMS)
+    close(sums_of(pipeline, "bare"), whole.T @ whole, FLOAT32_SUMS)
 
 
 class DividedByZero(UCE):
@@ -68,13 +74,13 @@ def test_an_edit_that_is_not_finite_is_refused_by_its_method(pipeline: Any) -> N
 def test_stage_3_preserves_names_in_prompts_whatever_stage_1_sums(pipeline: Any) -> None:
     wanted = Preserving(Preservation(1.0, domain_weight=1.0), names=NAMES)
     preserved = refined(pipeline, wanted, Mace(UCE())).preserved
-    close(preserved.refine.domain, named_statistics(pipeline, NAMES, [], "last"), FLOAT32_SUMS)
-    close(preserved.fuse.domain, named_statistics(pipeline, NAMES, []), FLOAT32_SUMS)
+    close(preserved.refine.domain, sums_of(pipeline, "last"), FLOAT32_SUMS)
+    close(preserved.fuse.domain, sums_of(pipeline, "coexisting"), FLOAT32_SUMS)
 
 
 def test_a_method_that_reads_names_gets_their_last_tokens(pipeline: Any) -> None:
     preserved = refined(pipeline, Preserving(Preservation(1.0), names=[*NAMES, "ship"]), SPEED()).preserved
-    close(preserved.last, torch.stack([last(pipeline, name) for name in NAMES]), FLOAT32_SUMS)
+    close(preserved.named.last, torch.stack([last(pipeline, name) for name in NAMES]), FLOAT32_SUMS)
 
 
 def test_the_names_that_move_most_are_preserved(pipeline: Any) -> None:
