@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 from typing import Literal
 
@@ -47,7 +48,7 @@ class Sums:
     names: Tensor | None = None
     blank: Tensor | None = None
 
-    @property
+    @cached_property
     def metric(self) -> Tensor:
         """A = Σ_l W_lᵀ W_l [D, D] over all keys and values."""
         return metric(self.layers.values())

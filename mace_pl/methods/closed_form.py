@@ -17,6 +17,8 @@ from torch import Tensor
 
 from mace_pl.errors import UserError
 
+BLOCK = 256  # rows of a symmetric sum that are summed at once; wider blocks save less, narrower ones are slow
+
 
 def gram(left_KD: Tensor, right_KD: Tensor) -> Tensor:
     """Σ_k left_k right_kᵀ, [D, D] in float64, from two lists of tokens [..., D] of equal length."""
@@ -26,13 +28,20 @@ def gram(left_KD: Tensor, right_KD: Tensor) -> Tensor:
 
 
 def metric(layers: Iterable[Tensor]) -> Tensor:
-    """A = Σ_l W_lᵀ W_l, [D, D] in float64 on the CPU: eᵀ A e = Σ_l ‖W_l e‖² is the size of e as all layers see it."""
+    """A = Σ_l W_lᵀ W_l, [D, D] in float64 on the CPU: eᵀ A e = Σ_l ‖W_l e‖² is the size of e as all layers see it.
+
+    A is symmetric, so of each block of rows only what begins at its diagonal is summed, and mirrored at the end.
+    """
     total: Tensor | None = None
-    for W in layers:
-        own = W.cpu().double().T @ W.cpu().double()
-        total = own if total is None else total + own
+    for layer in layers:
+        W = layer.cpu().double()
+        if total is None:
+            total = W.new_zeros(2 * W.shape[1:])
+        for start in range(0, len(total), BLOCK):
+            rows = slice(start, start + BLOCK)
+            total[rows, start:].addmm_(W[:, rows].T, W[:, start:])
     assert total is not None, "no layers"
-    return total
+    return total.triu() + total.triu(1).T
 
 
 @dataclass(frozen=True)

@@ -56,9 +56,9 @@ class NullSpace(ClosedForm):
         N = identity - V @ V.T
         if self.safe_anchors:
             G = V @ (V.T @ G)
-        largest = float(torch.linalg.eigvalsh(F)[-1])
+        own = torch.linalg.eigvalsh(F)
         values, U = torch.linalg.eigh(N @ F @ N)
-        found, wanted = (int((v > RANK * largest).sum()) for v in (values, torch.linalg.eigvalsh(F)))
+        found, wanted = (int((v > RANK * own[-1]).sum()) for v in (values, own))
         if found < wanted:
             raise UserError(
                 f"refine: the system is singular: outside of the {V.shape[1]} directions that are preserved, the "

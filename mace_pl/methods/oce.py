@@ -18,9 +18,8 @@ class OCE(ClosedForm):
 
     R and R_* project on the spans of {W e_f} and of {W e_g}; S = b P + c Σ e_n e_nᵀ + λ I is stage 1's S: b is
     ``model.refine.prior`` (published: 70), c ``model.refine.domain`` (published: 2) on the last tokens of
-    ``model.domain_names``, λ ``model.refine.identity`` (published: 10). The source that we have is a summary of the
-    paper: it does not say whether the published P is a sum over captions or a mean; here it is what ``model.prior``
-    holds. The code of the paper has no licence and was not read.
+    ``model.domain_names``, λ ``model.refine.identity`` (published: 10). Our source, a summary of the paper, does not
+    say whether P is a sum or a mean; here it is what ``model.prior`` holds. The paper's unlicensed code was not read.
 
     It is no T: each layer has a matrix of its own, of full rank, so ``edit.safetensors`` is larger than the refined
     weights, and a LoRA of it needs a high rank. A rotation keeps the size of every value, so nothing is erased to a
@@ -62,17 +61,14 @@ class OCE(ClosedForm):
 
     def turned(self, W: Tensor, targets: Tensor, anchors: Tensor, S: Tensor, terms: str) -> Tensor:
         """W⁺ [O, D] of one layer, calculated in the range of W, outside of which M is zero."""
-        Q = torch.linalg.svd(W, full_matrices=False)[0]
-        inner = Q.T @ W
+        Q, inner = torch.linalg.qr(W)
         R, R_star = (basis @ basis.T for basis in (span(inner @ targets), span(inner @ anchors)))
-        M = -self.strength * (R - R @ R_star) + inner @ S @ inner.T
-        U, s, Vt = torch.linalg.svd(M)
+        U, s, Vt = torch.linalg.svd(inner @ S @ inner.T - self.strength * (R - R @ R_star))
         if s[-1] <= len(s) * torch.finfo(s.dtype).eps * s[0]:
             raise UserError(
                 f"refine: the system is singular ({terms}). Raise --model.refine.identity above 0 (published: 10)."
             )
-        found: Tensor = Q @ U @ Vt @ inner
-        return found
+        return Q @ (U @ (Vt @ inner))
 
 
 def span(vectors: Tensor) -> Tensor:

@@ -37,13 +37,24 @@ class RECE(ClosedForm):
         self.ridge = above_zero("ridge", ridge, "0.1 and 1e-3")
 
     def solve(self, sums: Sums) -> Edit:
-        """T after the last round."""
+        """T after the last round.
+
+        Raises:
+            UserError: a system is singular.
+        """
         A, identity = sums.metric, torch.eye(len(sums.F), dtype=torch.float64)
         own, anchors = self.strength * sums.F, self.strength * sums.G
         F, G = own, anchors
         T = refine(F, G, sums.preservation)
         for _ in range(self.rounds):
-            B = torch.linalg.solve(T.T @ A @ T + self.ridge * identity, T.T @ A)
+            TA = T.T @ A
+            factor, failed = torch.linalg.cholesky_ex(TA @ T + self.ridge * identity)
+            if failed:
+                raise UserError(
+                    f"refine: the system is singular: model.method.ridge={self.ridge} is lost beside the size of the "
+                    f"layers. Raise it (published: 0.1 and 1e-3)."
+                )
+            B = torch.cholesky_solve(TA, factor)
             F, G = F + B @ own @ B.T, G + anchors @ B.T
             T = refine(F, G, sums.preservation)
         return Edit(T)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from mace_pl.errors import UserError
 from mace_pl.methods.base import ClosedForm, Sums, above_zero
 from mace_pl.methods.closed_form import metric, plain_edit
 from mace_pl.methods.edit import Edit
-from mace_pl.methods.retained import centres, retained_gram
+from mace_pl.methods.retained import centres, in_null_space, retained_span
 from mace_pl.models.cross_attention import is_value
 
 
@@ -21,9 +20,9 @@ class SPEED(ClosedForm):
     N projects on the eigenvectors of R with eigenvalues below a threshold; R is the mean over names that the plain edit
     (G − F)(F + I)⁻¹ moves more than the average, and noisy copies of them. C, the start token and centres of the empty
     prompt's other tokens, is preserved exactly. Only values are edited. Names come from ``model.domain_names``; the
-    weights of ``model.refine`` are not used. The published filter and noise look at each W_l: ‖W_l (T_e − I) e_r‖, and
-    noise where W_l is smallest; that is ``form: layers``. ``form: shared`` is ours: ‖(T_e − I) e_r‖, noise where A = Σ
-    W_lᵀ W_l is smallest, one T. Number and size of the copies, and start and seed of k-means and noise are ours.
+    weights of ``model.refine`` are not used. The published filter ‖W_l (T_e − I) e_r‖ and noise where W_l is smallest
+    look at each layer: ``form: layers``. ``form: shared`` is ours: ‖(T_e − I) e_r‖, noise where A = Σ W_lᵀ W_l is
+    smallest, one T. Number and size of the copies, and start and seed of k-means and noise are ours.
 
     Args:
         form: ``shared`` or ``layers``.
@@ -55,30 +54,24 @@ class SPEED(ClosedForm):
         return self.form == "shared"
 
     def solve(self, sums: Sums) -> Edit:
-        """T of the values, or factors of the values of each layer."""
+        """T of the values, or factors of the values of each layer.
+
+        Raises:
+            UserError: the names leave no direction to edit.
+        """
         F, G, one = sums.F / sums.pairs, sums.G / sums.pairs, torch.eye(len(sums.F), dtype=torch.float64)
         assert sums.blank is not None
         C = torch.cat([sums.blank[:1], centres(sums.blank[1:], self.centres)]).double().T
-        copied = (sums.names, plain_edit(F, G) - one, self.copies)
+        retained = (sums.names, plain_edit(F, G) - one, self.copies, self.threshold)
         if self.form == "shared":
-            R = retained_gram(*copied, size_DD=one, noise_DD=sums.metric)
-            return Edit(one + (G - F) @ self.update(F, R, C), values_only=True)
-        U, s, Vt = torch.linalg.svd(G - F)
+            U = retained_span(*retained, size_DD=one, noise_DD=sums.metric)
+            return Edit(one + in_null_space(G - F, F, U, C), values_only=True)
+        left, s, right = torch.linalg.svd(G - F)
         rank, factors = int((s > 1e-12 * s[0]).sum()), {}  # below is rounding
         for name, W in sums.layers.items():
             if is_value(name):
-                R = retained_gram(*copied, size_DD=metric([W]), noise_DD=metric([W]))
-                factors[name] = (s[:rank, None] * Vt[:rank] @ self.update(F, R, C), W.cpu().double() @ U[:, :rank])
+                A = metric([W])
+                U = retained_span(*retained, size_DD=A, noise_DD=A)
+                rows = in_null_space(s[:rank, None] * right[:rank], F, U, C)
+                factors[name] = (rows, W.cpu().double() @ left[:, :rank])
         return Edit(one, factors, values_only=True)
-
-    def update(self, F: Tensor, R: Tensor, C: Tensor) -> Tensor:
-        """N Q M [D, D], in a basis V of the null space: N = V Vᵀ, N M = V K⁻¹ Vᵀ with K = Vᵀ F V + I."""
-        values, V = torch.linalg.eigh(R)
-        V = V[:, values < self.threshold]
-        if not V.shape[1]:
-            raise UserError(f"model.method.threshold={self.threshold}: no direction is left to edit. Raise it.")
-        factor = torch.linalg.cholesky(V.T @ F @ V + torch.eye(V.shape[1], dtype=torch.float64))
-        left, fixed = torch.cholesky_inverse(factor), V.T @ C
-        KC = left @ fixed  # C may lie in what is retained, in part or as a whole: then there is no inverse below
-        found: Tensor = V @ (left - KC @ torch.linalg.pinv(fixed.T @ KC, rtol=1e-10, hermitian=True) @ KC.T) @ V.T
-        return found
