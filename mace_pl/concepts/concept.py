@@ -98,8 +98,8 @@ def _rows(source: str) -> list[Any]:
 
 
 def _of_line(fields: Mapping[str, str], path: Path, line: int) -> dict[str, str]:
-    """What a line of a table says of a concept; an empty field says nothing."""
-    row = {column: field.strip() for column, field in fields.items() if field.strip()}
+    """What a line of a table says of a concept; an empty field says nothing, but that there is no anchor."""
+    row = {column: field.strip() for column, field in fields.items() if field.strip() or column == "anchor"}
     unknown = ", ".join(set(fields) - set(Concept.__dataclass_fields__))
     missing = " and ".join(name for name in ("target", "anchor") if name not in row)
     if unknown or missing:
@@ -130,7 +130,7 @@ def read_concepts(source: str | Sequence[dict[str, Any] | Concept]) -> list[Conc
                 f"data.concepts: cannot read {row!r}. Each needs target and anchor of {', '.join(sorted(known))}."
                 + (f" {unknown} does not exist.{nearest(unknown, known)}" if unknown else "")
             )
-        concepts.append(Concept(**row))
+        concepts.append(Concept(**row | {"anchor": "" if row["anchor"] is None else row["anchor"]}))
     if not concepts:
         raise UserError(
             "data.concepts is empty. Name at least one, as in [{target: ship, anchor: ground, kind: object}]."

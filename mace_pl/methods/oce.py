@@ -68,7 +68,8 @@ class OCE(ClosedForm):
             raise UserError(
                 f"refine: the system is singular ({terms}). Raise --model.refine.identity above 0 (published: 10)."
             )
-        return Q @ (U @ (Vt @ inner))
+        found: Tensor = Q @ (U @ (Vt @ inner))
+        return found
 
 
 def span(vectors: Tensor) -> Tensor:

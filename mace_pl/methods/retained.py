@@ -60,7 +60,8 @@ def in_null_space(rows_KD: Tensor, F_DD: Tensor, U_DR: Tensor, C_DP: Tensor) -> 
     solved, KC = torch.cholesky_solve(free - U_DR @ (U_DR.T @ free), factor).split([len(rows_KD), C_DP.shape[1]], dim=1)
     # C may lie in what is retained, in part or as a whole: then there is no inverse
     inverse = torch.linalg.pinv(C_DP.T @ KC, rtol=1e-10, hermitian=True)
-    return solved.T - rows_KD @ KC @ inverse @ KC.T
+    found: Tensor = solved.T - rows_KD @ KC @ inverse @ KC.T
+    return found
 
 
 def centres(tokens_ND: Tensor, k: int, rounds: int = 100) -> Tensor:

@@ -30,7 +30,7 @@ from mace_pl.models.text_encoding import encoder_fingerprint
 from mace_pl.stages.down import check_down, new_loras
 from mace_pl.stages.fuse import Trained, fuse_concepts
 from mace_pl.stages.preserve import AFFECTED, inputs_of, preserving
-from mace_pl.stages.refine import Refined, refine_concepts
+from mace_pl.stages.refine import Refined, check_anchors, refine_concepts
 from mace_pl.stages.train import (
     ConceptState,
     Examples,
@@ -152,6 +152,7 @@ class ConceptErasure(LightningModule):
         data = self.data
         self.objective = replace(self.objective, guidance=data.image_guidance, images_per_step=data.images_per_step)
         self.pipeline.to(self.trainer.strategy.root_device)  # once; on every rank alike, so that their sums are equal
+        check_anchors(self.method, data.concepts)
         check_prompts(self.pipeline, data.concepts, data.templates)
         check_down(self.method, data.concepts, self.rank, self.backbone)
         if self.method.trains:

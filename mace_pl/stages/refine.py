@@ -71,7 +71,8 @@ def check_anchors(method: ClosedForm, concepts: Sequence[Concept]) -> None:
     for concept in concepts:
         if method.anchored and not concept.anchor:
             raise UserError(
-                f"data.concepts: anchor is empty in {concept}. Name it, as in {{target: ship, anchor: ground}}."
+                f"data.concepts: anchor is empty in {concept}. Name it, as in {{target: ship, anchor: ground}}, or "
+                f"choose a model.method without anchors (CURE)."
             )
         if concept.anchor and not method.anchored:
             raise UserError(

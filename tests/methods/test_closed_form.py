@@ -3,7 +3,7 @@
 import pytest
 import torch
 from support.seeds import seeded
-from support.tolerances import BY_HAND, FLOAT64_SOLVES, FLOAT64_STIFF, close
+from support.tolerances import BY_HAND, FLOAT64_SOLVES, FLOAT64_STIFF, FLOAT64_SUMS, close
 from torch import Tensor
 
 from mace_pl.methods.closed_form import (
@@ -13,6 +13,7 @@ from mace_pl.methods.closed_form import (
     fuse,
     gram,
     leading_directions,
+    metric,
     refine,
 )
 
@@ -120,3 +121,15 @@ def test_the_fusion_leaves_the_directions_of_a_single_concept() -> None:
     A = down_projection(F, torch.linalg.cholesky(S), 3)
     fused = fuse(torch.eye(D, dtype=torch.float64), F, preservation)
     close(fused.fused(A, F), (values / (1 + values))[:, None] * A, FLOAT64_SOLVES)
+
+
+def test_the_metric_is_the_sum_over_layers_whatever_the_width() -> None:
+    for width in (3, 300, 530):  # less than a block, and more than one or two
+        layers = [rand(rows, width, seed=rows) for rows in (5, 20)]
+        expected = torch.zeros(width, width, dtype=torch.float64)
+        for W in layers:
+            for row in W:
+                expected += torch.outer(row, row)
+        found = metric(layers)
+        close(found, expected, FLOAT64_SUMS)
+        assert torch.equal(found, found.T)

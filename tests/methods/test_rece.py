@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from support.closed_forms import IDENTITY, D, Tokens, layers, minimiser
@@ -81,3 +83,9 @@ def test_settings_out_of_range_are_refused(settings: dict[str, float], message: 
 def test_a_singular_system_is_refused() -> None:
     with pytest.raises(ValueError, match=r"singular.*Raise --model\.refine\.identity"):
         RECE().solve(Tokens().sums(identity=0, domain=0))
+
+
+def test_a_ridge_that_is_lost_in_rounding_is_refused() -> None:
+    narrow = {"a.to_k": layers()["a.to_k"]}  # 5 outputs see no more than 5 dimensions of the text
+    with pytest.raises(ValueError, match=r"singular: model\.method\.ridge=1e-300 is lost.*Raise it"):
+        RECE(ridge=1e-300).solve(replace(Tokens().sums(identity=0.5), layers=narrow))
