@@ -149,16 +149,16 @@ class ConceptErasure(LightningModule):
         if stage != "fit":
             return
         check_trainer(self.trainer, "fit")
-        data, concepts, templates = self.data, self.data.concepts, self.data.templates
+        data, concepts, prompts = self.data, self.data.concepts, self.data.templates
         self.objective = replace(self.objective, guidance=data.image_guidance, images_per_step=data.images_per_step)
         self.pipeline.to(self.trainer.strategy.root_device)  # once; on every rank alike, so that their sums are equal
         check_anchors(self.method, concepts)
-        check_prompts(self.pipeline, concepts, templates)
+        check_prompts(self.pipeline, concepts, prompts)
         check_down(self.method, concepts, self.rank, self.backbone)
         if self.method.trains:
             model = {"unet": self.unet_hash, "text_encoder": self.fingerprint}
             prepare_images(self.pipeline, data, ranks_of(self.trainer), self.seed, model)
-        self.refined = refine_concepts(self.pipeline, concepts, templates, self.method, self.wanted, self.attend_padding)
+        self.refined = refine_concepts(self.pipeline, concepts, prompts, self.method, self.wanted, self.attend_padding)
         self.backbone.set_key_values(self.refined.weights())
         if self.method.trains:
             self.loras = new_loras(self.backbone, concepts, self.refined, self.method, self.rank, self.seed)
