@@ -307,7 +307,7 @@ def test_fit_writes_the_formats_it_is_asked_for(
     assert "| ship | ground | object | 0.5 |" in (tmp_path / "fused/pipeline/README.md").read_text()
     again = export(tmp_path / "fused", tmp_path / "fused-lora", "--format", "lora", "--rank", "1")
     assert (again / "fused.safetensors").is_file()
-    assert not naming(tmp_path, tmp_path.parent, "config.yaml", "run.yaml", "run.log")
+    assert not naming(tmp_path, tmp_path.parent, "config.yaml", "run.yaml")
 
 
 @pytest.mark.parametrize(

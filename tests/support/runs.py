@@ -58,8 +58,11 @@ def content_hash(file: Path) -> str:
 
 
 def naming(folder: Path, place: Path, *typed: str) -> list[str]:
-    """The files in a folder that name a place of this machine; ``typed`` are those in which the user's words stay."""
-    files = [file for file in folder.rglob("*") if file.is_file() and file.name not in typed]
+    """The files in a folder that name a place of this machine; ``typed`` are those in which the user's words stay.
+
+    A log names places where the seed makes it say something.
+    """
+    files = [file for file in folder.rglob("*") if file.is_file() and file.name not in (*typed, "run.log")]
     assert files
     return [str(file) for file in files if str(place).encode() in file.read_bytes()]
 
