@@ -1,4 +1,4 @@
-"""Prompts by which a model is scored: names, synonyms of the targets, and seeds."""
+"""Prompts by which a model is scored: names, synonyms of the targets, levels of prompts, and seeds."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 from mace_pl.concepts.concept import read_names
 from mace_pl.concepts.names import clean_name, clean_names
 from mace_pl.data.batches import Batches
+from mace_pl.data.levels import SEEDS, asked_prompts
 from mace_pl.errors import UserError
 
 
@@ -23,6 +24,9 @@ class EvaluationPrompts(LightningDataModule):
         templates: the prompts, with ``{}`` for the word; an image is judged by the classes in its own template.
         batch_size: images at once.
         first_seed: other seeds than those by which settings were chosen, for scores that are to be trusted.
+        sentences: a JSON or YAML file for scores by levels of prompts: sentences with slots, and perhaps shapes with
+            attributes, as ``mace_pl/pretraining/emoji/sentences.json``.
+        descriptions: a file of descriptions by name, another level, as ``descriptions.json`` beside it.
     """
 
     def __init__(
@@ -33,6 +37,8 @@ class EvaluationPrompts(LightningDataModule):
         templates: list[str] | None = None,
         batch_size: int = 20,
         first_seed: int = 0,
+        sentences: str | None = None,
+        descriptions: str | None = None,
     ) -> None:
         super().__init__()
         names = read_names(names, "data.names") if isinstance(names, str) else clean_names(names, "data.names")
@@ -61,11 +67,14 @@ class EvaluationPrompts(LightningDataModule):
         twice = sorted({word for word in words if words.count(word) > 1})
         if twice:
             raise UserError(f"data.synonyms: {', '.join(twice)} stands for two names, or twice. Name each word once.")
+        self.asked = asked_prompts(names, sentences, descriptions)
+        self.files = {"sentences": sentences, "descriptions": descriptions}
 
     def test_dataloader(self) -> list[DataLoader[dict[str, Any]]]:
         """Batches {prompt, seed, word}, lists of equal length, and the batch's template; seeds count from 0.
 
-        The same batches for each pass that the module wants, as its ``passes`` say.
+        Then batches {prompt, seed, asked} of the prompts of levels, ``asked`` the places among those. The same batches
+        for each pass that the module wants, as its ``passes`` say.
         """
         words = self.names + [word for synonyms in self.synonyms.values() for word in synonyms]
         rows = [
@@ -76,9 +85,24 @@ class EvaluationPrompts(LightningDataModule):
         ]
         trainer = self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
-        batches = by_template(rows[rank::world], self.batch_size)
+        batches = by_template(rows[rank::world], self.batch_size) + self.levels(rank, world)
         passes = 1 if trainer is None else int(getattr(trainer.lightning_module, "passes", 1))
         return [DataLoader(Batches(batches), batch_size=None) for _ in range(passes)]
+
+    @property
+    def level_seeds(self) -> int:
+        """The seeds of each prompt of a level."""
+        return min(self.seeds, SEEDS)
+
+    def levels(self, rank: int, world: int) -> list[dict[str, Any]]:
+        """A rank's batches of the prompts of levels."""
+        rows = [
+            {"prompt": one.prompt, "seed": seed, "asked": place}
+            for place, one in enumerate(self.asked)
+            for seed in range(self.level_seeds)
+        ][rank::world]
+        parts = [rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
+        return [{key: [row[key] for row in part] for key in part[0]} for part in parts]
 
 
 def by_template(rows: list[dict[str, Any]], batch_size: int) -> list[dict[str, Any]]:

@@ -6,14 +6,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor
 
+from mace_pl.errors import UserError
+from mace_pl.evaluation.report_images import ORIGINAL
 from mace_pl.files.paths import resolve
 from mace_pl.images.files import read_image, read_images
 from mace_pl.images.manifest import read_folder
+from mace_pl.models.backbone import backbone_of
+from mace_pl.models.base_model import base_hashes
 from mace_pl.models.pipeline import load_pipeline, model_fingerprint
 from mace_pl.models.protocols import Pipeline
+from mace_pl.models.text_encoding import spelled_as
 from mace_pl.run import Run
 
 
@@ -25,8 +31,8 @@ def is_pipeline(run: str, folder: Path) -> bool:
 
 def read_edit(
     folder: Path, original: Mapping[str, Tensor], hashes: Mapping[str, str]
-) -> tuple[dict[str, Tensor], list[str]]:
-    """The refined weights and the targets of a run.
+) -> tuple[dict[str, Tensor], dict[str, str | None]]:
+    """The refined weights of a run, and its anchors by target.
 
     Args:
         folder: of the run.
@@ -39,7 +45,7 @@ def read_edit(
     run = Run.load(folder, "model.runs")
     weights = run.refined(original, "model.runs")
     run.base.check(hashes, "model.pretrained", f"model.runs={folder}", "model.pretrained")
-    return weights, run.targets
+    return weights, {concept["target"]: concept.get("anchor") or None for concept in run.concepts}
 
 
 def read_reference(reference: str) -> list[Path]:
@@ -85,6 +91,71 @@ class WholePipelines:
     def drop(self) -> None:
         """Free the pipeline in memory."""
         self.name, self.pipeline = None, None
+
+
+class ScoredModels:
+    """An original pipeline, edits that are put into it, and whole pipelines.
+
+    Args:
+        pipeline: the original.
+        runs: output folders of ``fit`` and whole pipelines, by name.
+        targets: what whole pipelines erase, and perhaps what they put in place of each.
+
+    Raises:
+        UserError: a run that is neither, one made from another model, or a whole pipeline without targets.
+    """
+
+    def __init__(
+        self, pipeline: Pipeline, runs: Mapping[str, str], targets: Sequence[str] | Mapping[str, str] | None
+    ) -> None:
+        self.pipeline, self.runs = pipeline, dict(runs)
+        self.unet = backbone_of(pipeline).network
+        self.wholes = WholePipelines()
+        self.fingerprints = {ORIGINAL: model_fingerprint(pipeline)}
+        self.weights: dict[str, dict[str, Tensor]] = {ORIGINAL: {}}
+        self.anchors: dict[str, dict[str, str | None]] = {}  # what each run erases, with what comes in its place
+        hashes = base_hashes(pipeline)  # runs of another base are refused
+        given = dict(targets) if isinstance(targets, Mapping) else dict.fromkeys(targets or [])
+        for name, run in self.runs.items():
+            if is_pipeline(run, resolve(run)):
+                if not given:
+                    raise UserError(f"model.targets is empty, and the pipeline {run} does not say what it erases.")
+                self.fingerprints[name] = self.wholes.add(name, run)
+                self.weights[name], self.anchors[name] = {}, dict(given)
+                continue
+            original = self.unet.state_dict()
+            self.weights[name], self.anchors[name] = read_edit(resolve(run), original, hashes)
+            self.weights[ORIGINAL] |= {key: original[key].clone() for key in self.weights[name]}
+
+    def spell(self, names: Sequence[str]) -> None:
+        """Write targets and anchors as ``names`` do, where those mean the same to the model."""
+        for run, anchors in self.anchors.items():
+            targets = spelled_as(self.pipeline, list(anchors), names)
+            known = [None if a is None else spelled_as(self.pipeline, [a], names)[0] for a in anchors.values()]
+            self.anchors[run] = dict(zip(targets, known, strict=True))
+
+    @property
+    def targets(self) -> dict[str, list[str]]:
+        """What each run erases."""
+        return {run: list(anchors) for run, anchors in self.anchors.items()}
+
+    @property
+    def passes(self) -> int:
+        """How often the data are gone through: with the original and edits of it, then with each whole pipeline."""
+        return 1 + len(self.wholes.names)
+
+    def of_pass(self, index: int) -> list[str]:
+        """The models of a pass, the original first."""
+        whole = self.wholes.names
+        return [whole[index - 1]] if index else [name for name in self.weights if name not in whole]
+
+    def take(self, name: str, device: torch.device) -> Pipeline:
+        """The pipeline of a model, on a device."""
+        pipeline: Pipeline = self.wholes.load(name) if name in self.wholes.names else self.pipeline
+        pipeline.to(device)
+        if pipeline is self.pipeline:
+            self.unet.load_state_dict(self.weights[ORIGINAL] | self.weights[name], strict=False)
+        return pipeline
 
 
 class OriginalImages:

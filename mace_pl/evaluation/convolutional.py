@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from mace_pl.errors import UserError
+from mace_pl.evaluation.emptiness import contrast
 from mace_pl.files.artifacts import read_tensors
 from mace_pl.files.paths import resolve
 
@@ -66,11 +67,6 @@ class JudgeNetwork(nn.Module):
         """Images [N, 3, H, W] in [-1, 1] to logits [N, C] and [N, S]."""
         features = self.blocks(self.stem(images)).mean(dim=(2, 3))
         return self.concepts(features), self.styles(features)
-
-
-def contrast(images: Tensor) -> Tensor:
-    """The standard deviation over the pixels of images [N, 3, H, W] in [-1, 1], mean of the channels; [N]."""
-    return images.flatten(2).std(dim=-1).mean(dim=-1)
 
 
 class ConvolutionalJudge(nn.Module):

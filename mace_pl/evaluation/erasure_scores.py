@@ -49,11 +49,13 @@ def harmonic(parts: Sequence[Tensor]) -> Tensor:
 def accuracies(right_BW: Tensor, groups: Groups) -> dict[str, Tensor]:
     """The scores of B tables of accuracies, [B] each; a group without words has none.
 
-    acc_e, acc_s, acc_g and acc_n are the means over erased, preserved, synonymous and nearest preserved words;
+    acc_e, acc_s, acc_g, acc_n and acc_f are the means over erased, preserved, synonymous, nearest preserved and all
+    other preserved words, the last where some are nearest;
     h = 3 / (1/(1 − acc_e) + 1/acc_s + 1/(1 − acc_g)), the paper's H_o, without acc_g where no synonym was generated;
     h_c = 2 / (1/(1 − acc_e) + 1/acc_s).
     """
     members = {"acc_e": groups.erased, "acc_s": groups.preserved, "acc_g": groups.synonyms, "acc_n": groups.nearest}
+    members["acc_f"] = [word for word in groups.preserved if word not in groups.nearest] if groups.nearest else []
     scores = {name: right_BW[:, words].mean(1) for name, words in members.items() if words}
     if {"acc_e", "acc_s"} <= set(scores):
         pair = [1 - scores["acc_e"], scores["acc_s"]]

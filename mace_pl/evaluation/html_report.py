@@ -12,6 +12,9 @@ from jinja2 import Environment, PackageLoader
 
 from mace_pl.evaluation.ablation import cells, curve, head
 from mace_pl.evaluation.report_images import ORIGINAL, Gallery
+from mace_pl.evaluation.results import each_judge
+from mace_pl.evaluation.score_tables import labelled, score_tables
+from mace_pl.evaluation.shares import MARK
 
 WORST = 6  # preserved concepts that are shown as the worst cases
 ACCURACIES = {
@@ -19,9 +22,11 @@ ACCURACIES = {
     "acc_s": "Acc_s ↑",
     "acc_g": "Acc_g ↓",
     "acc_n": "nearest preserved ↑",
+    "acc_f": "other preserved ↑",
     "h": "H ↑",
     "h_c": "H_c ↑",
 }
+SHARES_SHOWN = {"target": "target ↓", "anchor": "anchor ↑", "other": "other", "empty": "empty ↓"}
 CLIP_SCORES = {"erased": "erased ↓", "kept": "preserved ↑", "h_a": "H_a ↑"}
 
 
@@ -34,6 +39,8 @@ def html_page(content: Mapping[str, Any], gallery: Gallery) -> str:
     """
     scores, rows = content["scores"], content.get("ablation")
     runs = {name: entry for name, entry in scores.items() if name != ORIGINAL}
+    chosen_by = content["settings"].get("chosen_by")
+    main, *levels = score_tables(scores, chosen_by)
 
     def images(run: str, word: str) -> list[dict[str, Any]]:
         entry = gallery.pairs((ORIGINAL, run), word)
@@ -46,7 +53,14 @@ def html_page(content: Mapping[str, Any], gallery: Gallery) -> str:
     return environment.get_template("report.html.jinja").render(
         title=f"Erasure scores: {', '.join(runs) or ORIGINAL}",
         runs=runs,
-        original=scores[ORIGINAL],
+        judged=[
+            (name, "".join(judge), found) for name, run in runs.items() for judge, found in labelled(run, chosen_by)
+        ],
+        originals=[("".join(judge), found) for judge, found in labelled(scores[ORIGINAL], chosen_by)],
+        several=any("judges" in result for result in scores.values()),
+        failed=main.notes,
+        mark=f"{MARK} ",
+        levels=levels[0] if levels else None,
         words=[] if runs else original_rows(scores[ORIGINAL]),
         ablation={"head": head(), "rows": cells(rows), "curve": as_data(curve(rows), "svg+xml")} if rows else None,
         settings={
@@ -57,13 +71,19 @@ def html_page(content: Mapping[str, Any], gallery: Gallery) -> str:
         worst=lambda entry: [r for r in entry["concepts"] if r["role"] == "kept" and r["change"] < 0][:WORST],
         seen_as=seen_as,
         ACCURACIES=ACCURACIES,
+        SHARES=SHARES_SHOWN,
         CLIP_SCORES=CLIP_SCORES,
     )
 
 
 def gaps(runs: Mapping[str, Any]) -> list[str]:
     """What could not be scored, and why."""
-    said = [f"{name}: {gap}" for name, result in runs.items() for gap in result["missing"]]
+    said = [
+        f"{name}{f', {judge}' if judge else ''}: {gap}"
+        for name, result in runs.items()
+        for judge, found in each_judge(result).items()
+        for gap in found["missing"]
+    ]
     return said + [
         f"{name}: {key} {gap}" for name, run in runs.items() for key, gap in run["quality"]["missing"].items()
     ]
@@ -76,9 +96,10 @@ def as_data(image: Path | bytes, kind: str = "png") -> str:
 
 
 def seen_as(row: Mapping[str, Any]) -> str:
-    """What a concept's images are taken for, the three most frequent; those with nothing to judge."""
+    """What a concept's images are taken for, the three most frequent; those with nothing to judge, and empty ones."""
     parts = [f"{name} {share:.0%}" for name, share in list(row["seen_as"].items())[:3]]
     parts += [f"nothing to judge {row['undetected']:.0%}"] if row["undetected"] else []
+    parts += [f"empty {row['empty']:.0%}"] if row["empty"] else []
     return ", ".join(parts) or "nothing else"
 
 

@@ -1,9 +1,8 @@
-"""From tables of single images to the scores of a run: which word counts for what, rows per concept, neighbours."""
+"""From tables of single images to the scores of a run by one judge: rates, where images went, rows per concept."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,49 +19,34 @@ from mace_pl.evaluation.erasure_scores import (
     with_intervals,
     worst_first,
 )
-from mace_pl.models.protocols import Tokenizer
+from mace_pl.evaluation.shares import failures, shares, unknown_anchors
+from mace_pl.evaluation.words import Words
 
-Tables = Mapping[str, Tensor]  # by figure, [W, P, S]: words, prompts of each, seeds
+Tables = Mapping[str, Tensor]  # by figure, [W, P, S]: words, prompts of each, seeds; [W, P, S, J] of several judges
 
 
-@dataclass(frozen=True)
-class Words:
-    """The words that images are generated of: C names, which are the classes, then synonyms of some of them."""
-
-    names: list[str]
-    synonyms: dict[str, list[str]]
-
-    @property
-    def all(self) -> list[str]:
-        """Names, then synonyms."""
-        return self.names + [word for words in self.synonyms.values() for word in words]
-
-    @property
-    def meaning(self) -> dict[str, str]:
-        """The name that each word means."""
-        return {n: n for n in self.names} | {w: t for t, words in self.synonyms.items() for w in words}
-
-    def groups(self, targets: Sequence[str], nearest: Sequence[str]) -> Groups:
-        """Indices of erased and preserved names, of the targets' synonyms, and of the nearest preserved names."""
-        index = {word: i for i, word in enumerate(self.all)}
-        return Groups(
-            [index[name] for name in self.names if name in targets],
-            [index[name] for name in self.names if name not in targets],
-            [index[word] for target in targets for word in self.synonyms.get(target, [])],
-            [index[name] for name in nearest],
-        )
+def of_judge(tables: Tables, judge: int) -> dict[str, Tensor]:
+    """The tables with what one of the judges saw."""
+    own = ("seen", "undetected", "probability")
+    return {kind: table[..., judge] if kind in own else table for kind, table in tables.items()}
 
 
 def by_seed(tables: Tables, words: Words) -> dict[str, Tensor]:
     """``top1``, ``probability`` and ``clip_score`` [W, S], means over the prompts; NaN where nothing was generated."""
-    truth = torch.tensor([words.names.index(words.meaning[word]) for word in words.all])
+    right = words.right()
     gap = torch.where(tables["generated"] > 0, 0.0, float("nan")).double()
     values = {
-        "top1": (tables["seen"] == truth.view(-1, 1, 1)).double(),
+        "top1": is_right(tables["seen"], right).double(),
         "probability": tables["probability"],
         "clip_score": tables["clip_score"],
     }
     return {kind: (value + gap).mean(1) for kind, value in values.items()}
+
+
+def is_right(seen: Tensor, right_WC: Tensor) -> Tensor:
+    """[W, ...] bool: whether the class that is seen of each word, −1 for none, is right."""
+    words = torch.arange(len(seen)).view(-1, *[1] * (seen.ndim - 1))
+    return right_WC[words, seen.clamp(min=0)] & (seen >= 0)
 
 
 def by_word(values_WS: Tensor, words: Words) -> dict[str, float]:
@@ -83,17 +67,19 @@ def original_results(tables: Tables, words: Words) -> dict[str, Any]:
     return results
 
 
-def run_results(before: Tables, after: Tables, words: Words, targets: Sequence[str], near: Sequence[str]) -> Any:
+def run_results(
+    before: Tables, after: Tables, words: Words, anchors: Mapping[str, str | None], near: Sequence[str]
+) -> dict[str, Any]:
     """``before``, ``after`` and ``change`` by kind of score, and a row per concept.
 
     Args:
         before: tables of the original.
         after: tables of the edit.
         words: what was generated.
-        targets: what the run erases.
+        anchors: what the run erases, and what it puts in place of each, where that is known.
         near: preserved names next to the targets.
     """
-    groups = words.groups(targets, near)
+    groups = words.groups(list(anchors), near)
     first, second = by_seed(before, words), by_seed(after, words)
     results: dict[str, Any] = {"before": {}, "after": {}, "change": {}}
     for kind in first:
@@ -102,19 +88,28 @@ def run_results(before: Tables, after: Tables, words: Words, targets: Sequence[s
             results[when][kind] = values
         results["before"][kind]["by_word"] = by_word(first[kind], words)
         results["after"][kind]["by_word"] = by_word(second[kind], words)
+    for when, tables in (("before", before), ("after", after)):
+        for kind, places in {"shares": groups.erased, "synonym_shares": groups.synonyms}.items():
+            results[when][kind] = shares(tables, words, places, anchors)
+    results["fails"] = failures(results["after"]["shares"], results["after"]["synonym_shares"])
     results["concepts"] = concept_rows(first, second, after, words, groups)
-    missing = [target for target in targets if target not in words.names]
-    results["missing"] = [f"{target!r} is not in data.names: its images are not scored" for target in missing]
+    results["missing"] = gaps(before, after, words, anchors)
+    return results
+
+
+def gaps(before: Tables, after: Tables, words: Words, anchors: Mapping[str, str | None]) -> list[str]:
+    """Sentences on what is not scored, or counts otherwise than a reader may think."""
+    said = [
+        f"{target!r} is not in data.names: its images are not scored" for target in anchors if target not in words.names
+    ]
     for when, tables in (("before", before), ("after", after)):
         undetected = int(tables["undetected"].sum())
         if undetected:
             generated = int(tables["generated"].sum())
-            results["missing"].append(
-                f"{undetected} of {generated} images {when} show nothing to judge and count as not seen"
-            )
-    if next(iter(first.values())).shape[1] < MIN_SEEDS:
-        results["missing"].append(f"no intervals: they need data.seeds of {MIN_SEEDS} or more")
-    return results
+            said.append(f"{undetected} of {generated} images {when} show nothing to judge and count as not seen")
+    if before["seen"].shape[2] < MIN_SEEDS:
+        said.append(f"no intervals: they need data.seeds of {MIN_SEEDS} or more")
+    return said + unknown_anchors(words, anchors)
 
 
 def concept_rows(
@@ -134,7 +129,8 @@ def concept_rows(
             row |= {"before": float(old[i]), "after": float(new[i]), "change": float(new[i] - old[i])}
             row["interval"] = limits(spread) if seeds >= MIN_SEEDS else None
             row |= {kind: float(second[kind][i].mean()) for kind in ("probability", "clip_score")}
-            row["undetected"] = float(after["undetected"][i].double().mean())
+            for kind in ("undetected", "empty"):
+                row[kind] = float(after[kind][i].double().mean())
             rows.append(row | {"seen_as": _seen_as(after["seen"][i], words.all[i], words)})
     return rows
 
@@ -146,42 +142,8 @@ def _of(members: Sequence[int], words: Words, *values: Tensor) -> tuple[list[Any
 
 def _seen_as(seen: Tensor, word: str, words: Words) -> dict[str, float]:
     """The classes that were seen in a word's images in place of its own, with their shares, most frequent first."""
-    counts = torch.bincount(seen[seen >= 0], minlength=len(words.names))
-    shares = {name: float(n) / seen.numel() for name, n in zip(words.names, counts.tolist(), strict=True) if n}
-    shares.pop(words.meaning[word], None)
-    return dict(sorted(shares.items(), key=lambda item: (-item[1], item[0])))
-
-
-def neighbours(
-    targets: Sequence[str],
-    preserved: Sequence[str],
-    target_ND: Tensor,
-    preserved_MD: Tensor,
-    tokenizer: Tokenizer,
-    count: int,
-) -> dict[str, dict[str, list[str]]]:
-    """The preserved names next to each target: ``embedding``, the nearest first, and ``tokens``, those that share a
-    token.
-
-    Args:
-        targets: N names.
-        preserved: M names.
-        target_ND: unit text embeddings of the targets.
-        preserved_MD: those of the preserved names.
-        tokenizer: splits names into tokens.
-        count: how many of either sort.
-    """
-    near = (target_ND @ preserved_MD.T).argsort(dim=1, descending=True, stable=True)[:, :count].tolist()
-    pieces = {name: set(tokenizer(name, add_special_tokens=False).input_ids) for name in {*targets, *preserved}}
-    return {
-        target: {
-            "embedding": [preserved[i] for i in near[row]],
-            "tokens": [name for name in preserved if pieces[name] & pieces[target]][:count],
-        }
-        for row, target in enumerate(targets)
-    }
-
-
-def generated_features(tables: Tables, places: list[int]) -> Tensor:
-    """[N, D] of the images of some words that were generated."""
-    return tables["features"][places][tables["generated"][places] > 0]
+    counts = torch.bincount(seen[seen >= 0], minlength=len(words.classes))
+    found = {name: float(n) / seen.numel() for name, n in zip(words.classes, counts.tolist(), strict=True) if n}
+    for own in words.same(word):
+        found.pop(words.classes[own], None)
+    return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))

@@ -12,16 +12,18 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from mace_pl.evaluation.emptiness import EMPTY
 from mace_pl.evaluation.erasure_scores import LEVEL, SAMPLES
 from mace_pl.evaluation.html_report import html_page
+from mace_pl.evaluation.judges import CLIP
 from mace_pl.evaluation.report_images import ORIGINAL, Gallery
+from mace_pl.evaluation.score_tables import ScoreTable, score_tables
 from mace_pl.files.artifacts import write_json, written_aside
 from mace_pl.files.markdown import markdown_table
 from mace_pl.files.paths import model_name, place_name
 from mace_pl.files.screen import screen
 from mace_pl.images.files import read_images
 
-COLUMNS = ("run", "Acc_e", "Acc_s", "Acc_g", "H")
 WORST = 5  # preserved concepts on the screen
 
 
@@ -29,20 +31,30 @@ def settings_of(module: Any, data: Any) -> dict[str, Any]:
     """Everything that is needed to repeat the scores."""
     return {
         "pretrained": model_name(module.pretrained),
-        "fingerprints": module.fingerprints,
+        "fingerprints": module.models.fingerprints,
         "runs": {
-            name: {"folder": place_name(run), "targets": module.targets[name]} for name, run in module.runs.items()
+            name: {
+                "folder": place_name(run),
+                "targets": module.models.targets[name],
+                "anchors": list(module.models.anchors[name].values()),
+            }
+            for name, run in module.runs.items()
         },
         "classifier": place_name(module.classifier),
-        "judge": None if module.judge is None else type(module.judge).__name__,
+        "judge": None if module.labels == [CLIP] else module.labels[0],
+        "judges": module.labels,
+        "chosen_by": module.chosen_by,
         "features": type(module.features).__name__,
         "reference": None if module.reference is None else place_name(module.reference),
         "kid_subset": module.kid_subset,
         "names": module.words.names,
+        "classes": module.words.classes,
+        "empty": f"contrast below {EMPTY}",
         "synonyms": module.words.synonyms,
         "templates": data.templates,
         "seeds": data.seeds,
         "first_seed": data.first_seed,
+        **{kind: None if file is None else place_name(file) for kind, file in data.files.items()},
         "scheduler": module.scheduler or type(module.pipeline.scheduler).__name__,
         "steps": module.steps,
         "guidance": module.guidance,
@@ -56,45 +68,38 @@ def write_scores(module: Any) -> None:
     settings, scores = settings_of(module, data), module.scores
     content = {"settings": settings, "scores": scores} | ({"ablation": module.ablation} if module.ablation else {})
     write_json(module.output, content)
-    rows = table_rows(scores)
+    tables = score_tables(scores, settings["chosen_by"])
     markdown, page = module.output.with_suffix(".md"), module.output.with_suffix(".html")
-    markdown.write_text(markdown_table(COLUMNS, rows) + "\n", encoding="utf-8")
+    said = [
+        markdown_table(table.columns, table.rows) + "".join(f"\n\n{note}" for note in table.notes) for table in tables
+    ]
+    markdown.write_text("\n\n".join(said) + "\n", encoding="utf-8")
     with written_aside(page) as aside:
         aside.write_text(html_page(content, module.gallery), encoding="utf-8")
     for logger in module.loggers:
         log_scores(logger, scores, module.gallery)
     shutil.rmtree(module.gallery.folder, ignore_errors=True)  # a folder of its own; the page holds its images
     console = screen()
-    show_scores(console, rows, scores)
+    for table in tables:
+        show_table(console, table)
+    show_worst(console, scores)
     console.print(f"Written to {module.output}, {markdown} and {page}", highlight=False)
 
 
-def table_rows(scores: Mapping[str, Any]) -> list[list[str]]:
-    """Top-1 accuracies before → after, one row per run; the original alone where there is none."""
-    runs = [name for name in scores if name != ORIGINAL]
-    if not runs:
-        return [[ORIGINAL, "–", f"{scores[ORIGINAL]['top1']['acc_s']:.3f}", "–", "–"]]
-    rows = []
-    for name in runs:
-        before, after = (scores[name][when]["top1"] for when in ("before", "after"))
-        cells = [f"{before[k]:.3f} → {after[k]:.3f}" if k in after else "–" for k in ("acc_e", "acc_s", "acc_g")]
-        rows.append([name, *cells, f"{after['h']:.3f}" if "h" in after else "–"])
-    accuracies = [scores[name]["after"]["top1"] for name in runs]
-    if len(accuracies) > 1 and all("h" in values for values in accuracies):
-        rows.append(
-            [f"mean of {len(accuracies)}", "", "", "", f"{sum(v['h'] for v in accuracies) / len(accuracies):.3f}"]
-        )
-    return rows
-
-
-def show_scores(console: Console, rows: Sequence[Sequence[str]], scores: Mapping[str, Any]) -> None:
-    """The main table, and the preserved concepts that suffered most."""
-    table = Table(title="Top-1 accuracy, before → after")
-    for column in COLUMNS:
+def show_table(console: Console, shown: ScoreTable) -> None:
+    """A table on the screen, and its notes."""
+    table = Table(title=shown.title)
+    for column in shown.columns:
         table.add_column(column)
-    for row in rows:
+    for row in shown.rows:
         table.add_row(*row)
     console.print(table)
+    for note in shown.notes:
+        console.print(note, highlight=False)
+
+
+def show_worst(console: Console, scores: Mapping[str, Any]) -> None:
+    """The preserved concepts that suffered most, and what could not be scored."""
     worst = Table(
         "run", "preserved concept", "before → after", "change, 95 %", title="Preserved concepts, most damaged first"
     )

@@ -96,62 +96,47 @@ class ImageScores(Metric):
         words: W, the number of words that are generated.
         templates: P, the number of prompts of each.
         seeds: S, the images of each prompt.
-        width: D of the features.
+        width: D of the features; None where neither they nor distances are measured.
+        judges: J, how many say what an image shows.
     """
 
     full_state_update = False
-    generated: Tensor
-    seen: Tensor
-    undetected: Tensor
-    probability: Tensor
-    clip_score: Tensor
-    distance: Tensor
-    features: Tensor
 
-    def __init__(self, words: int, templates: int, seeds: int, width: int) -> None:
+    def __init__(self, words: int, templates: int, seeds: int, width: int | None, judges: int = 1) -> None:
         super().__init__()
         shape = (words, templates, seeds)
-        for name in ("generated", "seen", "undetected"):
-            self.add_state(name, torch.zeros(shape, dtype=torch.int64), dist_reduce_fx="sum")
-        for name in ("probability", "clip_score", "distance"):
-            self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("features", torch.zeros(*shape, width), dist_reduce_fx="sum")
+        tables = {name: torch.zeros(shape, dtype=torch.int64) for name in ("generated", "empty")}
+        tables |= {name: torch.zeros(*shape, judges, dtype=torch.int64) for name in ("seen", "undetected")}
+        tables["probability"] = torch.zeros(*shape, judges, dtype=torch.float64)
+        tables["clip_score"] = torch.zeros(shape, dtype=torch.float64)
+        if width is not None:
+            tables["distance"] = torch.zeros(shape, dtype=torch.float64)
+            tables["features"] = torch.zeros(*shape, width)
+        self.figures = list(tables)
+        for name, zeros in tables.items():
+            self.add_state(name, zeros, dist_reduce_fx="sum")
 
-    def update(
-        self,
-        cells: Tensor,
-        seen: Tensor,
-        undetected: Tensor,
-        probability: Tensor,
-        clip_score: Tensor,
-        distance: Tensor,
-        features: Tensor,
-    ) -> None:
+    def update(self, cells: Tensor, **measured: Tensor) -> None:
         """Add N images.
 
         Args:
             cells: [N, 3] indices of word, template and seed.
-            seen: [N] the class that the judge sees, −1 where it is none of them.
-            undetected: [N] bool, where the judge sees nothing at all, such as no face.
-            probability: [N] of the class that each should show.
-            clip_score: [N].
-            distance: [N] to the original model's image of the same cell.
-            features: [N, D].
+            measured: by figure:
+                ``seen`` [N, J] the class that a judge sees, −1 where it is none of them;
+                ``undetected`` [N, J] bool, where a judge sees nothing at all, such as no face;
+                ``probability`` [N, J] of the class that each should show;
+                ``empty`` [N] bool, where the image shows nothing;
+                ``clip_score`` [N]; ``distance`` [N] to the original model's image of the same cell;
+                ``features`` [N, D].
         """
         cell = cells.unbind(1)
-        self.generated[cell] = 1
-        self.seen[cell] = seen
-        self.undetected[cell] = undetected.to(self.undetected)
-        self.probability[cell] = probability.to(self.probability)
-        self.clip_score[cell] = clip_score.to(self.clip_score)
-        self.distance[cell] = distance.to(self.distance)
-        self.features[cell] = features.to(self.features)
+        for name, values in ({"generated": torch.ones(len(cells))} | measured).items():
+            table: Tensor = getattr(self, name)
+            table[cell] = values.to(table)
 
     def compute(self) -> dict[str, Tensor]:
-        """The tables: ``generated``, ``seen``, ``undetected``, ``probability``, ``clip_score``, ``distance``;
-        ``features``.
+        """The tables by figure, and ``generated``: 1 where an image is.
 
-        [W, P, S] each, the features [W, P, S, D]; all on the CPU.
+        [W, P, S] each, those of judges [W, P, S, J], the features [W, P, S, D]; all on the CPU.
         """
-        names = ("generated", "seen", "undetected", "probability", "clip_score", "distance", "features")
-        return {name: getattr(self, name).cpu() for name in names}
+        return {name: getattr(self, name).cpu() for name in self.figures}

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from mace_pl.errors import UserError
-from mace_pl.evaluation.convolutional import KIND, JudgeNetwork, contrast
+from mace_pl.evaluation.convolutional import KIND, JudgeNetwork
+from mace_pl.evaluation.emptiness import contrast
 from mace_pl.files.artifacts import write_tensors
 from mace_pl.pretraining.augment import augment, sometimes
 from mace_pl.pretraining.reencoding import check_autoencoder, reencode

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mace_pl.concepts.sentences import filled
 from mace_pl.errors import UserError
 from mace_pl.pretraining.make_captions import COLOURED, COLOURS, PERSON, STYLED, SYNONYM, TEMPLATES
 
@@ -77,26 +78,13 @@ def read_grammar(folder: Path) -> Grammar:
     return Grammar(**content["sentences"], descriptions=content["descriptions"])
 
 
-def with_article(name: str) -> str:
-    """The name after "a" or "an"."""
-    return f"an {name}" if name[0] in "aeiou" else f"a {name}"
-
-
 def fill(shape: str, name: str, grammar: Grammar, rng: random.Random) -> str:
     """The sentence of a shape about ``name``.
 
     Raises:
         UserError: a slot without fillers.
     """
-    fixed = {"a": with_article(name), "the": f"the {name}", "name": name}
-
-    def filler(match: re.Match[str]) -> str:
-        slot = match[1]
-        if slot not in fixed and slot not in grammar.slots:
-            raise UserError(f"sentences.json: {shape!r} has the slot {slot!r} without fillers.")
-        return fixed[slot] if slot in fixed else rng.choice(grammar.slots[slot])
-
-    return re.sub(r"\{(\w+)\}", filler, shape)
+    return filled(shape, name, grammar.slots, rng)
 
 
 def describe(concept: str, grammar: Grammar, rng: random.Random) -> str:

@@ -20,7 +20,8 @@ from mace_pl.evaluation.erasure_scores import (
     with_intervals,
     worst_first,
 )
-from mace_pl.evaluation.run_scores import Words, by_seed, neighbours, run_results
+from mace_pl.evaluation.run_scores import by_seed, of_judge, run_results
+from mace_pl.evaluation.words import Words, neighbours
 from mace_pl.methods.metrics import ImageScores
 
 GROUPS = Groups(erased=[0], preserved=[1, 2], synonyms=[3, 4], nearest=[2])
@@ -117,18 +118,31 @@ def filled(seen: dict[str, list[int]]) -> ImageScores:
         own = torch.tensor([WORDS.names.index(WORDS.meaning[word])] * 2)
         cells = torch.tensor([[place, 0, seed] for seed in range(2)])
         chances = torch.nn.functional.one_hot(torch.tensor(classes), 3) * 0.7 + 0.1
-        ones = torch.ones(2)
-        chance, undetected = chances.gather(1, own.unsqueeze(1))[:, 0], torch.zeros(2, dtype=torch.bool)
-        metric.update(cells, torch.tensor(classes), undetected, chance, 20 * ones, ones, torch.ones(2, 3))
+        metric.update(
+            cells,
+            seen=torch.tensor(classes)[:, None],
+            undetected=torch.zeros(2, 1, dtype=torch.bool),
+            probability=chances.gather(1, own.unsqueeze(1)),
+            empty=torch.zeros(2, dtype=torch.bool),
+            clip_score=20 * torch.ones(2),
+            distance=torch.ones(2),
+            features=torch.ones(2, 3),
+        )
     return metric
 
 
+def tables_of(seen: dict[str, list[int]]) -> dict[str, torch.Tensor]:
+    """By the one judge."""
+    return of_judge(filled(seen).compute(), 0)
+
+
 def test_tables_of_images_by_hand() -> None:
-    before = filled({"ship": [0, 0], "dog": [1, 1], "cat": [2, 2], "boat": [0, 1]}).compute()
-    after = filled({"ship": [1, 2], "dog": [1, 2], "cat": [2, 2], "boat": [1, 1]}).compute()
-    found = run_results(before, after, WORDS, ["ship"], ["dog"])
+    before = tables_of({"ship": [0, 0], "dog": [1, 1], "cat": [2, 2], "boat": [0, 1]})
+    after = tables_of({"ship": [1, 2], "dog": [1, 2], "cat": [2, 2], "boat": [1, 1]})
+    found = run_results(before, after, WORDS, {"ship": None}, ["dog"])
     top1 = found["after"]["top1"]
-    assert (top1["acc_e"], top1["acc_s"], top1["acc_g"], top1["acc_n"]) == (0, 0.75, 0, 0.5)
+    assert (top1["acc_e"], top1["acc_s"], top1["acc_g"]) == (0, 0.75, 0)
+    assert (top1["acc_n"], top1["acc_f"]) == (0.5, 1)
     close(top1["h"], 3 / (1 + 1 / 0.75 + 1), BY_HAND)
     assert found["before"]["top1"]["acc_g"] == 0.5
     close(found["after"]["probability"]["by_word"]["dog"], (0.8 + 0.1) / 2, BY_HAND)
@@ -138,14 +152,14 @@ def test_tables_of_images_by_hand() -> None:
 
 
 def test_a_target_that_is_no_class_is_a_stated_gap() -> None:
-    tables = filled({"ship": [0, 0], "dog": [1, 1], "cat": [2, 2], "boat": [0, 1]}).compute()
-    found = run_results(tables, tables, WORDS, ["moon"], [])
+    tables = tables_of({"ship": [0, 0], "dog": [1, 1], "cat": [2, 2], "boat": [0, 1]})
+    found = run_results(tables, tables, WORDS, {"moon": None}, [])
     assert "acc_e" not in found["after"]["top1"] and "h" not in found["after"]["top1"]
     assert "'moon' is not in data.names" in found["missing"][0]
 
 
 def test_words_that_were_not_generated_have_no_value() -> None:
-    tables = filled({"ship": [0, 0], "dog": [1, 1], "cat": [2, 2]}).compute()
+    tables = tables_of({"ship": [0, 0], "dog": [1, 1], "cat": [2, 2]})
     values = by_seed(tables, WORDS)["top1"]
     assert bool(values[3].isnan().all()) and not bool(values[:3].isnan().any())
 

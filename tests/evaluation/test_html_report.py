@@ -31,13 +31,16 @@ ABLATION = [
 def concept(word: str, role: str, before: float, after: float, seen: dict[str, float]) -> dict[str, Any]:
     row = {"word": word, "role": role, "nearest": word == "<boat>", "before": before, "after": after}
     row |= {"change": after - before, "interval": [after - before - 0.1, after - before + 0.1]}
-    return row | {"probability": after, "clip_score": 20.0, "seen_as": seen, "undetected": 0.25 * (word == "<boat>")}
+    row |= {"probability": after, "clip_score": 20.0, "seen_as": seen, "undetected": 0.25 * (word == "<boat>")}
+    return row | {"empty": 0.5 * (word == "ship")}
 
 
 def content() -> dict[str, Any]:
     top1 = {"acc_e": 0.1, "acc_s": 0.8, "h": 0.85, "h_c": 0.8471, "intervals": {"acc_e": [0.05, 0.2]}}
     when = {"top1": top1, "probability": top1, "clip_score": {"erased": 20.0, "kept": 24.0, "h_a": 4.0}}
+    when |= {"shares": {"target": 0.1, "anchor": None, "other": 0.4, "empty": 0.5}, "synonym_shares": {}}
     found = {
+        "fails": ["50% of the images of what is erased are empty"],
         "before": when,
         "after": when,
         "concepts": [

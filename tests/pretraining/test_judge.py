@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from support.tolerances import FLOAT16_ERROR, LEARNT, above, close
 from torch.nn import functional as F  # noqa: N812
 
-from mace_pl.evaluation.convolutional import ConvolutionalJudge, contrast
+from mace_pl.evaluation.convolutional import ConvolutionalJudge
+from mace_pl.evaluation.emptiness import contrast
 from mace_pl.pretraining.image_folder import ImagePool
 from mace_pl.pretraining.judge import JudgeTraining
 from mace_pl.pretraining.sprites import SpriteImages

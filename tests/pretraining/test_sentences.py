@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from mace_pl.concepts.sentences import with_article
 from mace_pl.files.paths import resolve
 from mace_pl.pretraining.make_captions import read_rows
 from mace_pl.pretraining.sentences import (
@@ -19,7 +20,6 @@ from mace_pl.pretraining.sentences import (
     plain_text,
     read_grammar,
     rich_caption,
-    with_article,
 )
 from mace_pl.pretraining.sprites import SpriteImages
 from mace_pl.pretraining.styles import MANNERS
