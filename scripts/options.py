@@ -42,7 +42,8 @@ TOPICS = {
     "Image generation": r"--(model|data)\.(images|images|images_per_\w+|image_\w+|steps|guidance|scheduler|negative"
     r"|height|width|seeds|first_seed|batch_size)",
     "Masks": r"--data\.(mask|segment\..*)",
-    "Evaluation": r"--(model|data)\.(classifier|targets|judge|chosen_by|sentences|features|reference|kid_subset|nearest|shown|ablation)",
+    "Evaluation": r"--(model|data)\.(classifier|targets|names|judge|chosen_by|sentences|features|reference|kid_subset"
+    r"|nearest|shown|ablation)",
     "Token attack": r"--(model|data)\.(tokens|attacks|attack_\w+)",
     "Output": r"--(model\.)?(output|output_dir|overwrite|save_pipeline|export|classifier|report_seeds|format)",
     "Run": r"--(seed_everything|\w+_every_n_steps|model\.(save_every|seed)|seed)",
