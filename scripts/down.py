@@ -28,7 +28,7 @@ from mace_pl.concepts.preservation import StageWeights
 from mace_pl.data.concepts import ConceptData
 from mace_pl.evaluation.clip import ClipClassifier
 from mace_pl.evaluation.erasure_scores import Groups, accuracies
-from mace_pl.evaluation.run_scores import neighbours
+from mace_pl.evaluation.words import neighbours
 from mace_pl.files.artifacts import write_json
 from mace_pl.files.tables import read_yaml
 from mace_pl.methods.edit import Factors
