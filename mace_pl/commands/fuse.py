@@ -10,7 +10,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from mace_pl.concepts.names import clean_name, clean_names
-from mace_pl.concepts.preservation import StageWeights
+from mace_pl.concepts.preservation import NAMES, StageWeights
 from mace_pl.errors import UserError
 from mace_pl.export.formats import Finished
 from mace_pl.files.artifacts import claim_output
@@ -183,10 +183,10 @@ def _changed(model: dict[str, Any], changed: dict[str, float], stage: str) -> di
 
 
 def _check_files(model: Mapping[str, Any]) -> None:
-    """Refuse statistics that are not there: of a run that is used from another folder than it was made in."""
-    for name in ("prior", "domain"):
+    """Refuse files that are not there: of a run that is used from another folder than it was made in."""
+    for name in ("prior", "domain", *NAMES):
         given = model.get(name) or {}
-        for file in [given] if isinstance(given, str) else given:
+        for file in [given] if isinstance(given, str) else () if name in NAMES else given:
             if not resolve(file).is_file():
                 raise UserError(
                     f"run: its model.{name}={file} does not exist below the working folder {Path.cwd()}. Run the "

@@ -16,6 +16,8 @@ from mace_pl.callbacks.lora_checkpoint import LoRACheckpoint
 from mace_pl.callbacks.progress import StageProgress
 from mace_pl.callbacks.write_run import WriteRun
 from mace_pl.commands.command_line import CommandLine, interrupts
+from mace_pl.concepts.concept import read_names
+from mace_pl.concepts.preservation import NAMES
 from mace_pl.data.attack_prompts import AttackPrompts
 from mace_pl.data.captions import Captions
 from mace_pl.data.concepts import ConceptData
@@ -88,6 +90,9 @@ class _FitCLI(CommandLine):
         config = self.settings
         plain = yaml.safe_load(self.command_parser.dump(config, skip_none=False))
         plain.pop("config", None)
+        for name in NAMES:  # as they are now: the file may change, and lies elsewhere for who fuses in another folder
+            if isinstance(plain["model"].get(name), str):
+                plain["model"][name] = read_names(plain["model"][name], f"model.{name}")
         before_after = BeforeAfter(config["kept"], config["classifier"], config["report_seeds"])
         names = ("output_dir", "overwrite", "save_pipeline", "export")
         self.write_run = WriteRun(

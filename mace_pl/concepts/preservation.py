@@ -20,6 +20,7 @@ from mace_pl.models.text_encoding import names_beside
 
 log = logging.getLogger(__name__)
 
+NAMES = ("domain_names", "domain_vocabulary")  # settings of ``model`` that take a list of names, or a file of them
 
 @dataclass
 class StageWeights:

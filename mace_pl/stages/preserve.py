@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mace_pl.concepts.named import Named, sum_names
 from mace_pl.concepts.preservation import (
+    NAMES,
     StageWeights,
     check_weights,
     names_that_stay,
@@ -90,10 +91,7 @@ def preserving(
     """
     check_weights(stages)
     counting = stages if method.trains else stages[:1]
-    names, vocabulary = (
-        names_to_preserve(model.get(name), counting, method.reads_names, name)
-        for name in ("domain_names", "domain_vocabulary")
-    )
+    names, vocabulary = (names_to_preserve(model.get(name), counting, method.reads_names, name) for name in NAMES)
     affected = model.get("domain_affected", AFFECTED)
     if affected < 1:
         raise UserError(f"model.domain_affected={affected} must be at least 1. Leave domain_vocabulary out for none.")

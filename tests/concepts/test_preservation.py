@@ -12,9 +12,11 @@ from support.runs import config, exit_message, statistics
 from support.tolerances import FLOAT32_EDIT, FLOAT32_SUMS, MOVED, RUN_WEIGHTS, above, close
 
 from mace_pl.cli import erase_main
+from mace_pl.commands.fuse import fuse_run
 from mace_pl.concepts.concept import read_names
 from mace_pl.concepts.named import TEMPLATES, sum_names
 from mace_pl.concepts.preservation import names_that_stay
+from mace_pl.errors import UserError
 from mace_pl.models.text_encoding import encode_prompts, encoder_fingerprint
 
 SHIP = [{"target": "ship", "anchor": "ground", "kind": "object"}]
@@ -85,3 +87,27 @@ def test_fit_and_fuse_keep_names_as_a_file_of_their_statistics_does(
     erase_main(config(tmp_path, toy_pipeline, "nothing", SHIP))
     nothing = load_file(tmp_path / "nothing/refined.safetensors")
     above(max((nothing[name] - by_names[name]).abs().max() for name in nothing), MOVED)
+
+
+def test_names_of_a_relative_file_are_those_of_the_run_wherever_it_is_fused(
+    tmp_path: Path, toy_pipeline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("here", "elsewhere"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    Path("names.txt").write_text("cat\nship\ndog\n")
+    alone = ["--model.method", "MaceRefinement", "--report_seeds", "0", "--save_pipeline", "false"]
+    files = ["--model.domain_names", "names.txt", "--model.domain_vocabulary", "names.txt"]
+    run = tmp_path / "run"
+    erase_main([*config(tmp_path, toy_pipeline, "run", SHIP), *alone, *files, "--model.refine.domain", "1"])
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    assert settings["model"]["domain_names"] == settings["model"]["domain_vocabulary"] == ["cat", "ship", "dog"]
+    Path("names.txt").write_text("bird\n")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    fused, first = (load_file(folder / "refined.safetensors") for folder in (fuse_run(str(run)), run))
+    for name, weight in first.items():
+        close(fused[name], weight, FLOAT32_EDIT)
+    settings["model"]["domain_names"] = "names.txt"  # written by hand
+    (run / "config.yaml").write_text(yaml.safe_dump(settings))
+    with pytest.raises(UserError, match=r"run: its model\.domain_names=names\.txt does not exist below .*elsewhere"):
+        fuse_run(str(run), str(tmp_path / "again"))
