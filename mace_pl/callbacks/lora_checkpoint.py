@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +14,7 @@ from mace_pl.callbacks.protocols import ErasureModule
 from mace_pl.errors import UserError
 from mace_pl.files.artifacts import read_metadata, read_tensors, slug, write_tensors
 from mace_pl.files.identity import differing, identity, not_taken
+from mace_pl.files.leftovers import clear_leftovers
 from mace_pl.files.paths import training_folder
 from mace_pl.files.screen import screen
 from mace_pl.images.protocols import RunData
@@ -124,8 +124,7 @@ class LoRACheckpoint(Callback):
             for path in filter(self.is_own, self.folder.glob("[!.]*.safetensors")):
                 path.unlink(missing_ok=True)
             for target in [data.concepts[concept].target for concept in self.identities]:
-                for left in self.folder.glob(f".{glob.escape(slug(target))}.safetensors.*.partial"):
-                    left.unlink(missing_ok=True)  # of a process that was killed
+                clear_leftovers(self.folder / f"{slug(target)}.safetensors")
             with contextlib.suppress(OSError):  # other files stay, and the folder with them
                 self.folder.rmdir()
 

@@ -14,6 +14,7 @@ from mace_pl.data.captions import Captions
 from mace_pl.errors import UserError
 from mace_pl.files.artifacts import read_tensors, write_tensors
 from mace_pl.files.identity import differing
+from mace_pl.files.leftovers import clear_leftovers
 
 KIND = "partial statistics"
 
@@ -95,5 +96,4 @@ class PartialSums(Callback):
         trainer.strategy.barrier("statistics are written")
         if self.inputs:
             self.path.unlink(missing_ok=True)
-            for left in self.path.parent.glob(f".{glob.escape(self.path.name)}.*.partial"):
-                left.unlink(missing_ok=True)
+            clear_leftovers(self.path)

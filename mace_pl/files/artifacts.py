@@ -8,7 +8,6 @@ import json
 import math
 import os
 import re
-import shutil
 import sys
 import uuid
 from collections.abc import Iterator, Mapping
@@ -20,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mace_pl.errors import UserError
+from mace_pl.files.leftovers import beside, clear_leftovers, remove
 from mace_pl.files.owned import refuse_foreign, write_record
 
 FORMAT_VERSION = "1"
@@ -32,21 +32,30 @@ NO_HASH = "0x" + 64 * "0"
 
 @contextlib.contextmanager
 def written_aside(
-    path: Path, setting: str = "output", known: re.Pattern[str] | None = None, overwrite: bool = True
+    path: Path,
+    setting: str = "output",
+    known: re.Pattern[str] | None = None,
+    overwrite: bool = True,
+    clear: bool = True,
 ) -> Iterator[Path]:
     """Yield a temporary sibling of ``path`` (file or folder) that replaces it on success and vanishes on failure.
+
+    What a killed process has left of one is removed before.
 
     Args:
         path: what is written. A folder gets a record of its files, and is replaced only where it holds no other.
         setting: the option that named it, for error messages.
         known: paths in a folder that is replaced which are the project's without a record.
         overwrite: replace what is there by then; if false it stays, and what is written gets a name beside it.
+        clear: false where the caller has looked for leftovers, as in a folder of many files.
 
     Raises:
         UserError: when the place cannot be written (full or read-only disk), naming the path and the way out, when
             a file that the project did not write would be lost, or when ``overwrite`` is false and it exists by then.
     """
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    if clear:
+        clear_leftovers(path)
+    aside = beside(path, "partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield aside
@@ -64,11 +73,7 @@ def written_aside(
     except SafetensorError as error:  # safetensors reports a failed write as its own error
         raise UserError(f"cannot write {path}: {error}. Free some space, or choose another place.") from error
     finally:
-        if aside.is_dir():
-            shutil.rmtree(aside, ignore_errors=True)
-        else:
-            with contextlib.suppress(OSError):
-                aside.unlink(missing_ok=True)
+        remove(aside)
 
 
 def _put_new(aside: Path, path: Path, setting: str) -> None:
@@ -98,14 +103,16 @@ def _put(aside: Path, path: Path, setting: str, known: re.Pattern[str] | None) -
     if not aside.is_dir():
         raise UserError(f"{setting}: {path} is a folder, where a file would be written. Choose another place.")
     refuse_foreign(path, setting, known)
-    old = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
+    old = beside(path, "old")
     path.rename(old)
     try:
         aside.rename(path)
     except OSError:
         old.rename(path)
         raise
-    shutil.rmtree(old, ignore_errors=True)
+    gone = beside(path, "partial")  # half removed, it must not come back
+    old.rename(gone)
+    remove(gone)
 
 
 def open_to_umask(path: Path) -> None:
@@ -230,9 +237,12 @@ def read_tensors(
 def claim_output(path: Path, overwrite: bool, setting: str = "output_dir") -> None:
     """Refuse an output that exists and is not empty, unless ``overwrite`` and the project wrote all that it holds.
 
+    What a killed process has left of it is removed.
+
     Raises:
         UserError: it exists, it holds files of others, or it cannot be created.
     """
+    clear_leftovers(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())) and not overwrite:
         flag = setting.replace(setting.rpartition(".")[2], "overwrite")  # beside the setting
         raise UserError(f"{setting}: {path} exists. Choose another --{setting}, or pass --{flag} true.")

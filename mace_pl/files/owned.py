@@ -10,11 +10,11 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from mace_pl.errors import UserError
+from mace_pl.files.leftovers import LEFTOVER
 from mace_pl.files.paths import resolve
 
 RECORD = ".written.json"  # in a folder that was written as a whole: the files that came with it
 LOG = "run.log"  # it is written last
-LEFTOVER = re.compile(r"\..*\.[0-9a-f]{8}\.(partial|old)")  # of a process that was killed while it wrote
 #: what is written later into a folder of images, or was before folders had a record
 IMAGES = re.compile(
     r"(own/)?contact_sheet\.png|(own/)?((attention_)?masks/)?settings\.json|(images|(attention_)?masks)/\d{3}\.png"

@@ -26,11 +26,14 @@ def image_name(index: int, row: Mapping[str, Any]) -> str:
 
 
 def write_image(path: Path, image: Image.Image, facts: Mapping[str, Any]) -> None:
-    """Write a PNG with its facts as text chunks, aside and renamed: a file that is there is whole."""
+    """Write a PNG with its facts as text chunks, aside and renamed: a file that is there is whole.
+
+    What a killed process left in the folder is for the caller to remove: there may be thousands of images.
+    """
     info = PngInfo()
     for key, value in facts.items():
         info.add_itxt(key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
-    with written_aside(path) as aside:
+    with written_aside(path, clear=False) as aside:
         image.save(aside, format="PNG", pnginfo=info)
 
 

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from mace_pl.errors import UserError
 from mace_pl.export.apply import apply_files
+from mace_pl.files.leftovers import clear_folder
 from mace_pl.files.paths import model_name, place_name
 from mace_pl.images.manifest import begin, drop_aside, image_name, set_aside, write_image, write_manifest
 from mace_pl.models.backbone import backbone_of
@@ -98,8 +99,10 @@ class Sampler(LightningModule):
         self.files = [image_name(i, row) for i, row in enumerate(data.rows)]
         rows = [{"file": file, **row} for file, row in zip(self.files, data.rows, strict=True)]
         content = {"model": self.source, "settings": self.settings, "rows": rows}
-        if self.overwrite and self.trainer.is_global_zero:
-            set_aside(self.output)
+        if self.trainer.is_global_zero:
+            clear_folder(self.output)
+            if self.overwrite:
+                set_aside(self.output)
         self.trainer.strategy.barrier("the folder is as it was left")
         self.done = begin(self.output, content)
         self.trainer.strategy.barrier("all have seen what is done")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
 
@@ -10,18 +11,25 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mace_pl.errors import UserError
+from mace_pl.files.leftovers import TAG, ended, remove, tag
 
 NAME = "tensor"
+FOLDER = re.compile(rf"mace-pl-{TAG}-.*")
 
 
 class TensorStore:
     """Tensors by their number, each in a safetensors file of a temporary folder.
 
-    The folder lies where ``TMPDIR`` says, and is removed with this object.
+    The folder lies where ``TMPDIR`` says, and is removed with this object; where a process was killed, by the next one
+    on that machine that has such a store.
     """
 
     def __init__(self) -> None:
-        self.folder = TemporaryDirectory(prefix="mace-pl-", ignore_cleanup_errors=True)
+        for left in Path(gettempdir()).glob("mace-pl-*"):
+            found = FOLDER.fullmatch(left.name)
+            if found and ended(found):
+                remove(left)  # no other user's: a folder of temporary files does not let that happen
+        self.folder = TemporaryDirectory(prefix=f"mace-pl-{tag()}-", ignore_cleanup_errors=True)
         self.shapes: list[tuple[int, ...]] = []
 
     def path(self, number: int) -> Path:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.runs import leftover
 from support.tolerances import FLOAT32_SUMS, FLOAT64_SUMS, close, near
 
 from mace_pl.data.captions import Captions
@@ -83,8 +84,7 @@ def test_a_run_that_fails_anywhere_goes_on(toy_pipeline: Path, source: str, tmp_
         run(toy_pipeline, source, output, stop_after)
     assert not output.exists()
     assert partial_files(tmp_path) == (["cut.safetensors.0-of-1.partial"] if stop_after > 1 else [])
-    left = tmp_path / ".cut.safetensors.0-of-1.partial.1234abcd.partial"
-    left.write_bytes(b"killed while it was written")
+    leftover(tmp_path / "cut.safetensors.0-of-1.partial").write_bytes(b"killed while it was written")
     gram = run(toy_pipeline, source, output).statistics["gram"]
     whole = run(toy_pipeline, source, tmp_path / "whole.safetensors").statistics["gram"]
     torch.testing.assert_close(gram, whole, rtol=0, atol=0)

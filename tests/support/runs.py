@@ -20,6 +20,7 @@ from mace_pl.cli import erase_main
 from mace_pl.concepts.preservation import StageWeights
 from mace_pl.data.concepts import ConceptData
 from mace_pl.files.artifacts import write_tensors
+from mace_pl.files.leftovers import beside
 from mace_pl.modules.concept_erasure import ConceptErasure
 from mace_pl.training.trainer import MaceTrainer
 
@@ -49,6 +50,14 @@ def nodes(args: list[str], count: int) -> list[subprocess.Popen[str]]:
 
 def checksums(folder: Path) -> dict[str, str]:
     return {str(f): hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(folder.rglob("*")) if f.is_file()}
+
+
+def leftover(output: Path, kind: str = "partial") -> Path:
+    """Where a process that is no more has written an output aside, or has put away what it would replace."""
+    gone = subprocess.Popen([sys.executable, "-S", "-c", ""])
+    gone.wait()
+    own = beside(output, kind)
+    return own.with_name(own.name.replace(f"-{os.getpid()}-", f"-{gone.pid}-"))
 
 
 def content_hash(file: Path) -> str:
@@ -139,6 +148,13 @@ class Stop(Callback):
             if self.interrupt:
                 raise KeyboardInterrupt
             trainer.should_stop = True
+
+
+class Fails(Callback):
+    """A fault in the middle of ``predict``."""
+
+    def on_predict_batch_end(self, *_: object) -> None:
+        raise ArithmeticError("nothing that a user can mend")
 
 
 class Meanwhile(Callback):
