@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mace_pl.errors import UserError, nearest
-from mace_pl.files.screen import show_anything
+from mace_pl.files.screen import program, show_anything
 
 Words = list[str]
 HELP = Path(__file__).parent / "commands" / "help"  # made by scripts/options.py, for the libraries take seconds
@@ -21,20 +21,26 @@ def erase_main(args: Words | None = None) -> None:
     command = words[0] if words else "--help"
     show_anything()
     if command in ("-h", "--help"):
-        print(USAGE)
+        print(as_called(USAGE))
         return
     try:
         if command not in COMMANDS:
-            raise UserError(f"there is no such command.{nearest(command, COMMANDS)} {USAGE}")
+            raise UserError(f"there is no such command.{nearest(command, COMMANDS)} {as_called(USAGE)}")
         if words[1:] in (["-h"], ["--help"]):  # with other options, as a class of the user's, the parser answers
-            print((HELP / f"{command}.txt").read_text(encoding="utf-8"), end="")
+            print(as_called((HELP / f"{command}.txt").read_text(encoding="utf-8")), end="")
             return
         COMMANDS[command].run(command, words[1:])
     except UserError as error:
-        sys.exit(f"erase.py {command}: error: {error}")
+        sys.exit(f"{program()} {command}: error: {error}")
     except KeyboardInterrupt as stop:
-        print(f"erase.py {command}: error: interrupted. {INTERRUPTED.get(command, '')}".rstrip(), file=sys.stderr)
+        told = f"{program()} {command}: error: interrupted. {INTERRUPTED.get(command, '')}"
+        print(told.rstrip(), file=sys.stderr)
         sys.exit(143 if str(stop) == "SIGTERM" else 130)  # as a shell says it
+
+
+def as_called(text: str) -> str:
+    """A help with the name by which the program was called."""
+    return text.replace("erase.py", program())
 
 
 @dataclass(frozen=True)

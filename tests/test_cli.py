@@ -45,6 +45,28 @@ def test_a_command_without_its_options_is_one_line(name: str) -> None:
     assert message.startswith(f"erase.py {name}: error: ") and "required" in message and "\n" not in message
 
 
+def test_the_help_names_the_program_as_it_was_called(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for called, name in (("/somewhere/bin/mace-erase", "mace-erase"), ("elsewhere/script.py", "erase.py")):
+        monkeypatch.setattr(sys, "argv", [called])
+        for args, start in (
+            ([], "COMMAND"),
+            (["--help"], "COMMAND"),
+            (["fit", "-h"], "fit"),
+            (["export", "-h"], "export"),
+        ):
+            erase_main(args)
+            assert capsys.readouterr().out.startswith(f"usage: {name} {start} [options]")
+        for command in ("cache", "merge"):
+            with pytest.raises(SystemExit):
+                erase_main([command, "--help.all"])
+            shown = capsys.readouterr().out
+            assert shown.startswith(f"usage: {name} {command} ") and shown.count("usage:") == 1
+        with pytest.raises(SystemExit, match=rf"^{name} fuse: error: .* required"):
+            erase_main(["fuse"])
+
+
 def test_a_misspelt_command_names_the_nearest() -> None:
     with pytest.raises(SystemExit, match="The nearest that exists is fit"):
         erase_main(["fti"])

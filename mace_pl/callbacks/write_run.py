@@ -85,11 +85,6 @@ class WriteRun(Callback):
         if self.run_log is not None:
             self.run_log.open(self.training, trainer.global_rank)
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Write the log of a run that fails before."""
-        if self.run_log is not None and isinstance(exception, Exception) and not isinstance(exception, UserError):
-            self.run_log.open(self.training, trainer.global_rank)
-
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the run and say where it lies."""
         module = cast(ErasureModule, pl_module)

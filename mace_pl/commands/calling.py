@@ -12,6 +12,7 @@ from jsonargparse import ArgumentError
 from mace_pl.commands.command_line import ProjectConfig, explained
 from mace_pl.commands.parsing import CommandParser
 from mace_pl.errors import UserError
+from mace_pl.files.screen import program
 
 
 def call(command: str, function: Callable[..., Any], args: list[str], words: str = "") -> Any:
@@ -27,7 +28,7 @@ def call(command: str, function: Callable[..., Any], args: list[str], words: str
         UserError: an option that does not exist, or a value of another type.
     """
     says = docstring_parser.parse(inspect.getdoc(function) or "")
-    parser = CommandParser(prog=f"erase.py {command}", exit_on_error=False, description=says.short_description)
+    parser = CommandParser(prog=f"{program()} {command}", exit_on_error=False, description=says.short_description)
     parser.add_argument("--config", action=ProjectConfig, help="YAML file of settings; later ones win")
     if words:
         meaning = next((p.description for p in says.params if p.arg_name == words), None)

@@ -11,7 +11,8 @@ import re
 import signal
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import ActionConfigFile, ArgumentError, Namespace  # type: ignore[attr-defined]
@@ -19,13 +20,15 @@ from lightning import Callback, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from mace_pl import methods
 from mace_pl.commands.parsing import LightningParser, check_config
 from mace_pl.errors import UserError, nearest, one_line
-from mace_pl.files.paths import resolve
-from mace_pl.files.run_log import RunLog
+from mace_pl.files.paths import failed_folder, resolve
+from mace_pl.files.run_log import RunLog, logs
+from mace_pl.files.screen import program
 from mace_pl.training.options import check_trainer
 
 #: options that people look for and that are called otherwise here
@@ -66,16 +69,40 @@ class CommandLine(LightningCLI):
     ) -> None:
         self.parts, self.log = {"model": model, "data": data}, log
         raising = {"exit_on_error": False, "allow_abbrev": False}
-        super().__init__(
-            model,
-            data,
-            trainer_class=trainer,
-            auto_configure_optimizers=False,
-            seed_everything_default=2024,
-            save_config_callback=None,
-            parser_kwargs=raising | {name: dict(raising) for name in self.subcommands()},
-            args=args,
-        )
+        with self.logged():
+            super().__init__(
+                model,
+                data,
+                trainer_class=trainer,
+                auto_configure_optimizers=False,
+                seed_everything_default=2024,
+                save_config_callback=None,
+                parser_kwargs=raising | {name: dict(raising) for name in self.subcommands()},
+                args=args,
+            )
+
+    @contextmanager
+    def logged(self) -> Iterator[None]:
+        """Write the log of a command that fails by more than a setting; what an earlier failure left goes at the end.
+
+        It has no file where nothing was parsed yet, and none beside the one that a run opens when it trains.
+        """
+        try:
+            yield
+        except Exception as error:
+            if self.log is not None and "config" in vars(self) and not isinstance(error, UserError):
+                self.log.open(self.log_folder, getattr(rank_zero_only, "rank", 0))
+            raise
+        if getattr(rank_zero_only, "rank", 0) == 0:
+            for file in logs(self.log_folder):
+                file.unlink(missing_ok=True)
+            with suppress(OSError):  # it is not there, or holds other files
+                self.log_folder.rmdir()
+
+    @property
+    def log_folder(self) -> Path:
+        """Where the log of a command that fails is written."""
+        return failed_folder(Path(self.settings["model"]["output"]))
 
     def instantiate_classes(self) -> None:
         """Make model, data and Trainer.
@@ -108,7 +135,7 @@ class CommandLine(LightningCLI):
         for name, part in self.parts.items():
             parser.add_lightning_class_args(part, name)
         parser.add_lightning_class_args(self.trainer_class, "trainer")
-        parser.usage = f"erase.py {next(iter(self.subcommands()))} [--config FILE] [options]"
+        parser.usage = f"{program()} {next(iter(self.subcommands()))} [--config FILE] [options]"
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Keep the command's parser: it knows all options."""

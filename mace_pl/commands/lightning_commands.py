@@ -24,7 +24,9 @@ from mace_pl.data.concepts import ConceptData
 from mace_pl.data.evaluation_prompts import EvaluationPrompts
 from mace_pl.data.prompts import Prompts
 from mace_pl.errors import UserError
+from mace_pl.files.paths import training_folder
 from mace_pl.files.run_log import RunLog
+from mace_pl.files.screen import program
 from mace_pl.modules.attack import Attack
 from mace_pl.modules.caption_statistics import PromptStatistics
 from mace_pl.modules.concept_erasure import ConceptErasure
@@ -58,7 +60,7 @@ class _FitCLI(CommandLine):
             help="pipeline, lora, lora_diffusers, lora_peft, single_file, unet; the form of the base model when null",
         )
         parser.add_argument(
-            "--kept", type=list[str], default=[], help="names to preserve, shown and scored in the report"
+            "--kept", type=list[str], default=[], help="preserved names shown and scored in the report; [] for none"
         )
         parser.add_argument("--classifier", type=str | None, default=None, help="folder of a CLIPModel that scores")
         parser.add_argument("--report_seeds", type=int, default=1, help="images per name in the report's scores")
@@ -81,6 +83,11 @@ class _FitCLI(CommandLine):
         if self.settings["output_dir"] is None:
             files = [Path(str(file)).stem for file in self.settings.get("config") or []]
             self.settings["output_dir"] = f"checkpoints/erased/{files[-1] if files else 'run'}"
+
+    @property
+    def log_folder(self) -> Path:
+        """Where the run leaves what it resumes from."""
+        return training_folder(Path(self.settings["output_dir"]))
 
     def progress_bar(self) -> ProgressBar:
         """A bar that names stage and concepts."""
@@ -126,7 +133,7 @@ class _CompareCLI(CommandLine):
         super().add_arguments_to_parser(parser)
         parser.add_argument("runs", nargs="+", type=str, help="runs and pipelines, two or more")
         parser.link_arguments("runs", "model.runs")
-        parser.usage = "erase.py compare RUN_A RUN_B ... [--config FILE] [options]"
+        parser.usage = f"{program()} compare RUN_A RUN_B ... [--config FILE] [options]"
 
     def before_instantiate_classes(self) -> None:
         """Two at least."""

@@ -25,6 +25,11 @@ def training_folder(output_dir: Path) -> Path:
     return output_dir.with_name(f".{output_dir.name}.training")
 
 
+def failed_folder(output: Path) -> Path:
+    """Where a command other than ``fit`` that fails leaves its log: beside what it writes."""
+    return output.with_name(f".{output.name}.failed")
+
+
 def hub_id(name: str) -> str | None:
     """The name where it has the form of a hub id of two parts, else None."""
     return name if re.fullmatch(HUB_ID, name) else None

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import io
 import sys
+from pathlib import Path
 
 from rich.console import Console
+
+INSTALLED = "mace-erase"  # the command of the installed package
+
+
+def program() -> str:
+    """What the erasing program was called as: ``erase.py``, or the command of the installed package."""
+    called = Path(sys.argv[0])
+    return called.name if called.stem == INSTALLED else "erase.py"
 
 
 def screen() -> Console:

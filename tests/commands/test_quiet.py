@@ -8,7 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from support.runs import SCRIPT, config
+import pytest
+from support.runs import SCRIPT, config, exit_message
+
+from mace_pl.cli import erase_main
 
 #: what our own lines are: bars, frames of tables and their titles, stages and the files of the run
 OWN = re.compile(
@@ -68,3 +71,23 @@ def test_a_failed_run_says_where_its_log_is(toy_pipeline: Path, tmp_path: Path) 
     assert told is not None, done.stderr
     log = Path(told[1]).read_text(encoding="utf-8")
     assert "ERROR mace_pl: the error:" in log and "trainer.max_time stopped the training" in log
+
+
+def test_a_predict_that_fails_leaves_its_log_beside_the_images(
+    toy_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "samples"
+    args = ["predict", "--model.pretrained", str(toy_pipeline), "--model.output", str(output), "--model.steps", "1"]
+    args += ["--data.names", "[ship, dog]", "--data.batch_size", "1", "--trainer.accelerator", "cpu"]
+    with pytest.raises(ArithmeticError):
+        erase_main([*args, "--trainer.callbacks", "support.runs.Fails"])
+    log = tmp_path / ".samples.failed" / "run.log"
+    assert f"The log of the run is {log}" in capsys.readouterr().err
+    said = log.read_text(encoding="utf-8")
+    assert "GPU available: False" in said and "Traceback" in said and "nothing that a user can mend" in said
+    assert sorted(path.suffix for path in output.iterdir()) == [".json", ".png"]
+    erase_main(args)
+    assert sorted(path.suffix for path in output.iterdir()) == [".json", ".png", ".png"]
+    assert [path.name for path in tmp_path.iterdir()] == ["samples"]
+    exit_message([*args, "--data.names", "[ship]"], capsys)
+    assert [path.name for path in tmp_path.iterdir()] == ["samples"], "what a user can mend is one line"

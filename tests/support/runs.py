@@ -168,6 +168,20 @@ class Meanwhile(Callback):
         (self.folder / "edit.safetensors").write_bytes(b"of another run")
 
 
+class Passes(Callback):
+    """Counts the latents that the UNet was given, and goes before the callbacks that generate."""
+
+    latents = 0
+
+    def setup(self, trainer, pl_module, stage: str) -> None:  # type: ignore[no-untyped-def]
+        Passes.latents = 0
+        pl_module.unet.register_forward_pre_hook(self.count)
+
+    @staticmethod
+    def count(network: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        Passes.latents += len(args[0])
+
+
 class Bar(TQDMProgressBar):
     """A user's own progress bar, which counts the steps that it was shown."""
 
