@@ -12,6 +12,7 @@ import torch
 import yaml
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
+from support.families import family
 from support.runs import CONCEPTS, checksums, config, exit_message
 from support.tolerances import FLOAT32_EDIT, MOVED, above, close
 
@@ -20,6 +21,7 @@ from mace_pl.commands.eval_unlearn import Technique
 from mace_pl.commands.export import export_run
 from mace_pl.commands.fuse import fuse_run
 from mace_pl.errors import UserError
+from mace_pl.export.single_file import single_file, unet_names
 from mace_pl.files.owned import refuse_inputs
 from mace_pl.methods.edit import ConceptSums
 from mace_pl.models.base_model import base_hashes
@@ -100,6 +102,42 @@ def test_a_fused_run_is_fused_again(run: Path, fused: Path, tmp_path: Path) -> N
             close(weights[key], value, FLOAT32_EDIT)
     third = fuse_run(str(tmp_path / "added"), save_pipeline=False)  # by the method of the run
     assert third.name == "added-added" and Run.load(third).fused == Run.load(tmp_path / "added").fused
+
+
+def test_a_fused_run_of_a_single_checkpoint_is_exported_from_where_its_base_is_now(
+    toy_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipeline = family("sd1", toy_pipeline)
+    pipeline.save_pretrained(tmp_path / "layout")
+    for weights in (tmp_path / "layout").rglob("*.safetensors"):
+        weights.unlink()
+    base = {name: tensor.contiguous() for name, tensor in single_file(pipeline, None).items()}
+    save_file(base, tmp_path / "model.safetensors")
+    alone = ["--model.method", "MaceRefinement", "--report_seeds", "0", "--export", "[]"]
+    fitted = config(tmp_path, tmp_path / "model.safetensors", "run", CONCEPTS[:1])
+    erase_main([*fitted, *alone, "--model.layout", str(tmp_path / "layout")])
+    fused = fuse_run(str(tmp_path / "run"), str(tmp_path / "fused"), refine={"identity": 2.0}, save_pipeline=False)
+    weights = load_file(fused / "refined.safetensors")
+    first = load_file(tmp_path / "run" / "refined.safetensors")
+    above(max((weights[name] - first[name]).abs().max() for name in weights), MOVED)
+    (tmp_path / "moved").mkdir()
+    for option, name in (("layout", "layout"), ("pretrained", "model.safetensors")):  # one more is missing each time
+        shutil.move(tmp_path / name, tmp_path / "moved" / name)
+        args = ["export", "--run", str(fused), "--output", str(tmp_path / "out.safetensors"), "--format", "single_file"]
+        assert f"Say where it is now with --{option}." in exit_message(args, capsys)
+    now = ["--pretrained", str(tmp_path / "moved/model.safetensors"), "--layout", str(tmp_path / "moved/layout")]
+    erase_main([*args, *now])
+    found, places = load_file(tmp_path / "out.safetensors"), unet_names(pipeline.unet)
+    edited = {name for name, parts in places.items() if parts[0] in weights}
+    assert len(edited) == len(weights) and found.keys() == base.keys()
+    for name, tensor in found.items():
+        if name in edited:
+            close(tensor, weights[places[name][0]], FLOAT32_EDIT)
+        else:
+            torch.testing.assert_close(tensor, base[name], rtol=0, atol=0)
+    erase_main(["export", "--run", str(fused), "--output", str(tmp_path / "out"), "--format", "pipeline", *now])
+    unet = UNet2DConditionModel.from_pretrained(tmp_path / "out", subfolder="unet").state_dict()
+    assert all(torch.equal(unet[places[name][0]], found[name]) for name in edited)
 
 
 def score(base: Path, runs: list[Path], clip: Path, output: Path) -> list[str]:
