@@ -35,7 +35,8 @@ class Report:
     Args:
         concepts: what is erased.
         preserved: names to preserve.
-        classifier: folder of the CLIPModel that says which of the names an image shows; no scores when None.
+        classifier: folder of the CLIPModel that says which of the names an image shows, or its anchor where there is
+            one name; no scores when None.
         seeds: images per name; the first one is shown.
     """
 
@@ -51,7 +52,11 @@ class Report:
         self.seeds = seeds
         #: names that a classifier can tell apart: a style is not one more thing that is seen
         self.classes = [name for kind, name in zip(kinds, self.names, strict=True) if kind != "style"]
-        self.judge = ClipClassifier(classifier, self.classes) if classifier and len(self.classes) > 1 else None
+        alone = [c.anchor for c in self.concepts if c.target in self.classes] or [""]
+        others = (
+            alone if len(self.classes) == 1 else []
+        )  # a name is seen in place of another: of the anchor, or of none
+        self.judge = ClipClassifier(classifier, [*self.classes, *others]) if classifier and self.classes else None
         self.images: dict[str, list[Image.Image]] = {}
         self.accuracy: dict[str, dict[str, float]] = {}
 
@@ -85,7 +90,7 @@ class Report:
         right: dict[str, list[bool]] = {name: [] for name in self.classes}
         for (name, _, _), index in zip(rows, seen, strict=True):
             if name in right:
-                right[name].append(self.classes[index] == name)
+                right[name].append(index == self.classes.index(name))
         self.accuracy[when] = {name: sum(hits) / len(hits) for name, hits in right.items()}
 
     def mean(self, when: str, names: Sequence[str]) -> float | None:

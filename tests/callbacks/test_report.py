@@ -1,0 +1,50 @@
+"""The report of a run generates the names that it is asked for and no others, and scores a target that is alone."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from diffusers import StableDiffusionPipeline
+from support.runs import Passes, config
+
+from mace_pl.cli import erase_main
+from mace_pl.evaluation.clip import ClipClassifier
+from mace_pl.models.sampling import generate
+
+SEEDS, STEPS, GUIDED = 2, 2, 2  # a pass with and one without the prompt
+ALONE = ["--model.method", "MaceRefinement", "--save_pipeline", "false", "--trainer.callbacks", "support.runs.Passes"]
+
+
+@pytest.mark.parametrize(
+    ("kept", "target", "names"),
+    [("[]", "ship", 1), ("[ship]", "ship", 1), ("[cat, house]", "ship", 3), ("[]", "painter", 1)],
+)
+def test_the_unet_runs_for_the_names_of_the_report_alone(
+    kept: str, target: str, names: int, toy_pipeline: Path, toy_clip: Path, tmp_path: Path
+) -> None:
+    concept = {"target": target, "anchor": "ground", "kind": "style" if target == "painter" else "object"}
+    settings = config(tmp_path, toy_pipeline, "run", [concept])
+    scored = ["--kept", kept, "--classifier", str(toy_clip), "--report_seeds", str(SEEDS)]
+    erase_main([*settings, *ALONE, *scored])
+    assert Passes.latents == 2 * names * SEEDS * STEPS * GUIDED  # before and after
+    metrics = json.loads((tmp_path / "run" / "report" / "metrics.json").read_text())
+    means = {when: metrics["mean_accuracy"].get(when) for when in ("before", "after")}
+    if target == "painter":  # a style is no thing that is seen
+        assert means == {"before": None, "after": None}
+        return
+    others = ["ground"] if names == 1 else ["cat", "house"]
+    assert means["before"]["targets"] == seen(toy_pipeline, toy_clip, others)
+    assert set(metrics["accuracy"]["after"]) == {"ship", *(others if names > 1 else [])}
+    assert all((means[when]["kept"] is None) == (names == 1) for when in means)
+    shown = (tmp_path / "run" / "report" / "summary.md").read_text()
+    assert f"{means['before']['targets']:.0%} → {means['after']['targets']:.0%}" in shown
+    assert ("preserved" in shown) == (names > 1)
+
+
+def seen(base: Path, clip: Path, others: list[str]) -> float:
+    """In how many images of the ship the ship is seen and not one of the others."""
+    pipeline: Any = StableDiffusionPipeline.from_pretrained(base, safety_checker=None)
+    prompts, seeds = ["a photo of a ship"] * SEEDS, [2024 + i for i in range(SEEDS)]
+    images = generate(pipeline, prompts, seeds, STEPS, 7.5)
+    return float((ClipClassifier(str(clip), ["ship", *others])(images).argmax(-1) == 0).float().mean())
