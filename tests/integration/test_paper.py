@@ -1,6 +1,7 @@
 """The configurations of the paper run on the toy model for a few steps, with the paper's names and settings."""
 
 import csv
+import re
 from pathlib import Path
 from typing import Any
 
@@ -72,28 +73,53 @@ def test_lists_hold_the_papers_names() -> None:
         assert concept["target"] == name and concept["anchor"] == rows[name] and concept["anchor"] not in TEN
 
 
-@pytest.mark.parametrize(
-    ("name", "identity", "prior", "domain_weight", "lr", "steps", "importance"),
-    [
-        ("object_ship", 1e3, 0, 0, 1e-5, 50, True),
-        ("object_automobile", 1e2, 0, 0, 1e-5, 50, True),
-        ("object_bird", 1e1, 0, 0, 1e-5, 50, True),
-        ("explicit", 0, 7e-7, 0, 1e-5, 120, False),
-        ("celebrities_1", 0, 1e-4, 8e3, 1e-4, 50, True),
-        ("celebrities_5", 0, 1e-4, 5e4, 1e-4, 50, True),
-        ("celebrities_10", 0, 1e-4, 8e4, 1e-4, 50, True),
-        ("celebrities_100", 0, 1e-4, 2e5, 1e-4, 50, True),
-        ("artists_100", 0, 1e-4, 8e4, 1e-4, 50, True),
-    ],
-)
-def test_settings_are_the_published_ones(
-    name: str, identity: float, prior: float, domain_weight: float, lr: float, steps: int, importance: bool
-) -> None:
+#: λ_I, λ_p and λ_d of stage 1, μ_p and μ_d of stage 3, learning rate, steps, importance sampling
+PUBLISHED = {
+    "object_ship": (1e3, 0, 0, 0, 0, 1e-5, 50, True),
+    "object_automobile": (1e2, 0, 0, 0, 0, 1e-5, 50, True),
+    "object_bird": (1e1, 0, 0, 0, 0, 1e-5, 50, True),
+    "explicit": (0, 4.9e-13, 0, 7e-7, 0, 1e-5, 120, False),
+    "celebrities_1": (0, 1e-8, 8e-5, 1e-4, 0.8, 1e-4, 50, True),
+    "celebrities_5": (0, 1e-8, 5e-4, 1e-4, 5, 1e-4, 50, True),
+    "celebrities_10": (0, 1e-8, 8e-4, 1e-4, 8, 1e-4, 50, True),
+    "celebrities_100": (0, 1e-8, 2e-3, 1e-4, 20, 1e-4, 50, True),
+    "artists_100": (0, 1e-8, 8e-4, 1e-4, 8, 1e-4, 50, True),
+}
+
+
+def weights(model: dict[str, Any]) -> list[float]:
+    refine, fuse = ({"prior": 0.0, "domain": 0.0} | model[stage] for stage in ("refine", "fuse"))
+    assert refine["identity"] == fuse["identity"]
+    return [refine["identity"], refine["prior"], refine["domain"], fuse["prior"], fuse["domain"]]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_settings_are_those_that_the_published_experiments_ran(name: str) -> None:
     content = read(name)
     model, data = content["model"], content["data"]
-    for stage in ("refine", "fuse"):
-        assert model[stage]["identity"] == identity
-        close(model[stage].get("prior", 0), prior, BY_HAND)
-        close(model[stage].get("domain", 0), prior * domain_weight, BY_HAND)
+    *expected, lr, steps, importance = PUBLISHED[name]
+    found = weights(model)
+    assert found == expected
+    if found[3]:  # s² and s²·w beside s and s·w
+        close([found[1] / found[3], found[2] / found[3]], [found[3], found[4]], BY_HAND)
     assert model.get("lr", 1e-5) == lr and data.get("steps_per_concept", 50) == steps
     assert model.get("importance_sampling", True) is importance
+
+
+def test_the_docs_have_the_settings_of_the_configurations() -> None:
+    page = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \|(.*)\|$", page.split("## Published settings")[1].split("## ")[0], re.MULTILINE)
+    assert [name for name, _ in rows] == list(PUBLISHED)
+    for name, row in rows:
+        lr, steps, *numbers, importance, masks = (cell.strip() for cell in row.split("|"))
+        *expected, own_lr, own_steps, sampled = PUBLISHED[name]
+        assert [float(number) for number in numbers] == expected
+        assert (float(lr), int(steps), importance == "on") == (own_lr, own_steps, sampled)
+        assert (masks == "no") == (name == "artists_100")
+
+
+@pytest.mark.parametrize("name", [name for name, row in PUBLISHED.items() if row[1]] + ["mixed"])
+def test_the_papers_own_reading_stands_beside_it(name: str) -> None:
+    text = (PAPER / f"{name}.yaml").read_text(encoding="utf-8")
+    (reading,) = re.findall(r"^ +# .*refine: (\{.*\})$", text, re.MULTILINE)
+    assert yaml.safe_load(reading) == yaml.safe_load(text)["model"]["fuse"]  # one λ in both stages
