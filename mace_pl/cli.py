@@ -108,7 +108,7 @@ COMMANDS = {
         "mace_pl.commands.export:export_run",
     ),
     "prompts": Command(
-        "let a language model write prompts of the targets, into a file for data.templates",
+        "prompts for data.templates: written by a language model, or learnt from captions",
         "mace_pl.commands.prompts:write_prompts",
     ),
     "merge": Command(

@@ -1,8 +1,9 @@
-"""Prompts of a target written by a language model, kept in a file: a caption without the target is rejected."""
+"""Prompts kept in a file: written by a language model for each target, or frames learnt from a model's captions."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import urllib.error
@@ -14,10 +15,14 @@ from typing import Any
 import torch
 import yaml
 
-from mace_pl.concepts.concept import Concept, read_concepts
+from mace_pl.concepts.concept import Concept, read_concepts, read_names
+from mace_pl.concepts.frames import Frames
+from mace_pl.data.caption_files import CaptionSource
 from mace_pl.errors import UserError
 from mace_pl.files.artifacts import written_aside
 from mace_pl.files.paths import resolve
+
+log = logging.getLogger(__name__)
 
 LONGEST = 200  # characters of a caption
 REQUEST = {
@@ -31,9 +36,12 @@ Ask = Callable[[str, int], str]  # a request and a seed to the answer
 
 
 def write_prompts(
-    concepts: str | list[dict[str, Any]],
     output: str,
-    language_model: str,
+    concepts: str | list[dict[str, Any]] | None = None,
+    language_model: str | None = None,
+    captions: list[str] | str | None = None,
+    vocabulary: list[str] | str | None = None,
+    column: str = "caption",
     endpoint: str | None = None,
     key_variable: str = "OPENAI_API_KEY",
     count: int = 30,
@@ -43,15 +51,20 @@ def write_prompts(
     seed: int = 2024,
     overwrite: bool = False,
 ) -> Path:
-    """Let a language model write prompts of every target; ``--data.templates`` of ``fit`` takes the file.
+    """Prompts for ``--data.templates`` of ``fit``: by a language model, or learnt from captions.
 
     Args:
-        concepts: as in ``--data.concepts``.
-        output: the YAML file to write: for each target a list of prompts with ``{}`` in its place.
+        output: the file to write: of a language model YAML with a list of prompts for each target, ``{}`` in its place;
+            of captions a text with a template on each line, for any target.
+        concepts: the targets that a language model writes of, as in ``--data.concepts``.
         language_model: the model's name at the endpoint; without endpoint, folder or hub id of a text-generation model.
+        captions: files of the captions that a model was trained with, as in ``--data.sources`` of ``cache``: the frames
+            around names of ``vocabulary`` become templates, the most frequent first.
+        vocabulary: what the captions name: a list, or a text file with a name on each line.
+        column: the column of captions in .csv, .jsonl and .parquet.
         endpoint: address of an OpenAI-compatible service, as in http://localhost:8000/v1.
         key_variable: environment variable that holds the service's key; it is not written anywhere.
-        count: prompts of each target.
+        count: prompts of each target, or templates at most.
         rounds: how often the model is asked for what is missing.
         temperature: of its sampling.
         max_tokens: of one answer.
@@ -62,7 +75,8 @@ def write_prompts(
         The file that was written.
 
     Raises:
-        UserError: the model cannot be asked, or has not written enough captions that hold the target.
+        UserError: the model cannot be asked, or has not written enough captions that hold the target; captions that
+            cannot be read, or that name nothing; options that do not go together.
     """
     path = Path(output)
     if path.exists() and not overwrite:
@@ -70,6 +84,12 @@ def write_prompts(
     for name, value in (("count", count), ("rounds", rounds), ("max_tokens", max_tokens)):
         if value < 1:
             raise UserError(f"{name}={value} must be at least 1.")
+    if captions is not None or vocabulary is not None:
+        if concepts is not None or language_model is not None or endpoint is not None:
+            raise UserError("captions: no language model is asked. Leave --concepts, --language_model, --endpoint out.")
+        return learn_templates(path, captions, vocabulary, column, count)
+    if concepts is None or language_model is None:
+        raise UserError("give --concepts and --language_model, or --captions and --vocabulary.")
     wanted = read_concepts(concepts)
     if endpoint is None:
         ask = local_model(language_model, temperature, max_tokens)
@@ -78,6 +98,32 @@ def write_prompts(
     templates = {concept.target: written(concept, ask, count, rounds, seed) for concept in wanted}
     with written_aside(path) as aside:
         aside.write_text(yaml.safe_dump(templates, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    return path
+
+
+def learn_templates(
+    path: Path, captions: list[str] | str | None, vocabulary: list[str] | str | None, column: str, count: int
+) -> Path:
+    """Write the most frequent frames of captions, and say how many captions have them; see :func:`write_prompts`."""
+    sources, names = [captions] if isinstance(captions, str) else captions or [], read_names(vocabulary, "vocabulary")
+    if not sources or not names:
+        raise UserError("captions and vocabulary go together: give files of captions, and the names that they hold.")
+    frames = Frames(names)
+    for source in sources:
+        frames.add(CaptionSource(source, column, setting="captions", option="column").captions())
+    found = frames.templates(count)
+    if not found:
+        raise UserError(
+            f"vocabulary: of {frames.captions} captions {frames.framed} hold one of its names alone, and no two names "
+            f"stand in the same words. Give the names that the captions use, or more captions."
+        )
+    with written_aside(path) as aside:
+        aside.write_text("".join(f"{template}\n" for template, _ in found), encoding="utf-8")
+    covered = sum(number for _, number in found)
+    log.info(
+        f"{len(found)} of {len(frames.spellings)} frames, those of {covered} of the {frames.framed} captions that hold "
+        f"one name ({frames.captions} were read). The most frequent: {found[0][0]!r}, {found[0][1]} times."
+    )
     return path
 
 

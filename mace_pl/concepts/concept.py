@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mace_pl.concepts.names import clean_name
-from mace_pl.concepts.templates import TEMPLATES
+from mace_pl.concepts.templates import SETS, TEMPLATES
 from mace_pl.errors import UserError, nearest
 from mace_pl.files.artifacts import slug
 from mace_pl.files.paths import resolve
@@ -157,18 +157,23 @@ def _check_distinct(targets: Sequence[str]) -> None:
 
 
 def read_templates(source: str | Sequence[str] | None, kind: str) -> list[str]:
-    """Templates with one ``{}`` each, from a list or a text file; None gives the project's own for the kind.
+    """Templates with one ``{}`` each, from a list or a text file; the project's own for the kind by the name of a set.
+
+    None gives the plain set.
 
     Raises:
         UserError: no template, or one without ``{}`` - a prompt that does not show the target.
     """
     if source is None:
         return list(TEMPLATES[kind])
+    if isinstance(source, str) and source in SETS:
+        return list(SETS[source][kind])
     if isinstance(source, str):
         path = resolve(source)
         if not path.is_file():
             raise UserError(
-                f"data.templates={source} is no file. Give a list, or a text file with one template a line."
+                f"data.templates={source} is no file. Give a list, a text file with one template a line, or one of the "
+                f"project's sets: {', '.join(SETS)}."
             )
         lines = [line.strip() for line in read_text(path, "data.templates").splitlines() if line.strip()]
     else:

@@ -30,5 +30,45 @@ STYLE_TEMPLATES = [
     "a design in the style of {}",
 ]  # fmt: skip
 TEMPLATES = {"object": OBJECT_TEMPLATES, "person": PERSON_TEMPLATES, "style": STYLE_TEMPLATES}
+#: a second set, of as many prompts: names, styles, backgrounds, positions and everyday sentences
+VARIED_TEMPLATES = {
+    "object": [
+        "{}", "a {}", "the {}", "a photo of a {}", "a picture of the {}", "an image of a {}",
+        "a drawing of a {}", "an oil painting of a {}", "a watercolor of a {}", "a cartoon of a {}",
+        "pixel art of a {}", "a {} in the style of an old master", "a black and white photo of a {}",
+        "a {} on a white background", "a {} on a blue background", "a photo of a {} in front of a wall",
+        "a {} under a cloudy sky", "a picture of a {} at night",
+        "a {} on the left", "a {} on the right", "a {} in the middle of the picture", "a small {} in the corner",
+        "a large {} in the foreground", "in the distance, a {}",
+        "this is a {}", "there is a {} in the picture", "here we can see a {}", "look, the {} is right there",
+        "my friend showed me a photo of a {}", "yesterday I saw a {} for the first time",
+    ],
+    "person": [
+        "{}", "a photo of {}", "a picture of {}", "an image of {}", "a portrait of {}", "the face of {}",
+        "a drawing of {}", "an oil painting of {}", "a watercolor of {}", "a cartoon of {}",
+        "pixel art of {}", "{} in the style of an old master", "a black and white photo of {}",
+        "{} on a white background", "{} on a blue background", "a photo of {} in front of a wall",
+        "{} under a cloudy sky", "a picture of {} at night",
+        "{} on the left", "{} on the right", "{} in the middle of the picture", "{} far away, in the corner",
+        "a close-up of {} in the foreground", "in the distance, {}",
+        "this is {}", "there is {} in the picture", "here we can see {}", "look, {} is right there",
+        "my friend showed me a photo of {}", "yesterday I saw {} for the first time",
+    ],
+    "style": [
+        "{} style", "{} art", "art by {}", "a picture in the style of {}", "an image in {} style", "a work by {}",
+        "a drawing of a house in the style of {}", "a painting of a tree by {}", "a portrait in {} style",
+        "a landscape in the style of {}", "a still life in {} style", "a photo in the style of {}",
+        "a cat in {} style", "a street in the style of {}", "a boat by {}",
+        "a flower in {} style on a white background", "a bird in the style of {} on a blue background",
+        "a chair by {} in front of a wall", "a city in {} style at night", "a field by {} under a cloudy sky",
+        "on the left, a house in {} style", "a tree on the right, in the style of {}",
+        "a person in the middle, {} style", "a small cup in the corner, by {}",
+        "this is the style of {}", "it looks like {}", "here we can see a fruit in {} style",
+        "somebody made this picture in {} style", "my friend likes the style of {}",
+        "yesterday I saw a picture by {}",
+    ],
+}  # fmt: skip
+#: sets that ``data.templates`` knows by name
+SETS = {"varied": VARIED_TEMPLATES}
 #: the prompt of the images that the original model generates
 IMAGE_TEMPLATE = {"object": "a photo of a {}", "person": "a photo of {}", "style": "a photo in the style of {}"}

@@ -72,6 +72,7 @@ class CaptionSource:
         column: the column of CSV, JSON lines and Parquet.
         member: the file in a zip that ``source`` itself does not name.
         setting: the option that named the file, for error messages.
+        option: the one that names the column, likewise.
         whole: read the other columns too.
     """
 
@@ -82,12 +83,13 @@ class CaptionSource:
         member: str | None = None,
         setting: str = "sources",
         whole: bool = False,
+        option: str = "data.column",
     ) -> None:
         archive, named, inside = source.partition(".zip:")
         self.source = source
         self.path: Path = resolve(f"{archive}.zip" if named else source)
         self.member = inside if named else member
-        self.column, self.setting, self.whole = column, setting, whole
+        self.column, self.setting, self.whole, self.option = column, setting, whole, option
         self.sha256 = ""  # of the content, unpacked; known when all of it was read
         self.has_column = False
 
@@ -264,7 +266,7 @@ class CaptionSource:
         if separator and self.column not in columns:
             raise self._error(f"has {separator} between its fields. Save it as CSV with commas (UTF-8).")
         if self.column not in columns:
-            raise self._error(f"has no column {self.column!r}, its columns are {shown}. Name one with --data.column.")
+            raise self._error(f"has no column {self.column!r}, its columns are {shown}. Name one with --{self.option}.")
         twice = [name for name in columns if columns.count(name) > 1]
         if twice:
             raise self._error(f"has two columns {twice[0]!r}. Rename or drop one.")

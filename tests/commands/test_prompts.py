@@ -1,4 +1,4 @@
-"""Prompts by a language model: a service that answers as OpenAI's does, and a model of transformers at toy size."""
+"""Prompts by a language model (a service as OpenAI's, a toy of transformers), and templates learnt from captions."""
 
 import json
 import threading
@@ -17,6 +17,7 @@ from transformers import CLIPTokenizer, GPT2Config, GPT2LMHeadModel
 from mace_pl.cli import erase_main
 from mace_pl.commands.prompts import local_model, templates_in
 from mace_pl.concepts.concept import Concept, templates_of
+from mace_pl.data.concepts import ConceptData
 
 ANSWERS = ["1. A ship at sea.\n2. the sea\n3. a ship and a ship", '- "an old Ship in a harbour"\n* A ship at sea']
 
@@ -99,6 +100,51 @@ def test_a_service_that_is_not_there_is_named(address: str, tmp_path: Path, caps
 )
 def test_captions_become_templates(line: str, expected: list[str]) -> None:
     assert templates_in(line, "ship") == expected
+
+
+def learnt(folder: Path, *more: str) -> list[str]:
+    (folder / "names.txt").write_text("ship\nbird\n")
+    rows = ["prompt", "a ship at sea", "a bird at sea", "my ship", "my bird", "A Bird at sea", "two ships"]
+    (folder / "captions.csv").write_text("\n".join(rows))
+    files = ["--captions", str(folder / "captions.csv"), "--vocabulary", str(folder / "names.txt")]
+    return ["prompts", *files, "--output", str(folder / "out" / "templates.txt"), *more]
+
+
+def test_templates_are_learnt_from_captions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    erase_main(learnt(tmp_path, "--column", "prompt"))
+    file = tmp_path / "out" / "templates.txt"
+    assert file.read_text() == "a {} at sea\nmy {}\n"
+    assert "2 of 2 frames, those of 5 of the 5 captions that hold one name (6 were read)" in capsys.readouterr().err
+    ship = Concept("ship", "sky")
+    assert (
+        templates_of(str(file), [ship]) == ConceptData([vars(ship)], str(file)).templates == [["a {} at sea", "my {}"]]
+    )
+    assert "exists. Choose another --output" in exit_message(learnt(tmp_path, "--column", "prompt"), capsys)
+    erase_main(learnt(tmp_path, "--column", "prompt", "--count", "1", "--overwrite", "true"))
+    assert file.read_text() == "a {} at sea\n"
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ([], "captions.csv: has no column 'caption', its columns are prompt. Name one with --column."),
+        (["--column", "prompt", "--vocabulary", "[dog]"], "of 6 captions 0 hold one of its names alone"),
+        (["--vocabulary", "[]"], "captions and vocabulary go together"),
+        (["--captions", "nowhere.txt"], "captions: nowhere.txt: cannot be read"),
+        (["--concepts", "[{target: ship, anchor: sky}]"], "Leave --concepts, --language_model, --endpoint out"),
+        (["--count", "0"], "count=0 must be at least 1"),
+    ],
+)
+def test_captions_that_teach_nothing_leave_no_file(
+    more: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message in exit_message(learnt(tmp_path, *more), capsys)
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_of_both_ways_is_chosen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    message = exit_message(["prompts", "--output", str(tmp_path / "out.yaml")], capsys)
+    assert "give --concepts and --language_model, or --captions and --vocabulary." in message
 
 
 def test_a_model_of_transformers_is_asked_with_its_seed(toy_pipeline: Path, tmp_path: Path) -> None:

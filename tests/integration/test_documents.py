@@ -55,6 +55,7 @@ SMALL = {
     "python erase.py merge": "",
     "python erase.py import-cache": "",
     "python erase.py prompts": "--endpoint {service} --count 2",
+    "python erase.py prompts --captions": "--count 3",
     "python erase.py predict": f"{ONE} --model.steps 1 --data.seeds 1 --data.names [ship,dog]",
     "python erase.py test": f"{ONE} --model.steps 1 --data.seeds 1 --data.names [ship,dog] --data.synonyms null",
     "python erase.py test --config configs/evaluate/celebrities_10.yaml": (
