@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 NAMES = ("domain_names", "domain_vocabulary")  # settings of ``model`` that take a list of names, or a file of them
 
+
 @dataclass
 class StageWeights:
     """Weights of the preservation terms of one closed form.
