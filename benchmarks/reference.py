@@ -133,3 +133,41 @@ def textbook_fuse(
         mat1 += (e_KD @ (refined_OD + B_OR @ A_RD).T).T @ e_KD
         mat2 += e_KD.T @ e_KD
     return mat1 @ torch.inverse(mat2)
+
+
+def textbook_uce(W_OD: Tensor, targets: Tensor, anchors: Tensor, names: Tensor, identity: float) -> Tensor:
+    """UCE (arXiv 2308.14761, eq. 7) of one matrix, token by token: an inverse and 2 (K + N) outer products."""
+    mat1, mat2 = identity * W_OD, identity * torch.eye(W_OD.shape[1])
+    for c_D, goal_D in zip(targets, anchors, strict=True):
+        mat1 += torch.outer(W_OD @ goal_D, c_D)
+        mat2 += torch.outer(c_D, c_D)
+    for e_D in names:
+        mat1 += torch.outer(W_OD @ e_D, e_D)
+        mat2 += torch.outer(e_D, e_D)
+    return mat1 @ torch.inverse(mat2)
+
+
+def textbook_speed(
+    W_OD: Tensor, targets: Tensor, anchors: Tensor, names: Tensor, fixed: Tensor, threshold: float = 0.1
+) -> Tensor:
+    """SPEED (arXiv 2503.07392) of one matrix: its own filter of names, noise, null space and inverses."""
+    identity = torch.eye(W_OD.shape[1])
+    F_DD, G_DD = torch.zeros_like(identity), torch.zeros_like(identity)
+    for c_D, goal_D in zip(targets, anchors, strict=True):
+        F_DD += torch.outer(c_D, c_D) / len(targets)
+        G_DD += torch.outer(goal_D, c_D) / len(targets)
+    change_OD = W_OD @ (G_DD - F_DD) @ torch.inverse(F_DD + identity)
+    moved = torch.stack([(change_OD @ e_D).norm() for e_D in names])
+    own = [e_D for e_D, by in zip(names, moved, strict=True) if by >= moved.mean()]
+    direction_D = torch.linalg.svd(W_OD)[2][-1]
+    R_DD, generator = torch.zeros_like(identity), torch.Generator().manual_seed(0)
+    for e_D in own:
+        noise = torch.cat([torch.zeros(1), torch.randn(10, generator=generator)])
+        for copy_D in e_D + noise[:, None] * direction_D:
+            R_DD += torch.outer(copy_D, copy_D) / (11 * len(own))
+    U, s, _ = torch.linalg.svd(R_DD)
+    N = U[:, s < threshold] @ U[:, s < threshold].T
+    M = torch.inverse(F_DD @ N + identity)
+    C_DK = fixed.T
+    Q = identity - M @ C_DK @ torch.inverse(C_DK.T @ N @ M @ C_DK) @ C_DK.T @ N
+    return W_OD + W_OD @ (G_DD - F_DD) @ N @ Q @ M

@@ -12,13 +12,15 @@ from torch import Tensor
 
 from mace_pl.errors import UserError
 from mace_pl.files.artifacts import read_tensors, write_tensors
-from mace_pl.methods.closed_form import Preservation, apply_columns, apply_edit, fuse, refine
+from mace_pl.methods.closed_form import Preservation, apply_columns, apply_edit, fuse, gram, refine
 from mace_pl.methods.lora import from_peft, to_peft
 from mace_pl.models.cross_attention import is_value
 from mace_pl.models.pooled_text import is_pooled
 from mace_pl.training.tensor_store import TensorStore
 
 Factors = dict[str, tuple[Tensor, Tensor]]
+
+TOGETHER = 1024  # tokens of several concepts that are summed at once; larger blocks leave holes in the memory
 
 NONE = torch.zeros(0, dtype=torch.float64)  # sums that a run does not have
 
@@ -54,6 +56,52 @@ class ConceptSums:
     def tensors(self) -> dict[str, Tensor]:
         """What is written of them: all that are there."""
         return {name: own for name, own in vars(self).items() if own.numel()}
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The tokens that a closed form pairs, of one concept or of several; their Gram matrices are its sums.
+
+    Attributes:
+        target: K tokens of the targets' prompts, [K, D].
+        anchor: those of the anchors'; zeros where a method has none.
+        pooled_target: the pooled embeddings of P prompts of the targets, [P, E]; None where these are not edited.
+        pooled_anchor: those of the anchors.
+    """
+
+    target: Tensor
+    anchor: Tensor
+    pooled_target: Tensor | None = None
+    pooled_anchor: Tensor | None = None
+
+    @property
+    def few(self) -> bool:
+        """Whether they take less room than their sums: 2·K·D values of 4 bytes, where F and G are 2·D² of 8."""
+        return len(self.target) < 2 * self.target.shape[1]
+
+    def sums(self) -> ConceptSums:
+        """F and G; those of pooled embeddings too, where there are some."""
+        target, anchor = self.target, self.anchor
+        found = ConceptSums(
+            gram(target, target), gram(anchor, target), NONE.new_zeros(2 * target.shape[1:]), counted(target)
+        )
+        if self.pooled_target is None or self.pooled_anchor is None:
+            return found
+        F, G = gram(self.pooled_target, self.pooled_target), gram(self.pooled_anchor, self.pooled_target)
+        return replace(found, F_pooled=F, G_pooled=G, pooled_pairs=counted(self.pooled_target))
+
+
+def counted(rows: Tensor) -> Tensor:
+    """The number of rows, as sums are kept."""
+    return torch.tensor(float(len(rows)), dtype=torch.float64)
+
+
+def together(pairs: Sequence[Pairs]) -> Pairs:
+    """The tokens of several concepts as those of one: their sums are the sums of both."""
+    pooled_targets = [one.pooled_target for one in pairs if one.pooled_target is not None]
+    pooled_anchors = [one.pooled_anchor for one in pairs if one.pooled_anchor is not None]
+    pooled = (torch.cat(pooled_targets), torch.cat(pooled_anchors)) if pooled_targets else (None, None)
+    return Pairs(torch.cat([one.target for one in pairs]), torch.cat([one.anchor for one in pairs]), *pooled)
 
 
 @dataclass(frozen=True)
@@ -125,24 +173,54 @@ class Edit:
 
 
 class SumsOnDisk(Mapping[str, ConceptSums]):
-    """Statistics of concepts by target in a file: memory holds one concept at a time."""
+    """Statistics of concepts by target in files: memory holds a few concepts at a time.
+
+    Of a concept with few tokens these are kept in place of its sums: a vector for two matrices, where it is one token.
+    """
 
     def __init__(self) -> None:
         self.store = TensorStore()
-        self.places: dict[str, list[int]] = {}
+        self.places: dict[str, tuple[type[ConceptSums] | type[Pairs], dict[str, int]]] = {}
 
-    def add(self, target: str, sums: ConceptSums) -> None:
+    def add(self, target: str, sums: ConceptSums | Pairs) -> None:
         """Write a concept's."""
-        self.places[target] = [self.store.add(matrix) for matrix in vars(sums).values()]
+        places = {name: self.store.add(part) for name, part in vars(sums).items() if part is not None}
+        self.places[target] = (type(sums), places)
+
+    def read(self, target: str) -> ConceptSums | Pairs:
+        """What was written."""
+        kind, places = self.places[target]
+        return kind(**{name: self.store[place] for name, place in places.items()})
 
     def __getitem__(self, target: str) -> ConceptSums:
-        return ConceptSums(*(self.store[number] for number in self.places[target]))
+        found = self.read(target)
+        return found.sums() if isinstance(found, Pairs) else found
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.places)
 
     def __len__(self) -> int:
         return len(self.places)
+
+    @property
+    def total(self) -> ConceptSums:
+        """The sums over all concepts, in their order; tokens of many are summed together."""
+        return summed(self.parts())
+
+    def parts(self) -> Iterator[ConceptSums]:
+        """Sums that add up to the total, one at a time."""
+        waiting: list[Pairs] = []
+        for target in self:
+            found = self.read(target)
+            if isinstance(found, Pairs):
+                waiting.append(found)
+            else:
+                yield found
+            if sum(len(own.target) for own in waiting) >= TOGETHER:
+                yield together(waiting).sums()
+                waiting = []
+        if waiting:
+            yield together(waiting).sums()
 
 
 def summed(sums: Iterable[ConceptSums]) -> ConceptSums:

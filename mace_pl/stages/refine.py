@@ -13,7 +13,7 @@ from mace_pl.concepts.tokens import attended_positions, matched_positions
 from mace_pl.errors import UserError
 from mace_pl.methods.base import ClosedForm, Sums
 from mace_pl.methods.closed_form import gram
-from mace_pl.methods.edit import ConceptSums, Edit, SumsOnDisk, summed
+from mace_pl.methods.edit import ConceptSums, Edit, Pairs, SumsOnDisk
 from mace_pl.models.backbone import Backbone, backbone_of
 from mace_pl.models.encoded_once import Row, encoded_once, stacked
 from mace_pl.models.protocols import Pipeline
@@ -110,7 +110,7 @@ def refine_concepts(
 
 
 def solve(
-    pipeline: Pipeline, method: ClosedForm, sums: Mapping[str, ConceptSums], wanted: Preserving
+    pipeline: Pipeline, method: ClosedForm, sums: SumsOnDisk, wanted: Preserving
 ) -> tuple[Edit, dict[str, Tensor], Preserved]:
     """The closed form over all concepts: the edit, the weights that it changes before it, and what is preserved.
 
@@ -124,7 +124,7 @@ def solve(
         UserError: the system is singular, or the edit is not finite.
     """
     backbone = backbone_of(pipeline)
-    original, total = backbone.key_values(), summed(sums.values())
+    original, total = backbone.key_values(), sums.total
     preserved = preserve(pipeline, wanted, method, total, list(sums), original)
     empty = backbone.encode([""]) if method.reads_names else (None, None)
     text, pooled = (None if one is None else one.cpu().double() for one in empty)
@@ -161,16 +161,16 @@ def sum_concepts(
     ]
     encoded = encoded_once(backbone.encode, requests)
     for concept, ours, own, rows in zip(concepts, paired, trained, encoded, strict=True):
-        pairs = matched(backbone, concept, ours, method, rows)
-        F_all = torch.zeros(2 * pairs.target.shape[-1:], dtype=torch.float64)
+        pairs = matched(backbone, concept, ours, method, rows, pooled)
+        found: Pairs | ConceptSums = pairs if pairs.few else pairs.sums()
         if own:
             embeddings, pooled_texts = stacked(rows, filled(own, concept.target))
-            F_all = gram(embeddings, embeddings)
+            found = replace(pairs.sums(), F_all=gram(embeddings, embeddings))
             attended = [attended_positions(backbone.tokenizers[0], t, concept.target, attend_padding) for t in own]
             texts.embeddings.add(embeddings)
             texts.pooled.append(pooled_texts)
             texts.positions.append(torch.tensor(attended))
-        sums.add(concept.target, pairs.sums(F_all, pooled))
+        sums.add(concept.target, found)
     return sums, texts
 
 
@@ -179,38 +179,13 @@ def filled(templates: Sequence[str], name: str) -> list[str]:
     return [template.replace("{}", name) for template in templates]
 
 
-@dataclass(frozen=True)
-class Pairs:
-    """What a method pairs of a target and its anchor; zeros for an anchor that it does not have.
-
-    Attributes:
-        target: K tokens of the target's prompts, [K, D].
-        anchor: those of the anchor's.
-        pooled_target: the pooled embeddings of P prompts of the target, [P, E]; None where a model has none.
-        pooled_anchor: those of the anchor.
-    """
-
-    target: Tensor
-    anchor: Tensor
-    pooled_target: Tensor | None
-    pooled_anchor: Tensor | None
-
-    def sums(self, F_all: Tensor, pooled: bool) -> ConceptSums:
-        """F and G; with ``pooled`` those of pooled embeddings too."""
-        found = ConceptSums(gram(self.target, self.target), gram(self.anchor, self.target), F_all, counted(self.target))
-        if not pooled or self.pooled_target is None or self.pooled_anchor is None:
-            return found
-        F, G = gram(self.pooled_target, self.pooled_target), gram(self.pooled_anchor, self.pooled_target)
-        return replace(found, F_pooled=F, G_pooled=G, pooled_pairs=counted(self.pooled_target))
-
-
-def counted(rows: Tensor) -> Tensor:
-    """The number of rows, as sums are kept."""
-    return torch.tensor(float(len(rows)), dtype=torch.float64)
-
-
 def matched(
-    backbone: Backbone, concept: Concept, templates: Sequence[str], method: ClosedForm, rows: Mapping[str, Row]
+    backbone: Backbone,
+    concept: Concept,
+    templates: Sequence[str],
+    method: ClosedForm,
+    rows: Mapping[str, Row],
+    pooled: bool,
 ) -> Pairs:
     """The tokens of a target and those of its anchor that the method pairs, and the pooled embeddings.
 
@@ -220,10 +195,11 @@ def matched(
         templates: P prompts.
         method: which tokens are summed.
         rows: the target in each of them, and the anchor where the method has one, by prompt.
+        pooled: whether their pooled embeddings are paired too.
     """
     words = concept.anchor if method.anchored else concept.target
-    targets, pooled = stacked(rows, filled(templates, concept.target))
-    anchors, pooled_anchors = torch.zeros_like(targets), None if pooled is None else torch.zeros_like(pooled)
+    targets, pooled_targets = stacked(rows, filled(templates, concept.target))
+    anchors, pooled_anchors = torch.zeros_like(targets), None if pooled_targets is None else 0 * pooled_targets
     if method.anchored:
         anchors, pooled_anchors = stacked(rows, filled(templates, concept.anchor))
     of_target, of_anchor = [], []
@@ -231,4 +207,5 @@ def matched(
         own, other = matched_positions(backbone.tokenizers[0], template, concept.target, words, method.tokens)
         of_target.append(targets[i, own])
         of_anchor.append(anchors[i, other])
-    return Pairs(torch.cat(of_target), torch.cat(of_anchor), pooled, pooled_anchors)
+    of_pooled = (pooled_targets, pooled_anchors) if pooled else (None, None)
+    return Pairs(torch.cat(of_target), torch.cat(of_anchor), *of_pooled)

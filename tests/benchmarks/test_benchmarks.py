@@ -39,6 +39,16 @@ def test_closed_form() -> None:
     below(float(error[1]), FLOAT32_MATRICES)
 
 
+def test_methods() -> None:
+    sizes = ["--family", "toy", "--concepts", "[2]", "--names", "9", "--most_prompts", "3", "--textbook_layers", "1"]
+    printed = output("methods", *sizes)
+    for method in ("MaceRefinement", "UCE", "RECE", "SPEED", "NullSpace", "CURE", "OCE", "SPEED layers"):
+        assert re.search(rf"│ {method} +│ +[\d.]+ │ +[\d.]+ │ +≈[\d.]+ │ +\d+%", printed), printed
+    error = re.search(r"largest relative difference of UCE from the textbook form (\S+)", printed)
+    assert error is not None, printed
+    below(float(error[1]), FLOAT32_MATRICES)
+
+
 def test_sd14() -> None:
     printed = output("sd14", "--size", "64", "--scale", "16", "--layers", "1", "--concepts_at_once", "[2]")
     for form in (r"reference +│ +1", r"ours +│ +2", r"checkpointing +│ +2"):

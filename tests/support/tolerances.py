@@ -71,7 +71,7 @@ FLOAT32_PASS = Tolerance("FLOAT32_PASS", 0.05, relative=1e-4, absolute=1e-5)
 # where entries of some hundred cancel
 FLOAT32_SUMS = Tolerance("FLOAT32_SUMS", 0.03, relative=1e-6, absolute=1e-4)
 # the largest relative difference of a matrix of 32 x 32 after a solve in float32, whose condition is about 100
-FLOAT32_MATRICES = Tolerance("FLOAT32_MATRICES", 0.005, absolute=1e-4)
+FLOAT32_MATRICES = Tolerance("FLOAT32_MATRICES", 0.25, absolute=1e-4)
 # how far a matrix of sums in float32 is from symmetric
 SYMMETRIC = Tolerance("SYMMETRIC", 0.05, absolute=1e-5)
 # the same change of weights, calculated twice and stored in float32: values below 8 round by 2.4e-7

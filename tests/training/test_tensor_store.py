@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.tolerances import FLOAT64_SUMS, close
 
 from mace_pl.errors import UserError
-from mace_pl.methods.edit import ConceptSums, SumsOnDisk, summed
+from mace_pl.methods.edit import ConceptSums, Pairs, SumsOnDisk, summed
 from mace_pl.training.tensor_store import TensorStore
 
 
@@ -58,3 +59,25 @@ def test_statistics_come_back_by_target() -> None:
     for name in "bac":
         assert all(torch.equal(getattr(kept[name], term), matrix) for term, matrix in vars(sums[name]).items())
     assert torch.equal(summed(kept.values()).G, sums["a"].G + sums["b"].G + sums["c"].G)
+    assert torch.equal(kept.total.G, summed(kept.values()).G)
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_few_tokens_are_kept_in_place_of_their_sums(pooled: bool) -> None:
+    kept = SumsOnDisk()
+    pairs = {name: Pairs(*(torch.randn(3, 5) for _ in range(4 if pooled else 2))) for name in "ab"}
+    whole = Pairs(*(torch.randn(11, 5) for _ in range(4 if pooled else 2)))
+    assert pairs["a"].few and not whole.few
+    for name, own in pairs.items():
+        kept.add(name, own)
+    kept.add("c", whole.sums())
+    sums = {name: own.sums() for name, own in (pairs | {"c": whole}).items()}
+    for name, own_sums in sums.items():
+        assert all(torch.equal(getattr(kept[name], term), matrix) for term, matrix in vars(own_sums).items())
+    F, G = (torch.zeros(5, 5, dtype=torch.float64) for _ in range(2))
+    for own in (*pairs.values(), whole):
+        for e, g in zip(own.target.double(), own.anchor.double(), strict=True):
+            F, G = F + torch.outer(e, e), G + torch.outer(g, e)
+    assert kept.total.pairs == 17 and (kept.total.F_pooled.numel() > 0) == pooled
+    close([kept.total.F, kept.total.G], [F, G], FLOAT64_SUMS)
+    close(kept.total.F_pooled, sum(own.F_pooled for own in sums.values()), FLOAT64_SUMS)
