@@ -26,6 +26,7 @@ from mace_pl.files.owned import refuse_inputs
 from mace_pl.methods.edit import ConceptSums
 from mace_pl.models.base_model import base_hashes
 from mace_pl.models.pipeline import load_pipeline
+from mace_pl.models.source import Source
 from mace_pl.run import Run, inputs_of
 
 
@@ -111,7 +112,7 @@ def test_a_fused_run_of_a_single_checkpoint_is_exported_from_where_its_base_is_n
     pipeline.save_pretrained(tmp_path / "layout")
     for weights in (tmp_path / "layout").rglob("*.safetensors"):
         weights.unlink()
-    base = {name: tensor.contiguous() for name, tensor in single_file(pipeline, None).items()}
+    base = {name: tensor.contiguous() for name, tensor in single_file(pipeline, Source(), None).items()}
     save_file(base, tmp_path / "model.safetensors")
     alone = ["--model.method", "MaceRefinement", "--report_seeds", "0", "--export", "[]"]
     fitted = config(tmp_path, tmp_path / "model.safetensors", "run", CONCEPTS[:1])
