@@ -125,6 +125,25 @@ def level_results(rated: Sequence[Rated]) -> dict[str, dict[str, Any]]:
     return found
 
 
+def original_levels(words: Words, main: Tables, asked: Sequence[Asked], levels: Tables) -> dict[str, dict[str, Any]]:
+    """By level of the original alone: ``asked`` prompts, how many are ``answered``, and the share of images that are
+    ``seen`` rightly.
+
+    Args:
+        words: names and classes.
+        main: tables [W, P, S].
+        asked: R prompts of levels.
+        levels: tables of those [R, 1, S].
+    """
+    rated = Seen(words, dict.fromkeys(words.synonyms), [], main, main, asked, levels, levels).all()
+    by_level = {level: [one.before for one in rated if one.level == level] for level in LEVELS}
+    return {
+        level: {"asked": len(own), "answered": sum(share >= ANSWERED for share in own), "seen": _mean(own)}
+        for level, own in by_level.items()
+        if own
+    }
+
+
 def _mean(values: Sequence[float]) -> float | None:
     """The mean; None of nothing."""
     return sum(values) / len(values) if values else None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mace_pl.data.levels import Asked
-from mace_pl.evaluation.levels import Seen, level_results
+from mace_pl.evaluation.levels import Seen, level_results, original_levels
 from mace_pl.evaluation.report_images import ORIGINAL
 from mace_pl.evaluation.run_scores import Tables, of_judge, original_results, run_results
 from mace_pl.evaluation.words import Words
@@ -33,6 +33,15 @@ class Measured:
     levels: Mapping[str, Tables]
     judges: Sequence[str]
 
+    def original(self, judge: int) -> dict[str, Any]:
+        """What one judge found of the original."""
+        main = of_judge(self.tables[ORIGINAL], judge)
+        found = original_results(main, self.words)
+        if self.asked:
+            levels = of_judge(self.levels[ORIGINAL], judge)
+            found["levels"] = original_levels(self.words, main, self.asked, levels)
+        return found
+
     def results(self, run: str, judge: int, anchors: Anchors, near: Sequence[str]) -> dict[str, Any]:
         """What one judge found of a run."""
         before, after = (of_judge(self.tables[model], judge) for model in (ORIGINAL, run))
@@ -54,8 +63,7 @@ def all_results(
         nearest: the preserved names next to each target of each run.
     """
     judges = range(len(measured.judges))
-    originals = [original_results(of_judge(measured.tables[ORIGINAL], judge), measured.words) for judge in judges]
-    scores: dict[str, Any] = {ORIGINAL: by_judge(originals, measured.judges)}
+    scores: dict[str, Any] = {ORIGINAL: by_judge([measured.original(judge) for judge in judges], measured.judges)}
     for name, own in anchors.items():
         near = sorted({word for result in nearest[name].values() for sort in result.values() for word in sort})
         found = [measured.results(name, judge, own, near) for judge in judges]

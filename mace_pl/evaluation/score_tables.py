@@ -48,8 +48,9 @@ def score_tables(scores: Mapping[str, Any], chosen_by: str | None) -> list[Score
     ]
     notes = [f"{MARK} {name} has failed: {why}" for name, why in dict.fromkeys(failed)]
     tables = [ScoreTable("Top-1 accuracy, before → after", with_judge(COLUMNS, several), rows, notes)]
-    if any("levels" in result for result in runs.values()):
-        tables.append(levels_table(runs, several, chosen_by))
+    if "levels" in scores.get(ORIGINAL, {}):
+        table = levels_table(runs, several, chosen_by) if runs else original_levels_table(scores, several, chosen_by)
+        tables.append(table)
     return tables
 
 
@@ -118,6 +119,18 @@ def levels_table(runs: Mapping[str, Any], several: bool, chosen_by: str | None) 
         f"near and far preserved names. Rest: CLIP score of the targets' prompts without the name, before → after."
     )
     return ScoreTable("By levels of prompts, after the edit", with_judge(LEVEL_COLUMNS, several), rows, [note])
+
+
+def original_levels_table(scores: Mapping[str, Any], several: bool, chosen_by: str | None) -> ScoreTable:
+    """A row per judge and level of the original alone."""
+    rows = [
+        [ORIGINAL, *judge, level, f"{rates['seen']:.3f}", f"{rates['answered']} of {rates['asked']}"]
+        for judge, found in labelled(scores[ORIGINAL], chosen_by)
+        for level, rates in found["levels"].items()
+    ]
+    columns = with_judge(("run", "level", "seen", "prompts answered"), several)
+    note = f"A prompt is answered where the name is seen in {ANSWERED:.0%} of its seeds."
+    return ScoreTable("By levels of prompts", columns, rows, [note])
 
 
 def level_cells(rates: Mapping[str, Any]) -> list[str]:

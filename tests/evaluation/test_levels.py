@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from mace_pl.data.levels import ATTRIBUTES, DESCRIPTIONS, SENTENCES, Asked
-from mace_pl.evaluation.levels import Seen, level_results
+from mace_pl.evaluation.levels import Seen, level_results, original_levels
+from mace_pl.evaluation.report_images import ORIGINAL
 from mace_pl.evaluation.score_tables import score_tables
 from mace_pl.evaluation.words import Words
 
@@ -76,8 +77,20 @@ def test_the_share_of_an_anchor_that_is_no_class_is_unknown() -> None:
 
 def test_levels_are_a_table_that_says_what_was_left_out() -> None:
     when = {"top1": {"acc_e": 0.2, "acc_s": 0.8, "h": 0.8}, "shares": {}}
-    table = score_tables({"run": {"before": when, "after": when, "fails": [], "levels": found()}}, None)[1]
+    run = {"before": when, "after": when, "fails": [], "levels": found()}
+    table = score_tables({ORIGINAL: {"levels": {}}, "run": run}, None)[1]
     rows = {row[1]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
     assert rows["sentences"]["prompts that count"] == "1 of 2, 0 of 0, 0 of 0"
     assert (rows["sentences"]["empty"], rows["attributes"]["rest"]) == ("✗ 0.200", "20.0 → 18.0")
     assert rows["synonyms"]["target"] == "–" and "80%" in table.notes[0]
+
+
+def test_the_original_alone_says_what_it_answers() -> None:
+    main = tables([[0] * 5, [1, 1, 1, 0, 0], [2] * 5, [0, 0, 0, 0, 1]])
+    asked = tables([[0] * 5, [1] * 5, [0] * 5, [1] * 5, [2] * 5, [1] * 5])
+    levels = original_levels(WORDS, main, ASKED, asked)
+    assert levels["name"]["answered"] == 2 and levels["synonyms"] == {"asked": 1, "answered": 1, "seen": 0.8}
+    assert levels["sentences"] == {"asked": 2, "answered": 1, "seen": 0.5}
+    top1 = {"acc_s": 0.8}
+    table = score_tables({ORIGINAL: {"top1": top1, "levels": levels}}, None)[1]
+    assert ["original", "sentences", "0.500", "1 of 2"] in table.rows

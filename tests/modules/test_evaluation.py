@@ -269,6 +269,7 @@ def test_two_ranks_score_what_one_scores(toy_pipeline: Path, toy_clip: Path, tmp
     for format in ("refined", "pipeline"):
         export_run(run=str(run), format=format)
     runs = f"[{run}, {run / 'pipeline'}]"
+    (tmp_path / "told.json").write_text(json.dumps({"ship": ["it floats"], "cat": ["it purrs"]}))
     scores = {}
     for name, more in {"one": [], "two": ["--trainer.devices", "2", "--trainer.strategy", "ddp"]}.items():
         args = command(toy_pipeline, toy_clip, tmp_path / f"{name}.json")
@@ -279,6 +280,8 @@ def test_two_ranks_score_what_one_scores(toy_pipeline: Path, toy_clip: Path, tmp
             "[ship]",
             "--model.kid_subset",
             "4",
+            "--data.descriptions",
+            str(tmp_path / "told.json"),
             "--trainer.accelerator",
             "cpu",
         ]
@@ -288,6 +291,7 @@ def test_two_ranks_score_what_one_scores(toy_pipeline: Path, toy_clip: Path, tmp
         scores[name] = json.loads((tmp_path / f"{name}.json").read_text())["scores"]
     for model in ("run", "pipeline"):
         same_scores(scores["one"][model], scores["two"][model])
+        assert scores["one"][model]["levels"] == scores["two"][model]["levels"]
 
 
 def same_scores(one: dict[str, Any], two: dict[str, Any]) -> None:

@@ -80,6 +80,9 @@ def test_two_judges_give_what_each_gives_alone(toy_pipeline: Path, toy_clip: Pat
         args = ["test", *command(toy_pipeline, toy_clip, tmp_path / f"{name}.json"), "--model.runs", f"[{run}]"]
         args += ["--model.judge", judge, "--model.names", "[ground]"]
         found[name] = scored(args + (["--model.chosen_by", "Always"] if name == "both" else []))
+    lone = scored(["test", *command(toy_pipeline, toy_clip, tmp_path / "lone.json"), "--model.judge", judges["both"]])
+    assert list(lone["scores"]) == ["original"] and list(lone["scores"]["original"]["judges"]) == ["clip", "Always"]
+    assert "top1, Always" in (tmp_path / "lone.html").read_text(encoding="utf-8")
     for model in ("original", "run"):
         both = found["both"]["scores"][model]["judges"]
         assert list(both) == ["clip", "Always"]
@@ -125,6 +128,8 @@ def test_levels_count_what_the_original_can_do(toy_pipeline: Path, toy_clip: Pat
     close(found["scores"]["pipeline"]["judges"]["Always"]["levels"]["sentences"]["rest"], [before, after], SCORES)
     assert "| run | Always | sentences | 1.000" in (tmp_path / "s.md").read_text(encoding="utf-8")
     assert "By levels of prompts" in (tmp_path / "s.html").read_text(encoding="utf-8")
+    alone = found["scores"]["original"]["judges"]["Always"]["levels"]
+    assert alone["sentences"] == {"asked": 6, "answered": 2, "seen": 2 / 6}
 
 
 @pytest.mark.parametrize(
