@@ -103,6 +103,19 @@ COMMANDS = {
         "mace_pl.commands.fuse:fuse_run",
         logs=True,
     ),
+    "add": Command(
+        "add concepts to a run, which becomes a library: only these are trained, all are fused again",
+        "mace_pl.commands.library:add_concepts",
+    ),
+    "remove": Command("take concepts out of a library", "mace_pl.commands.library:remove_concepts"),
+    "replace": Command(
+        "make concepts of a library anew, with other anchors, prompts or images",
+        "mace_pl.commands.library:replace_concepts",
+    ),
+    "undo": Command("bring an earlier state of a library back, to the bit", "mace_pl.commands.library:undo_change"),
+    "log": Command(
+        "print what was done to a library, and its entries", "mace_pl.commands.library:show_log", tells=False
+    ),
     "export": Command(
         "write a finished run in another format: pipeline, refined, edit, lora, single_file, unet ...",
         "mace_pl.commands.export:export_run",
@@ -130,6 +143,9 @@ COMMANDS = {
 }
 INTERRUPTED = {
     "fit": "No edit is written. The same command resumes.",
+    "add": "The library is as it was. The same command resumes.",
+    "replace": "The library is as it was. The same command resumes.",
+    "remove": "The library is as it was.",
     "cache": "No statistics are written. The same command resumes.",
     "predict": "The same command generates what is missing.",
     "test": "No scores are written.",

@@ -12,6 +12,7 @@
 ======================================  ===============================================================================
 
 ``fit`` and ``fuse`` write the same folder, so that a fused run can be exported, fused again and scored as a fitted one.
+The folder of a library stands for its current state (:mod:`mace_pl.files.versions`).
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from mace_pl.errors import UserError
 from mace_pl.files.artifacts import read_metadata, read_tensors, slug, write_tensors, written_aside
 from mace_pl.files.paths import resolve
 from mace_pl.files.tables import read_yaml
+from mace_pl.files.versions import current, entry_folders, library_of
 from mace_pl.methods.edit import STAGE2, STAGE2_PREFIX, ConceptSums, Edit, Factors
 from mace_pl.models.base_model import BaseModel
 
@@ -78,6 +80,7 @@ class Run:
         config: the complete configuration; empty where the folder has none.
         seed: of the run.
         fused: how it was fused again; None of ``fit``.
+        entries: the folder of each target's sums and LoRA; the run's own where none is named.
     """
 
     folder: Path
@@ -86,13 +89,14 @@ class Run:
     config: Mapping[str, Any] = field(default_factory=dict)
     seed: int | None = None
     fused: Fused | None = None
+    entries: Mapping[str, Path] = field(default_factory=dict)
 
     # --- read ----------------------------------------------------------------------------------------------------
 
     @staticmethod
     def edit_in(folder: Path) -> Path | None:
         """The file of a folder that holds the edit of a run; None where there is none."""
-        files = (folder / PLACES[name] for name in ("edit", "refined"))
+        files = (current(folder) / PLACES[name] for name in ("edit", "refined"))
         return next((file for file in files if file.is_file()), None)
 
     @staticmethod
@@ -100,13 +104,13 @@ class Run:
         """Read a run.
 
         Args:
-            folder: output folder of ``fit`` or ``fuse``.
+            folder: output folder of ``fit`` or ``fuse``, or a library.
             setting: the option that named it, for messages.
 
         Raises:
             UserError: no run is there, or its edit or configuration cannot be read.
         """
-        root = resolve(folder)
+        root = current(resolve(folder))
         file = Run.edit_in(root)
         if file is None:
             raise UserError(f"{setting}={folder} is no output folder of fit or fuse (it has no {PLACES['edit']}).")
@@ -118,7 +122,12 @@ class Run:
             raise UserError(f"{setting}: {settings} is no configuration of a run: it has no model. Restore the file.")
         base = BaseModel.read(config.get("model", {}), made)
         again = Fused(**{item.name: made[item.name] for item in fields(Fused)}) if "method" in made else None
-        return Run(root, base, made.get("concepts", []), config, made.get("seed"), again)
+        return Run(root, base, made.get("concepts", []), config, made.get("seed"), again, entry_folders(root))
+
+    @property
+    def home(self) -> Path:
+        """The folder that its name comes from: the library of a state, else its own."""
+        return library_of(self.folder) or self.folder
 
     @property
     def targets(self) -> list[str]:
@@ -189,11 +198,11 @@ class Run:
 
     def lora_file(self, target: str) -> Path:
         """What stage 2 trained for a concept."""
-        return self.folder / "stages" / "lora" / f"{slug(target)}.safetensors"
+        return self.entries.get(target, self.folder) / "stages" / "lora" / f"{slug(target)}.safetensors"
 
     def statistics_file(self, target: str) -> Path:
         """The sums of a concept."""
-        return self.folder / "statistics" / f"{slug(target)}.safetensors"
+        return self.entries.get(target, self.folder) / "statistics" / f"{slug(target)}.safetensors"
 
     @property
     def preserved(self) -> Path:

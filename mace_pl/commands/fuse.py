@@ -7,24 +7,16 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import Tensor
-
 from mace_pl.concepts.names import clean_name, clean_names
-from mace_pl.concepts.preservation import NAMES, StageWeights
+from mace_pl.concepts.preservation import StageWeights
 from mace_pl.errors import UserError
 from mace_pl.export.formats import Finished
 from mace_pl.files.artifacts import claim_output
 from mace_pl.files.owned import refuse_inputs
-from mace_pl.files.paths import resolve
-from mace_pl.methods.base import ClosedForm
 from mace_pl.methods.chosen import chosen
-from mace_pl.methods.edit import Edit, SumsOnDisk, added, fusion
 from mace_pl.models.backbone import backbone_of
-from mace_pl.models.protocols import Pipeline
-from mace_pl.models.text_encoding import encoder_fingerprint
-from mace_pl.run import CONFIG, Fused, Run, inputs_of
-from mace_pl.stages.preserve import Preserving, preserving
-from mace_pl.stages.refine import solve
+from mace_pl.run import Fused, Run, inputs_of
+from mace_pl.stages.again import check_files, model_of, solve_again
 
 
 def fuse_run(
@@ -73,7 +65,7 @@ def fuse_run(
     old = Run.load(run)
     dropped = clean_names(drop.split(",") if isinstance(drop, str) else drop or [], "drop")
     concepts, strengths = _chosen(old, dropped, {clean_name(name, "weights"): w for name, w in given.items()})
-    model = _model_of(old)
+    model = model_of(old)
     for stage, changed in (("refine", refine or {}), ("fuse", fuse or {})):
         model[stage] = _changed(model, changed, stage)
     closed_form = chosen(model.get("method"))
@@ -84,15 +76,16 @@ def fuse_run(
     way = method or (old.fused.method if old.fused else "fused" if closed_form.trains else "refined")
     if fuse and way != "fused":
         raise UserError(f"fuse={fuse} has no effect with method {way}, which has no fusion. Change --refine instead.")
-    output = Path(output_dir) if output_dir else old.folder.with_name(f"{old.folder.name}-{way}")
+    output = Path(output_dir) if output_dir else old.home.with_name(f"{old.home.name}-{way}")
     claim_output(output, overwrite)
-    _check_files(model)
+    check_files(model)
     pipeline, source, base = old.base.load(pretrained, layout)
     refuse_inputs(output, [("base model", source.place), *inputs_of({"model": model | base.settings})])
     config = {**old.config, "model": model | base.settings, "output_dir": str(output)}
     again = Fused(way, strengths, model["refine"], model["fuse"])
     new = Run(output, base, concepts, config, old.seed, again)
-    finished = Finished(new, pipeline, source, *_edit(old, new, pipeline, closed_form))
+    solved = solve_again(old, new, pipeline, closed_form)
+    finished = Finished(new, pipeline, source, solved.edit, solved.original)
     backbone_of(pipeline).set_key_values(finished.weights)
     with new.save(overwrite) as aside:
         aside.take_concepts(old)
@@ -132,42 +125,6 @@ def _chosen(old: Run, drop: list[str], weights: dict[str, float]) -> tuple[list[
     return left, {c["target"]: strengths[c["target"]] for c in left if c["target"] in strengths}
 
 
-def _model_of(old: Run) -> dict[str, Any]:
-    """The ``model`` part of a run's configuration.
-
-    Raises:
-        UserError: the run has no configuration, or no sums of its concepts.
-    """
-    lacking = [] if old.config else [CONFIG]
-    lacking += [f"statistics of {target}" for target in old.targets if not old.statistics_file(target).is_file()]
-    if lacking:
-        raise UserError(f"run={old.folder} cannot be fused: it has no {lacking[0]}. Give the folder that fit wrote.")
-    model = dict(old.config["model"])
-    for stage in ("refine", "fuse"):
-        if not isinstance(model.get(stage), dict):
-            raise UserError(f"run: {old.folder / CONFIG} has no weights in model.{stage}. Restore the file.")
-    return model
-
-
-def _edit(old: Run, new: Run, pipeline: Pipeline, closed_form: ClosedForm) -> tuple[Edit, dict[str, Tensor]]:
-    """The edit of a new run from the sums and LoRAs of an old one, and the weights that it changes before it."""
-    assert new.fused is not None
-    sums, loras, layers = SumsOnDisk(), {}, backbone_of(pipeline).key_values()
-    trained = closed_form.trains and new.fused.method != "refined"
-    for target in new.targets:
-        weight = new.fused.weights.get(target, 1.0)
-        statistics, factors = old.concept(target, layers, trained)
-        sums.add(target, statistics.weighted(weight))
-        loras[target] = {n: (A, weight * B) for n, (A, B) in factors.items()}
-    wanted = _wanted(pipeline, new.config["model"], closed_form)
-    edit, original, preserved = solve(pipeline, closed_form, sums, wanted)
-    if new.fused.method == "fused":
-        edit = fusion(edit, sums, loras, preserved.fuse)
-    elif new.fused.method == "added":
-        edit = added(edit, list(loras.values()))
-    return edit, original
-
-
 def _changed(model: dict[str, Any], changed: dict[str, float], stage: str) -> dict[str, float]:
     """The weights of a closed form, some of them changed."""
     terms = [field.name for field in fields(StageWeights)]
@@ -180,21 +137,3 @@ def _changed(model: dict[str, Any], changed: dict[str, float], stage: str) -> di
             raise UserError(f"{stage}: {term}={value} must be one of {', '.join(terms)}, each at least 0 and finite.")
     given: dict[str, float] = model[stage]
     return given | changed
-
-
-def _check_files(model: Mapping[str, Any]) -> None:
-    """Refuse files that are not there: of a run that is used from another folder than it was made in."""
-    for name in ("prior", "domain", *NAMES):
-        given = model.get(name) or {}
-        for file in [given] if isinstance(given, str) else () if name in NAMES else given:
-            if not resolve(file).is_file():
-                raise UserError(
-                    f"run: its model.{name}={file} does not exist below the working folder {Path.cwd()}. Run the "
-                    f"command where the run was made, or correct the path in the config.yaml of the run."
-                )
-
-
-def _wanted(pipeline: Pipeline, model: Mapping[str, Any], method: ClosedForm) -> Preserving:
-    """What the run preserves."""
-    weights = [StageWeights(**model[stage]) for stage in ("refine", "fuse")]
-    return preserving(model, weights, method, backbone_of(pipeline), encoder_fingerprint(pipeline))

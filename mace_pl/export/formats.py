@@ -66,7 +66,7 @@ class Finished:
     @property
     def name(self) -> str:
         """After which a LoRA is called."""
-        return safe_name(self.run.folder)
+        return safe_name(self.run.home)
 
     @cached_property
     def loras(self) -> dict[tuple[int | None, float], WholeLora]:

@@ -176,6 +176,20 @@ def down_projection(F_DD: Tensor, factor_DD: Tensor, rank: int) -> Tensor:
     return v_RD * (F_DD.double().trace() / (3 * len(F_DD) * values[0])).sqrt()
 
 
+def moved_by(before_DD: Tensor, after_DD: Tensor, F_DD: Tensor, metric_DD: Tensor) -> float:
+    """‖(T − T_0) e‖_A / ‖T_0 e‖_A over tokens with Σ e eᵀ = F: how far another T moves their keys and values.
+
+    Args:
+        before_DD: T_0.
+        after_DD: T.
+        F_DD: of the tokens.
+        metric_DD: A of :func:`metric`.
+    """
+    T_0, F = before_DD.double(), F_DD.double()
+    now, then = (float(((metric_DD @ M) * (M @ F)).sum().clamp_min(0).sqrt()) for M in (after_DD.double() - T_0, T_0))
+    return now / then if then else 0.0
+
+
 @dataclass(frozen=True)
 class Fusion:
     """Stage 3 in its compact form: W*_l = W_l R + Σ_i B_{l,i} A*_{l,i}.

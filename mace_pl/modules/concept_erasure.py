@@ -79,6 +79,7 @@ class ConceptErasure(LightningModule):
         attend_padding: the loss looks at the end token and the padding too.
         gradient_checkpointing: run each block of the UNet again in the backward pass; less memory, more time.
         compile: compile the UNet's blocks with ``torch.compile`` (wants a C++ compiler on CPU, Triton on GPU).
+        beside: a run or library whose concepts are erased too by stage 1; of stages 2 and 3 they are no part.
         seed: seeds images, LoRAs, noise and timesteps; the command links it to ``seed_everything``.
     """
 
@@ -107,6 +108,7 @@ class ConceptErasure(LightningModule):
         domain_vocabulary: list[str] | str | None = None,
         domain_affected: int = AFFECTED,
         pooled: bool = True,
+        beside: str | None = None,
     ) -> None:
         super().__init__()
         if rank < 1:
@@ -121,8 +123,8 @@ class ConceptErasure(LightningModule):
         self.backbone = backbone_of(self.pipeline)
         self.unet = self.backbone.network  # registered, so that the Trainer sees it
         self.fingerprint, self.unet_hash = encoder_fingerprint(self.pipeline), unet_fingerprint(self.unet)
-        given: dict[str, Any] = {"prior": prior, "domain": domain, "domain_names": domain_names}
-        given |= {"domain_vocabulary": domain_vocabulary, "domain_affected": domain_affected, "pooled": pooled}
+        given: dict[str, Any] = {"prior": prior, "domain": domain, "domain_names": domain_names, "pooled": pooled}
+        given |= {"domain_vocabulary": domain_vocabulary, "domain_affected": domain_affected, "beside": beside}
         self.wanted = preserving(given, (refine, fuse), self.method, self.backbone, self.fingerprint)
         self.told = inputs_of(given, (refine, fuse), self.wanted, self.method)
         self.refined: Refined | None = None  # this and the next: what the stages make, each set by its hook
@@ -189,9 +191,8 @@ class ConceptErasure(LightningModule):
             with LiveBytes() as live, self.trainer.precision_plugin.train_step_context():
                 self.loss(left[:1], 0).sum().backward()
             self.zero_grad(set_to_none=True)
-            free = free_bytes(self.device)
-            if self.device.type == "cpu":
-                free //= self.trainer.num_devices  # the ranks of a node share its memory
+            ranks = self.trainer.num_devices if self.device.type == "cpu" else 1  # those of a node share its memory
+            free = free_bytes(self.device) // ranks
             chosen = concepts_at_once(free, live.peak, len(left))
             taken, left_over = (f"{size / 2**20:,.1f} MB" for size in (live.peak, free))
             log.info(f"Concepts at once: {chosen} (one takes {taken}, free: {left_over})")
@@ -296,5 +297,4 @@ class ConceptErasure(LightningModule):
                 losses |= values
         self.trained = Trained(factors, losses)
         self.edit = fuse_concepts(self.refined, self.trained)
-        original = {name: weight.cpu() for name, weight in self.refined.original.items()}
-        self.backbone.set_key_values(self.edit.weights(original))
+        self.backbone.set_key_values(self.edit.weights({name: W.cpu() for name, W in self.refined.original.items()}))

@@ -27,6 +27,8 @@ from mace_pl.methods.closed_form import Preservation, metric, plain_edit, sizes
 from mace_pl.methods.edit import ConceptSums
 from mace_pl.models.backbone import Backbone
 from mace_pl.models.protocols import Pipeline
+from mace_pl.run import Run
+from mace_pl.stages.beside import beside_inputs
 from mace_pl.stages.pooled import pooled_preservation
 
 log = logging.getLogger(__name__)
@@ -45,6 +47,7 @@ class Preserving:
         vocabulary: names of which those stay that the edit would move most.
         affected: how many of the vocabulary.
         pooled: terms of stage 1 for SDXL's pooled text; None where it is not edited.
+        beside: a run whose concepts are erased too, so that they are not preserved; None for none.
     """
 
     refine: Preservation
@@ -53,6 +56,7 @@ class Preserving:
     vocabulary: Sequence[str] = ()
     affected: int = AFFECTED
     pooled: Preservation | None = None
+    beside: Run | None = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ def preserving(
 
     Args:
         model: the settings of ``model``, of which ``prior``, ``domain``, ``domain_names``, ``domain_vocabulary``,
-            ``domain_affected`` and ``pooled`` count.
+            ``domain_affected``, ``pooled`` and ``beside`` count.
         stages: the weights of stages 1 and 3.
         method: the closed form.
         backbone: the original model.
@@ -99,7 +103,8 @@ def preserving(
     files = preservation(model.get("prior"), model.get("domain"), stages, fingerprint, text.shape[-1])
     width = None if pooled_text is None else pooled_text.shape[-1]
     pooled = pooled_preservation(model, stages[0], method, backbone, width)
-    return Preserving(files[0], files[1], names, vocabulary, affected, pooled)
+    beside = Run.load(model["beside"], "model.beside") if model.get("beside") else None
+    return Preserving(files[0], files[1], names, vocabulary, affected, pooled, beside)
 
 
 def inputs_of(
@@ -114,6 +119,8 @@ def inputs_of(
         told["vocabulary"] = {"names": wanted.vocabulary, "affected": wanted.affected}
     if wanted.pooled is not None:
         told["pooled"] = True
+    if wanted.beside is not None:
+        told["beside"] = beside_inputs(wanted.beside)
     return told
 
 

@@ -17,6 +17,7 @@ from mace_pl.methods.edit import ConceptSums, Edit, Pairs, SumsOnDisk
 from mace_pl.models.backbone import Backbone, backbone_of
 from mace_pl.models.encoded_once import Row, encoded_once, stacked
 from mace_pl.models.protocols import Pipeline
+from mace_pl.stages.beside import with_beside
 from mace_pl.stages.pooled import pooled_matrix
 from mace_pl.stages.preserve import Preserved, Preserving, preserve
 from mace_pl.training.tensor_store import TensorStore
@@ -123,7 +124,7 @@ def solve(
     Raises:
         UserError: the system is singular, or the edit is not finite.
     """
-    backbone = backbone_of(pipeline)
+    backbone, sums = backbone_of(pipeline), with_beside(sums, wanted.beside)
     original, total = backbone.key_values(), sums.total
     preserved = preserve(pipeline, wanted, method, total, list(sums), original)
     empty = backbone.encode([""]) if method.reads_names else (None, None)

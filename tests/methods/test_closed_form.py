@@ -14,6 +14,7 @@ from mace_pl.methods.closed_form import (
     gram,
     leading_directions,
     metric,
+    moved_by,
     refine,
 )
 
@@ -133,3 +134,14 @@ def test_the_metric_is_the_sum_over_layers_whatever_the_width() -> None:
         found = metric(layers)
         close(found, expected, FLOAT64_SUMS)
         assert torch.equal(found, found.T)
+
+
+def test_how_far_another_matrix_moves_keys_and_values() -> None:
+    """Token by token and layer by layer; nothing is moved by the same matrix."""
+    tokens, layers = rand(30, D), [rand(8, D, seed=1), rand(20, D, seed=2)]
+    before, after = rand(D, D, seed=3), rand(D, D, seed=4)
+    moved = sum(float((W @ (after - before) @ e).square().sum()) for W in layers for e in tokens)
+    size = sum(float((W @ before @ e).square().sum()) for W in layers for e in tokens)
+    F, A = gram(tokens, tokens), metric(layers)
+    close(moved_by(before, after, F, A), (moved / size) ** 0.5, FLOAT64_SOLVES)
+    assert moved_by(before, before, F, A) == 0

@@ -1,0 +1,229 @@
+"""A library of concepts: add, remove and replace entries of a run, undo, and a log of all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mace_pl.commands.train_entries import RETRAIN_ABOVE, own_rank, train_again, train_entries
+from mace_pl.concepts.concept import read_concepts
+from mace_pl.concepts.names import clean_names
+from mace_pl.errors import UserError, nearest
+from mace_pl.library.change import Library
+from mace_pl.library.history import UNDO, Event
+from mace_pl.library.lock import writing
+from mace_pl.library.log import print_log
+from mace_pl.library.merge import merge_library
+from mace_pl.library.states import Base
+from mace_pl.run import Run
+
+Templates = str | list[str] | dict[str, str | list[str]]
+
+
+def add_concepts(
+    run: str,
+    concepts: str | list[dict[str, Any]] | None = None,
+    merge: str | None = None,
+    templates: Templates | None = None,
+    reason: str | None = None,
+    requester: str | None = None,
+    retrain_above: float | None = RETRAIN_ABOVE,
+    pretrained: str | None = None,
+    layout: str | None = None,
+) -> Path:
+    """Add concepts to a library, or to a run of fit, which becomes one.
+
+    The concepts are summed and trained by themselves, with the settings of the run; then refinement and fusion are
+    solved again over all entries. The edit is that of the set of requests, whatever their order.
+
+    Args:
+        run: the library, or an output folder of ``fit`` or ``fuse``.
+        concepts: as ``data.concepts`` of ``fit``: a list of {target, anchor, kind}, or a file.
+        merge: another library of the same model, or a run, whose entries are added in place of concepts.
+        templates: their prompts, as ``data.templates`` of ``fit``; those of the run when None.
+        reason: why; free text.
+        requester: who asked for it; free text.
+        retrain_above: a LoRA is trained again where the refinement has moved the keys and values of its tokens by more
+            than this part of their size since it was trained; never when null.
+        pretrained: where the base model is now; where the run found it when None.
+        layout: where the layout of a base in one file is now; likewise.
+
+    Returns:
+        The library.
+
+    Raises:
+        UserError: no run there, a target that is in the library already, another base model, or a library that another
+            process is writing.
+    """
+    if (concepts is None) == (merge is None):
+        raise UserError("give either --concepts or --merge: what is added.")
+    with _opened(run) as library:
+        library = _at(library, pretrained, layout)
+        if merge is not None and own_rank():
+            return library.folder
+        if merge is not None:
+            event = Event("merge", reason=reason, requester=requester)
+            library = merge_library(library, Base.load(library.run), Library.open(merge, "merge"), event)
+        else:
+            named = read_concepts(concepts or [])
+            _refuse_twice(library, [concept.target for concept in named])
+            library = train_entries(library, named, templates, Event("add", reason=reason, requester=requester))
+        return train_again(library, retrain_above).folder
+
+
+def replace_concepts(
+    run: str,
+    concepts: str | list[dict[str, Any]],
+    templates: Templates | None = None,
+    reason: str | None = None,
+    requester: str | None = None,
+    retrain_above: float | None = RETRAIN_ABOVE,
+    pretrained: str | None = None,
+    layout: str | None = None,
+) -> Path:
+    """Make entries of a library anew, with another anchor, other prompts or images.
+
+    Args:
+        run: the library, or an output folder of ``fit`` or ``fuse``, which becomes one.
+        concepts: as ``data.concepts`` of ``fit``; their targets are in the library.
+        templates: their prompts, as ``data.templates`` of ``fit``; those of the run when None.
+        reason: why; free text.
+        requester: who asked for it; free text.
+        retrain_above: as for ``add``.
+        pretrained: where the base model is now; where the run found it when None.
+        layout: where the layout of a base in one file is now; likewise.
+
+    Returns:
+        The library.
+
+    Raises:
+        UserError: as ``add``, and a target that is not in the library.
+    """
+    with _opened(run) as library:
+        library = _at(library, pretrained, layout)
+        named = read_concepts(concepts)
+        _refuse_unknown(library, [concept.target for concept in named], "concepts")
+        library = train_entries(library, named, templates, Event("replace", reason=reason, requester=requester))
+        return train_again(library, retrain_above).folder
+
+
+def remove_concepts(
+    run: str,
+    targets: list[str] | str,
+    reason: str | None = None,
+    requester: str | None = None,
+    retrain_above: float | None = RETRAIN_ABOVE,
+    pretrained: str | None = None,
+    layout: str | None = None,
+) -> Path:
+    """Take concepts out of a library; its earlier states stay.
+
+    Args:
+        run: the library, or an output folder of ``fit`` or ``fuse``, which becomes one.
+        targets: a list, or ``ship,dog``.
+        reason: why; free text.
+        requester: who asked for it; free text.
+        retrain_above: as for ``add``.
+        pretrained: where the base model is now; where the run found it when None.
+        layout: where the layout of a base in one file is now; likewise.
+
+    Returns:
+        The library.
+
+    Raises:
+        UserError: a target that is not in the library, nothing left, or as ``add``.
+    """
+    named = clean_names(targets.split(",") if isinstance(targets, str) else targets, "targets")
+    with _opened(run) as library:
+        _refuse_unknown(library, named, "targets")
+        if set(named) == set(library.run.targets):
+            raise UserError(f"targets: nothing would be left in {library.folder}. Use the original model instead.")
+        if own_rank():
+            return library.folder
+        base = Base.load(library.run, pretrained, layout)
+        library = library.founded(base)
+        event = Event("remove", targets=tuple(named), reason=reason, requester=requester)
+        library = library.changed(base, library.members.within(removed=named), event)
+        return train_again(library, retrain_above).folder
+
+
+def undo_change(run: str, to: str | None = None, reason: str | None = None, requester: str | None = None) -> Path:
+    """Bring an earlier state of a library back, to the bit; what was undone stays and can be brought back too.
+
+    Args:
+        run: the library.
+        to: beginning of a state's id, as ``log`` lists them; the state before the current one when None.
+        reason: why; free text.
+        requester: who asked for it; free text.
+
+    Returns:
+        The library.
+
+    Raises:
+        UserError: no library, nothing to undo, or no such state.
+    """
+    with _opened(run) as library:
+        _refuse_plain(library)
+        if own_rank():
+            return library.folder
+        number = library.history.earlier(to)
+        state = library.history.events[number].state
+        library.committed(Event(UNDO, state, number, reason=reason, requester=requester))
+        return library.folder
+
+
+def show_log(run: str) -> None:
+    """Print what was done to a library, and its entries.
+
+    Args:
+        run: the library.
+
+    Raises:
+        UserError: no library.
+    """
+    library = Library.open(run)
+    _refuse_plain(library)
+    print_log(library)
+
+
+# --- what the commands share -----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _opened(run: str) -> Iterator[Library]:
+    """The library, which no other command writes meanwhile; the first rank writes for all."""
+    with nullcontext() if own_rank() else writing(Run.load(run).home):
+        yield Library.open(run)
+
+
+def _at(library: Library, pretrained: str | None, layout: str | None) -> Library:
+    """The library with the place where its base is now, which is checked."""
+    return replace(library, run=Base.load(library.run, pretrained, layout).run)
+
+
+def _refuse_plain(library: Library) -> None:
+    if not library.history.events:
+        raise UserError(f"run={library.folder} is no library yet: add, remove or replace make it one.")
+
+
+def _refuse_twice(library: Library, targets: Sequence[str]) -> None:
+    for target in targets:
+        if target in library.run.targets:
+            raise UserError(
+                f"concepts: {target!r} is in {library.folder} already. Make it anew with replace, or leave it out."
+            )
+    named = [*library.run.targets, *targets]
+    read_concepts([{"target": target, "anchor": target} for target in named])  # refuses names that differ in case alone
+
+
+def _refuse_unknown(library: Library, targets: Sequence[str], setting: str) -> None:
+    for target in targets:
+        if target not in library.run.targets:
+            known = library.run.targets
+            raise UserError(
+                f"{setting}: {target!r} is not in {library.folder}, which holds {', '.join(known)}."
+                + nearest(target, known)
+            )

@@ -1,0 +1,106 @@
+"""Training of a library's entries, by ``fit`` with the settings of the run that became the library."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_only
+
+from mace_pl.commands.lightning_commands import fit
+from mace_pl.concepts.concept import Concept, templates_of
+from mace_pl.concepts.names import clean_name
+from mace_pl.concepts.templates import TEMPLATES
+from mace_pl.files.identity import identity
+from mace_pl.files.paths import resolve
+from mace_pl.files.screen import screen
+from mace_pl.files.tables import read_yaml
+from mace_pl.files.versions import ADDING
+from mace_pl.library.change import Library, scores_of, store_run
+from mace_pl.library.history import Event, Note
+from mace_pl.library.states import Base, moved_of
+from mace_pl.library.store import read_entry
+from mace_pl.run import Run
+
+#: by what part of their size a target's keys and values may have moved; provisional, its cost is not measured yet
+RETRAIN_ABOVE = 0.2
+
+
+def train_entries(library: Library, concepts: Sequence[Concept], templates: Any, event: Event) -> Library:
+    """Train concepts by themselves and make them entries, in place of those of the same targets.
+
+    Args:
+        library: where they come into.
+        concepts: what is trained.
+        templates: their prompts, as ``data.templates``; those of the library's run when None.
+        event: what is done, and why.
+
+    Returns:
+        The changed library; on other ranks than the first the library as it was.
+
+    Raises:
+        UserError: a setting that cannot be used.
+    """
+    given = (library.settings.get("data") or {}).get("templates") if templates is None else templates
+    made = fitted(library, concepts, templates_for(given, concepts))
+    if own_rank():
+        return library
+    base = Base.load(library.run)
+    library = library.founded(base)
+    contents = store_run(library.folder, base, made, concepts)
+    why = (event.date, event.reason, event.requester)
+    added = {target: Note(content, *why, scores_of(made, target)) for target, content in contents.items()}
+    return library.changed(base, library.members.within(contents), replace(event, targets=tuple(contents), added=added))
+
+
+def train_again(library: Library, above: float | None) -> Library:
+    """Train those LoRAs again, on the refinement of all entries, whose tokens it has moved by more than ``above``.
+
+    That is a change of its own, after the one that moved it.
+    """
+    moved = moved_of(library.run) if above is not None else {}
+    late = [target for target, far in moved.items() if far is not None and above is not None and far > above]
+    if not late or own_rank():
+        return library
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # the other ranks have ended with the training
+        screen().print(f"To be trained again, on one device: {', '.join(late)} (moved by more than {above:g})")
+        return library
+    screen().print(f"Trained again, for the refinement has moved by more than {above:g}: {', '.join(late)}")
+    entries = {target: read_entry(library.folder, library.members.entries[target]) for target in late}
+    concepts = [entry.concept for entry in entries.values()]
+    prompts = {target: list(entry.templates) for target, entry in entries.items() if entry.templates}
+    made = fitted(library, concepts, templates_for(prompts, concepts), again=True)
+    base, notes = Base.load(library.run), library.history.notes()
+    contents = store_run(library.folder, base, made, concepts, beside=library.run)
+    added = {target: replace(notes[target], content=content) for target, content in contents.items()}
+    event = Event("retrain", targets=tuple(late), reason=f"moved by more than {above:g}", added=added)
+    return library.changed(base, library.members.within(contents), event)
+
+
+def own_rank() -> int:
+    """The rank of this process: 0 writes the library."""
+    return int(getattr(rank_zero_only, "rank", 0))
+
+
+def fitted(
+    library: Library, concepts: Sequence[Concept], templates: Mapping[str, list[str]], again: bool = False
+) -> Run:
+    """A run of ``fit`` for some concepts, in the library's folder; with ``again`` on the refinement of all entries."""
+    config = library.settings
+    data = {**config.get("data", {}), "concepts": [vars(c) for c in concepts], "templates": dict(templates)}
+    model = {**config["model"], **({"beside": str(library.folder)} if again else {})}
+    place = library.folder / ADDING / identity({"concepts": data["concepts"], "templates": templates})[:12]
+    own = {"output_dir": str(place), "overwrite": True, "save_pipeline": False, "export": []}
+    return fit({**config, "data": data, "model": model, **own})
+
+
+def templates_for(given: Any, concepts: Sequence[Concept]) -> dict[str, list[str]]:
+    """The prompts of some concepts; a mapping may name other targets too."""
+    if isinstance(given, str) and given.lower().endswith((".yaml", ".yml")):
+        given = read_yaml(resolve(given), "templates", texts=True)
+    targets = [concept.target for concept in concepts]
+    if isinstance(given, Mapping):
+        given = {name: t for name, t in given.items() if clean_name(name, "templates") in {*TEMPLATES, *targets}}
+    return dict(zip(targets, templates_of(given, concepts), strict=True))

@@ -1,0 +1,78 @@
+"""Entries of another library, or of a run, for one of the same model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from mace_pl.concepts.concept import read_concepts
+from mace_pl.errors import UserError
+from mace_pl.library.change import Library, concepts_of, first_notes, store_run
+from mace_pl.library.history import Event, Note
+from mace_pl.library.states import Base
+from mace_pl.library.store import take_entries
+from mace_pl.methods.chosen import chosen
+
+
+def merge_library(library: Library, base: Base, other: Library, event: Event) -> Library:
+    """Add the entries of another library; those that both have with the same content stay as they are.
+
+    Args:
+        library: what is added to.
+        base: its model.
+        other: a library, or a run.
+        event: what is done, and why.
+
+    Raises:
+        UserError: another base model or method, a target that both have in two ways, or nothing new.
+    """
+    refuse_other(library, other)
+    library = library.founded(base)
+    notes, own = taken(library, base, other), library.members
+    for target, note in notes.items():
+        if own.entries.get(target, note.content) != note.content:
+            raise UserError(
+                f"merge: {target!r} is in {library.folder} and in {other.folder}, made in two ways. Remove it from one "
+                f"of them first."
+            )
+    new = {target: note for target, note in notes.items() if target not in own.entries}
+    if not new:
+        raise UserError(f"merge={other.folder} has no entry that {library.folder} does not have. Leave it out.")
+    read_concepts([{"target": target, "anchor": target} for target in [*own.entries, *new]])  # names that differ
+    members = own.within({target: note.content for target, note in new.items()})
+    return library.changed(base, members, replace(event, targets=tuple(new), added=new))
+
+
+def taken(library: Library, base: Base, other: Library) -> Mapping[str, Note]:
+    """Take the entries of another library over, with why they are in it."""
+    if not other.history.events:
+        run = replace(other.run, base=base.run.base, config={**other.run.config, "model": model_at(base, other)})
+        contents = store_run(library.folder, replace(base, run=run), run, concepts_of(run))
+        return first_notes(run, contents)
+    notes = other.history.notes()
+    take_entries(library.folder, other.folder, other.members.entries.values())
+    return {target: notes[target] for target in other.members.targets}
+
+
+def model_at(base: Base, other: Library) -> Mapping[str, object]:
+    """How another run was edited, with the place where the base is now."""
+    return {**other.run.config["model"], **base.run.base.settings}
+
+
+def refuse_other(library: Library, other: Library) -> None:
+    """Refuse a library whose sums and LoRAs do not add up with the library's.
+
+    Raises:
+        UserError: naming what differs.
+    """
+    for part in ("text_encoder", "unet"):
+        if getattr(library.run.base, part) != getattr(other.run.base, part):
+            raise UserError(
+                f"merge={other.folder} was made from another base model: its {part.replace('_', ' ')} is not that of "
+                f"{library.folder} ({library.run.base.name}). Give a library of the same model."
+            )
+    own, its = (repr(chosen(one.run.config["model"].get("method"))) for one in (library, other))
+    if own != its:
+        raise UserError(
+            f"merge={other.folder} was edited by {its}, {library.folder} by {own}. Give one of that method."
+        )

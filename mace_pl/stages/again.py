@@ -1,0 +1,106 @@
+"""Stages 1 and 3 again, from the sums and LoRAs that lie on the disk: nothing is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from mace_pl.concepts.preservation import NAMES, StageWeights
+from mace_pl.errors import UserError
+from mace_pl.files.paths import resolve
+from mace_pl.methods.base import ClosedForm
+from mace_pl.methods.edit import Edit, SumsOnDisk, added, fusion
+from mace_pl.models.backbone import backbone_of
+from mace_pl.models.protocols import Pipeline
+from mace_pl.models.text_encoding import encoder_fingerprint
+from mace_pl.run import CONFIG, Run
+from mace_pl.stages.preserve import Preserving, preserving
+from mace_pl.stages.refine import solve
+
+
+@dataclass(frozen=True)
+class Solved:
+    """What is solved.
+
+    Attributes:
+        refined: the edit of stage 1.
+        edit: the whole edit.
+        original: the weights W [O, D] that it changes, before it, by layer name.
+    """
+
+    refined: Edit
+    edit: Edit
+    original: dict[str, Tensor]
+
+
+def model_of(run: Run) -> dict[str, Any]:
+    """The ``model`` part of a run's configuration.
+
+    Raises:
+        UserError: the run has no configuration, or no sums of its concepts.
+    """
+    lacking = [] if run.config else [CONFIG]
+    lacking += [f"statistics of {target}" for target in run.targets if not run.statistics_file(target).is_file()]
+    if lacking:
+        raise UserError(f"run={run.folder} cannot be fused: it has no {lacking[0]}. Give the folder that fit wrote.")
+    model = dict(run.config["model"])
+    for stage in ("refine", "fuse"):
+        if not isinstance(model.get(stage), dict):
+            raise UserError(f"run: {run.folder / CONFIG} has no weights in model.{stage}. Restore the file.")
+    return model
+
+
+def solve_again(old: Run, new: Run, pipeline: Pipeline, method: ClosedForm) -> Solved:
+    """The edit of a new run, in the order of its concepts.
+
+    Args:
+        old: where the sums and LoRAs of its concepts lie.
+        new: its concepts, settings, and how it is fused.
+        pipeline: the original model.
+        method: the closed form.
+
+    Raises:
+        UserError: a file of a concept that is not there or does not fit, or the system is singular.
+    """
+    assert new.fused is not None
+    sums, loras, layers = SumsOnDisk(), {}, backbone_of(pipeline).key_values()
+    trained = method.trains and new.fused.method != "refined"
+    for target in new.targets:
+        weight = new.fused.weights.get(target, 1.0)
+        statistics, factors = old.concept(target, layers, trained)
+        sums.add(target, statistics.weighted(weight))
+        loras[target] = {n: (A, weight * B) for n, (A, B) in factors.items()}
+    wanted = wanted_of(pipeline, new.config["model"], method)
+    refined, original, preserved = solve(pipeline, method, sums, wanted)
+    edit = refined
+    if new.fused.method == "fused":
+        edit = fusion(refined, sums, loras, preserved.fuse)
+    elif new.fused.method == "added":
+        edit = added(refined, list(loras.values()))
+    return Solved(refined, edit, original)
+
+
+def wanted_of(pipeline: Pipeline, model: Mapping[str, Any], method: ClosedForm) -> Preserving:
+    """What a run preserves, by the ``model`` part of its configuration."""
+    weights = [StageWeights(**model[stage]) for stage in ("refine", "fuse")]
+    return preserving(model, weights, method, backbone_of(pipeline), encoder_fingerprint(pipeline))
+
+
+def check_files(model: Mapping[str, Any]) -> None:
+    """Refuse statistics that are not there: of a run that is used from another folder than it was made in.
+
+    Raises:
+        UserError: naming the file.
+    """
+    for name in ("prior", "domain", *NAMES):
+        given = model.get(name) or {}
+        for file in [given] if isinstance(given, str) else () if name in NAMES else given:
+            if not resolve(file).is_file():
+                raise UserError(
+                    f"run: its model.{name}={file} does not exist below the working folder {Path.cwd()}. Run the "
+                    f"command where the run was made, or correct the path in the config.yaml of the run."
+                )
