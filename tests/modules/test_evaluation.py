@@ -273,18 +273,8 @@ def test_two_ranks_score_what_one_scores(toy_pipeline: Path, toy_clip: Path, tmp
     scores = {}
     for name, more in {"one": [], "two": ["--trainer.devices", "2", "--trainer.strategy", "ddp"]}.items():
         args = command(toy_pipeline, toy_clip, tmp_path / f"{name}.json")
-        args += [
-            "--model.runs",
-            runs,
-            "--model.targets",
-            "[ship]",
-            "--model.kid_subset",
-            "4",
-            "--data.descriptions",
-            str(tmp_path / "told.json"),
-            "--trainer.accelerator",
-            "cpu",
-        ]
+        args += ["--model.runs", runs, "--model.targets", "[ship]", "--model.kid_subset", "4"]
+        args += ["--data.descriptions", str(tmp_path / "told.json"), "--trainer.accelerator", "cpu"]
         script = Path(__file__).resolve().parents[2] / "erase.py"
         done = subprocess.run([sys.executable, str(script), *args, *more], capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr[-3000:]
