@@ -1,9 +1,9 @@
 """Every tolerance of the tests: what it allows, why rounding may do that much, and how much of it was ever used.
 
-``seen`` is the largest share of a tolerance that was used over seeds of the toy models and of the tests: 20 in tests
-without training, fewer in those of whole runs (``python tests/measure_tolerances.py``, x86-64 with AVX-512, float32 on
-one thread). It stays below a third, so that
-another processor, another release of torch or another seed does not turn a test red. Equal bits need no tolerance:
+``seen`` is the largest share of a tolerance that was used over 20 seeds of the toy models and of the tests, those of
+several ranks excepted, which had fewer (``python tests/measure_tolerances.py``, x86-64 with AVX-512, float32 on one
+thread). It stays below a third, so that another processor, another release of torch or another seed does not turn a
+test red. Equal bits need no tolerance:
 ``torch.equal``, or ``assert_close`` with zeros.
 """
 
@@ -46,12 +46,12 @@ class Floor:
 # --- float64 ---------------------------------------------------------------------------------------------------------
 
 # sums of some thousand products in another order: each addition rounds by 1.1e-16 of the sum so far
-FLOAT64_SUMS = Tolerance("FLOAT64_SUMS", 0.02, relative=1e-12, absolute=1e-11)
+FLOAT64_SUMS = Tolerance("FLOAT64_SUMS", 0.03, relative=1e-12, absolute=1e-11)
 # solves of systems of 12 unknowns whose condition is below 1e4, twice one after the other, against an inverse; and
 # decompositions of matrices of 32 x 32
-FLOAT64_SOLVES = Tolerance("FLOAT64_SOLVES", 0.005, relative=1e-12, absolute=1e-12)
+FLOAT64_SOLVES = Tolerance("FLOAT64_SOLVES", 0.011, relative=1e-12, absolute=1e-12)
 # an identity term of 1e14 leaves the other terms a part of about 1e3 / 1e14
-FLOAT64_STIFF = Tolerance("FLOAT64_STIFF", 0.007, absolute=1e-10)
+FLOAT64_STIFF = Tolerance("FLOAT64_STIFF", 0.008, absolute=1e-10)
 # by symmetric square roots, which lose half of the digits where an eigenvalue is near zero
 FLOAT64_ROOTS = Tolerance("FLOAT64_ROOTS", 0.0001, relative=1e-7, absolute=1e-7)
 
@@ -64,9 +64,9 @@ LANDED = Tolerance("LANDED", 0.01, absolute=1e-6)
 # --- float32: each operation rounds by 6e-8 --------------------------------------------------------------------------
 
 # a handful of operations
-BY_HAND = Tolerance("BY_HAND", 0.01, relative=1e-5, absolute=1e-6)
+BY_HAND = Tolerance("BY_HAND", 0.011, relative=1e-5, absolute=1e-6)
 # a pass through the few layers of a toy network, in other batches, by other kernels or from another process
-FLOAT32_PASS = Tolerance("FLOAT32_PASS", 0.05, relative=1e-4, absolute=1e-5)
+FLOAT32_PASS = Tolerance("FLOAT32_PASS", 0.09, relative=1e-4, absolute=1e-5)
 # sums in float64 of embeddings that were made in other batches; as the norm of the difference, or entry by entry,
 # where entries of some hundred cancel
 FLOAT32_SUMS = Tolerance("FLOAT32_SUMS", 0.03, relative=1e-6, absolute=1e-4)
@@ -77,7 +77,7 @@ SYMMETRIC = Tolerance("SYMMETRIC", 0.05, absolute=1e-5)
 # the same change of weights, calculated twice and stored in float32: values below 8 round by 2.4e-7
 FLOAT32_EDIT = Tolerance("FLOAT32_EDIT", 0.24, absolute=2e-6)
 # a pass through a toy UNet with weights of such an edit, merged on one side and beside the layer on the other
-EDITED_PASS = Tolerance("EDITED_PASS", 0.05, absolute=2e-5)
+EDITED_PASS = Tolerance("EDITED_PASS", 0.08, absolute=2e-5)
 # an image in [0, 1] of a toy pipeline from equal weights by the float32 kernels of other versions of diffusers
 OTHER_VERSIONS = Tolerance("OTHER_VERSIONS", 0.0, absolute=1e-3)
 # the same of weights that were rounded to 11 bits, or to 8
@@ -89,14 +89,15 @@ ATTENTION_SUMS = Tolerance("ATTENTION_SUMS", 0.01, relative=1e-4)
 # gradients of a toy UNet, recomputed or by compiled kernels
 FLOAT32_GRADIENTS = Tolerance("FLOAT32_GRADIENTS", 0.03, relative=1e-4, absolute=1e-7)
 # the losses of a toy run of a few steps in other batches: rounding of one step is in the weights of the next
-RUN_LOSSES = Tolerance("RUN_LOSSES", 0.001, relative=1e-4)
+RUN_LOSSES = Tolerance("RUN_LOSSES", 0.002, relative=1e-4)
 # the weights after a toy run in other batches, groups of concepts or ranks, or with recomputed activations: AdamW
-# divides a small gradient by its own size and so its rounding too, and a step is up to 0.01
-RUN_WEIGHTS = Tolerance("RUN_WEIGHTS", 0.01, absolute=1e-5)
+# divides a small gradient by its own size and so its rounding too, and a step is up to 0.01. Of 20 seeds 18 stay below
+# 3e-6, one has 5e-5: an entry of a factor whose gradient is rounding alone
+RUN_WEIGHTS = Tolerance("RUN_WEIGHTS", 0.24, absolute=2e-4)
 # the same of the factors of the LoRAs, before their product makes the differences small
-RUN_FACTORS = Tolerance("RUN_FACTORS", 0.01, absolute=1e-4)
+RUN_FACTORS = Tolerance("RUN_FACTORS", 0.26, absolute=4e-4)
 # the weights after a run whose images were generated in other batches: a grey level here and there, a mask by a pixel
-REGENERATED = Tolerance("REGENERATED", 0.0, absolute=1e-4)
+REGENERATED = Tolerance("REGENERATED", 0.12, absolute=1e-4)
 
 # --- narrower types --------------------------------------------------------------------------------------------------
 
@@ -126,7 +127,7 @@ GREY_LEVELS = Tolerance("GREY_LEVELS", 0.07, absolute=0.02)
 # the share of pixels of a mask that fall on the other side of its threshold
 MASK_PIXELS = Tolerance("MASK_PIXELS", 0.03, absolute=0.02)
 # scores of images that differ by a grey level here and there
-SCORES = Tolerance("SCORES", 0.0, relative=0.01, absolute=1e-4)
+SCORES = Tolerance("SCORES", 0.03, relative=0.01, absolute=1e-4)
 
 # the same image and prompt, generated in another batch: a grey level here and there, which moves a chance by 1e-4
 SAME_SCORE = Tolerance("SAME_SCORE", 0.12, relative=1e-3)
@@ -142,7 +143,7 @@ ALIGNED_FACES = Tolerance("ALIGNED_FACES", 0.0, relative=1e-3, absolute=1e-3)
 # a quantile of 20,000 samples of a count: one count up or down
 ONE_STEP = Tolerance("ONE_STEP", 0.0001, absolute=1)
 # deciles of two samples of 16,384 uniform values in [−1, 1]: the median of one is off by 1 / sqrt(16,384) = 0.008
-DECILES = Tolerance("DECILES", 0.24, absolute=0.1)
+DECILES = Tolerance("DECILES", 0.32, absolute=0.1)
 # how often an interval of 95 % covers the truth: percentiles of a hundred zeros and ones cover 93 %, always the same
 # by the fixed samples; an interval of 90 % would cover 88 %
 COVERAGE = Tolerance("COVERAGE", 0.32, absolute=0.06)
@@ -159,18 +160,18 @@ SCALED_LATENTS = Tolerance("SCALED_LATENTS", 0.19, absolute=0.12)
 # three steps at a learning rate of 1e-3
 FINE_TUNED = Tolerance("FINE_TUNED", 0.07, absolute=0.1)
 # what is left of a change of directions that a term of 1e5 preserves, where other terms are below a hundred
-PRESERVED = Tolerance("PRESERVED", 0.03, absolute=0.1)
+PRESERVED = Tolerance("PRESERVED", 0.04, absolute=0.1)
 # the share of 32 images that look more like another one after an autoencoder of random weights and noise
 STILL_THE_IMAGE = Tolerance("STILL_THE_IMAGE", 0.0, absolute=0.3)
 
 # --- effects ---------------------------------------------------------------------------------------------------------
 
 # an edit, or another way to train, moves a weight by far more than the tolerances above
-MOVED = Floor("MOVED", 0.02, least=1e-4)
+MOVED = Floor("MOVED", 0.23, least=1e-4)
 # other images: some value differs by more than rounding could
 OTHER_IMAGE = Floor("OTHER_IMAGE", 0.15, least=3)
-# what a toy run does to a weight, and two concepts differently: a hundred times RUN_WEIGHTS
-RUN_MOVED = Floor("RUN_MOVED", 0.11, least=1e-3)
+# what a toy run does to a weight, and two concepts differently: five times RUN_WEIGHTS; 40 times was the least seen
+RUN_MOVED = Floor("RUN_MOVED", 0.12, least=1e-3)
 # the same of losses from step to step: fifty times RUN_LOSSES
 LOSS_CHANGES = Floor("LOSS_CHANGES", 0.18, least=0.005)
 # the norm of all products of a toy run
@@ -180,13 +181,13 @@ NARROWER = Floor("NARROWER", 0.04, least=1e-4)
 # noise added to the latents of images, as 1 - mean correlation
 SOFTENED = Floor("SOFTENED", 0.007, least=1e-3)
 # what is lost at a low rank, far above the rounding of a decomposition
-TRUNCATED = Floor("TRUNCATED", 0.01, least=1e-3)
+TRUNCATED = Floor("TRUNCATED", 0.02, least=1e-3)
 # chances of other images: far more than SAME_SCORE
-OTHER_SCORE = Floor("OTHER_SCORE", 0.1, least=5e-3)
+OTHER_SCORE = Floor("OTHER_SCORE", 0.28, least=4e-3)
 # two painters' manners of a sprite: a mean difference of a grey level and a half, far above rounding to one
 MANNER = Floor("MANNER", 0.2, least=0.006)
 # the part of a loss that 24 more steps of two free tokens take away
-EXPLAINED = Floor("EXPLAINED", 0.001, least=1e-5)
+EXPLAINED = Floor("EXPLAINED", 0.002, least=1e-5)
 # the part of the error that some ten steps of training take away; the error itself is measured on the same images
 # and noises before and after, so that less than this would be no chance either
 LEARNT = Floor("LEARNT", 0.28, least=0.04)
