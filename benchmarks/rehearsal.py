@@ -241,7 +241,7 @@ def rehearse(
     original = {name: weight.cpu() for name, weight in module.refined.original.items()}
     base = BaseModel(module.pretrained, module.pretrained)
     run = Run(folder / "run", base, [{**row, "kind": "object"} for row in rows])
-    finished = Finished(run, module.pipeline, module.edit, original)
+    finished = Finished(run, module.pipeline, module.source, module.edit, original)
     for name in formats:
         with stages.measured(f"export {name}"):
             finished.write(name, run.place(name))
