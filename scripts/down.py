@@ -42,7 +42,7 @@ TEN = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", 
 CHARACTERS = ("wizard", "vampire", "zombie", "santa", "mermaid", "elf", "guard", "astronaut", "cook", "pilot")
 WAYS = ("trained", "gram")
 #: learning rates as parts of the configuration's; a trained A grows with its B, a fixed one wants the growth from B
-RATES = {"trained": (1, 1 / 3, 3), "gram": (1, 10, 30)}
+RATES = {"trained": (1, 1 / 3, 3), "gram": (1, 30, 100)}
 EARLY = (10, 30)  # steps
 IMAGE_STEPS = 8
 FIRST = 100  # of the seeds by which learning rates are chosen
