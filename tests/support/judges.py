@@ -1,4 +1,4 @@
-"""A judge of the tests' own, as a face-identity model would be put in: it tells images by their brightness."""
+"""Judges of the tests' own, as a face-identity model would be put in."""
 
 from collections.abc import Sequence
 
@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 
 
-class Brightness(torch.nn.Module):
-    """Dark, middling and bright images are cats, dogs and ships; in every third image of a call nothing is found.
+class Judge(torch.nn.Module):
+    """What the judges here have in common.
 
     Args:
         names: what it knows.
@@ -17,6 +17,10 @@ class Brightness(torch.nn.Module):
     def __init__(self, names: list[str]) -> None:
         super().__init__()
         self.names = names
+
+
+class Brightness(Judge):
+    """Dark, middling and bright images are cats, dogs and ships; in every third image of a call nothing is found."""
 
     def forward(self, images: Sequence[Image.Image]) -> torch.Tensor:
         means = torch.tensor([float(np.asarray(image).mean()) for image in images])
@@ -25,16 +29,8 @@ class Brightness(torch.nn.Module):
         return chances
 
 
-class Corner(torch.nn.Module):
-    """Which name an image shows by the red of its first pixel, 0 for the first name; one beyond the names is unknown.
-
-    Args:
-        names: what it knows.
-    """
-
-    def __init__(self, names: list[str]) -> None:
-        super().__init__()
-        self.names = names
+class Corner(Judge):
+    """Which name an image shows, by the red of its first pixel: 0 is the first name, one beyond the names unknown."""
 
     def forward(self, images: Sequence[Image.Image]) -> torch.Tensor:
         reds = [image.convert("RGB").getpixel((0, 0))[0] for image in images]
@@ -45,7 +41,7 @@ class Corner(torch.nn.Module):
         return chances
 
 
-class Always(torch.nn.Module):
+class Always(Judge):
     """Every image shows one name.
 
     Args:
@@ -54,8 +50,8 @@ class Always(torch.nn.Module):
     """
 
     def __init__(self, names: list[str], answer: str) -> None:
-        super().__init__()
-        self.names, self.answer = names, answer
+        super().__init__(names)
+        self.answer = answer
 
     def forward(self, images: Sequence[Image.Image]) -> torch.Tensor:
         chances = torch.zeros(len(images), len(self.names))
