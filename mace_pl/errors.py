@@ -19,8 +19,18 @@ class Advice(UserWarning):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The sentence that tells the known name next to a misspelt one; empty where none is near."""
-    matches = difflib.get_close_matches(name, list(known), n=1)
+    """The sentence that tells the known name next to a misspelt one; empty where none is near.
+
+    Of keys with dots, as ``model.lr``, those of the same parent count by what follows it, then those of another parent
+    that end alike.
+    """
+    names = list(known)
+    parent, _, last = name.rpartition(".")
+    beside = {key.rpartition(".")[2]: key for key in names if key.rpartition(".")[0] == parent}
+    matches = [beside[match] for match in difflib.get_close_matches(last, list(beside), n=1)]
+    matches += [key for key in names if key.rpartition(".")[2] == last]
+    if not beside:
+        matches += difflib.get_close_matches(name, names, n=1)
     return f" The nearest that exists is {matches[0]}." if matches else ""
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from mace_pl.errors import UserError
 from mace_pl.export.readable import make_readable
 from mace_pl.files.artifacts import save_hashed, write_json
+from mace_pl.files.tensors import check_finite
 from mace_pl.models.backbone import backbone_of
 from mace_pl.models.protocols import Pipeline
 from mace_pl.models.source import Source
@@ -254,6 +255,7 @@ def _rewrite(
         tensors = {name: opened.get_tensor(name) for name in opened.keys() if not without(name)}  # noqa: SIM118
     edited = set(tensors) & set(weights)
     tensors |= {name: weights[name].detach().cpu().to(tensors[name].dtype).contiguous() for name in edited}
+    check_finite({name: tensors[name] for name in edited}, target.name)
     if header is None:
         save_file(tensors, str(target), metadata={"format": "pt"})
     else:

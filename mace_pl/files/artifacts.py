@@ -21,6 +21,7 @@ from torch import Tensor
 from mace_pl.errors import UserError
 from mace_pl.files.leftovers import beside, clear_leftovers, remove
 from mace_pl.files.owned import refuse_foreign, write_record
+from mace_pl.files.tensors import check_finite, hash_tensors
 
 FORMAT_VERSION = "1"
 LONGEST = 80  # bytes of a name in a file name, which may have 255 with what is put around it
@@ -28,6 +29,7 @@ LONGEST = 80  # bytes of a name in a file name, which may have 255 with what is 
 RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt") for i in range(10))}
 HASH = "modelspec.hash_sha256"
 NO_HASH = "0x" + 64 * "0"
+CONTENT = "sha256"  # of the tensors of a file of ours, in its provenance
 
 
 @contextlib.contextmanager
@@ -160,14 +162,18 @@ def write_tensors(
         kind: what the file is (``statistics``, ``edit``, ...); checked by :func:`read_tensors`.
         metadata: JSON-serialisable provenance; kept under the key ``mace_pl`` of the safetensors header.
         said: more entries of the header, for other programs; the hash of the content joins them.
+
+    Raises:
+        UserError: values that are not finite, such as those that a narrow dtype cannot hold.
     """
-    header = {"format": "pt", **(said or {}), **provenance(kind, metadata)}
     contiguous_tensors = {name: t.detach().contiguous().cpu() for name, t in tensors.items()}
+    check_finite(contiguous_tensors, path.name)
     with written_aside(path) as aside:
         if said is None:
-            save_file(contiguous_tensors, str(aside), metadata=header)
+            hashed = provenance(kind, {**metadata, CONTENT: hash_tensors(contiguous_tensors)})
+            save_file(contiguous_tensors, str(aside), metadata={"format": "pt", **hashed})
         else:
-            save_hashed(contiguous_tensors, aside, header)
+            save_hashed(contiguous_tensors, aside, {"format": "pt", **said, **provenance(kind, metadata)})
 
 
 def read_metadata(path: Path, setting: str) -> dict[str, Any]:
@@ -184,6 +190,7 @@ def read_metadata(path: Path, setting: str) -> dict[str, Any]:
     except (SafetensorError, OSError) as error:
         raise UserError(f"{setting}: {path} is no readable safetensors file ({error}).") from error
     metadata: dict[str, Any] = json.loads(header.get("mace_pl", "{}"))
+    metadata.pop(CONTENT, None)
     return metadata
 
 
@@ -202,7 +209,8 @@ def read_tensors(
         The tensors by name, and the provenance.
 
     Raises:
-        UserError: missing, truncated, a pickle, another kind or format version, wrong shapes, or not finite.
+        UserError: missing, truncated, a pickle, another kind or format version, wrong shapes, not finite, or not
+            what was written.
     """
     if not path.is_file():
         raise UserError(f"{setting}: {path} is no file. Give the path of a {kind} file written by this project.")
@@ -231,6 +239,8 @@ def read_tensors(
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not math.isfinite(float(tensor.double().abs().sum())):
             raise UserError(f"{setting}: {path} has values in {name} that are not finite. Make the file again.")
+    if metadata.pop(CONTENT, None) not in (None, hash_tensors(tensors)):
+        raise UserError(f"{setting}: {path} is damaged: its values are not those that were written. Make it again.")
     return tensors, metadata
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,12 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from mace_pl.concepts.concept import Concept
 from mace_pl.errors import UserError
 from mace_pl.files.artifacts import write_json, written_aside
+from mace_pl.files.tensors import hash_tensors
 from mace_pl.files.versions import ENTRIES, REFINEMENTS, read_json
 from mace_pl.methods.edit import Edit
 from mace_pl.methods.lora import to_peft
@@ -40,15 +36,6 @@ class Entry:
     templates: Sequence[str] | None
     refinement: str | None
     made_from: Mapping[str, Any]
-
-
-def hash_tensors(tensors: Mapping[str, Tensor], said: Any = None) -> str:
-    """SHA-256 over names, shapes and bytes of tensors, and over what is said with them."""
-    digest = hashlib.sha256(json.dumps(said, sort_keys=True, ensure_ascii=False).encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def store_entry(library: Path, run: Run, entry: Entry) -> str:

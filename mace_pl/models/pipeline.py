@@ -109,8 +109,9 @@ def local_folder(
         return Path(DiffusionPipeline.download(source_id, revision=revision, variant=variant, **dict.fromkeys(without)))
     except UNREADABLE as error:
         raise UserError(
-            f"model.pretrained={pretrained} is no path here and cannot be had from the hub: {one_line(error)} Name a "
-            f"variant of its files, as fp16, in model.variant where it has no others. {HINT}"
+            f"model.pretrained={pretrained} is no path here and cannot be had from the hub: "
+            f"{one_line(error).split('. ')[0].rstrip('.')}. Without a network give a folder or a file. Name a variant "
+            f"of its files, as fp16, in model.variant where it has no others. {HINT}"
         ) from error
 
 
