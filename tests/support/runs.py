@@ -15,11 +15,12 @@ from lightning import Callback
 from lightning.pytorch.callbacks import TQDMProgressBar
 from PIL import Image
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from mace_pl.cli import erase_main
 from mace_pl.concepts.preservation import StageWeights
 from mace_pl.data.concepts import ConceptData
-from mace_pl.files.artifacts import write_tensors
+from mace_pl.files.artifacts import provenance
 from mace_pl.files.leftovers import beside
 from mace_pl.modules.concept_erasure import ConceptErasure
 from mace_pl.training.trainer import MaceTrainer
@@ -133,7 +134,9 @@ def user_images(folder: Path, sizes: list[int], masks: list[tuple[int, int]]) ->
 
 
 def statistics(path: Path, encoder: str, sums: torch.Tensor) -> Path:
-    write_tensors(path, {"gram": sums}, "statistics", {"encoder": encoder, "tokens": 77})
+    """A file of statistics; as another program may have written it, which checks nothing."""
+    header = {"format": "pt", **provenance("statistics", {"encoder": encoder, "tokens": 77})}
+    save_file({"gram": sums}, path, metadata=header)
     return path
 
 
