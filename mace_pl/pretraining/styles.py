@@ -116,13 +116,14 @@ def pixel_art(image: Pixels, shape: Field, colour: Pixels) -> Pixels:
 
 
 def crayon(image: Pixels, shape: Field, colour: Pixels) -> Pixels:
-    """Diagonal strokes through which the paper shows, and coarse contours."""
+    """Broad diagonal strokes with bare paper between them, on the background too, and coarse contours."""
     height, width = shape.shape
     y, x = np.mgrid[:height, :width]
-    stroke = np.sin((x + y) * 1.35 + weave(shape.shape, 7) * 9) * 0.5 + 0.5
-    bare = np.clip(stroke * 1.5 - 0.45, 0, 1).astype(np.float32)
-    waxy = blend(saturate(image, 1.3), np.broadcast_to(PAPER, image.shape), bare * (0.35 + 0.5 * shape))
-    return blend(waxy, saturate(image, 1.3) * 0.45, outline(image, shape, 0.9) * (1 - 0.5 * bare))
+    wave = np.sin((x + y) * 0.85 + weave(shape.shape, 16) * 1.5)  # about 5 pixels from stroke to stroke
+    bare = np.clip(wave * 1.4 - 0.2, 0, 1).astype(np.float32)
+    waxy = saturate(image, 1.3) * (0.86 - 0.06 * shape)[..., None]  # strokes show on white too
+    drawn = blend(waxy, np.broadcast_to(PAPER, image.shape), bare * (0.9 - 0.3 * shape))
+    return blend(drawn, saturate(image, 1.3) * 0.4, outline(image, shape, 0.9))
 
 
 def stained_glass(image: Pixels, shape: Field, colour: Pixels) -> Pixels:
