@@ -17,6 +17,7 @@ from mace_pl.files.owned import refuse_inputs
 from mace_pl.files.paths import training_folder
 from mace_pl.files.run_log import RunLog, logs
 from mace_pl.files.screen import screen
+from mace_pl.files.versions import ADDING
 from mace_pl.images.protocols import RunData
 from mace_pl.models.base_model import BaseModel
 from mace_pl.models.pipeline import relative_to_project
@@ -127,6 +128,8 @@ class WriteRun(Callback):
         console = screen()
         if self.before_after.report is not None and module.trained is not None:
             self.before_after.report.show_table(module.trained.losses, console)
+        if self.folder.parent.name == ADDING:
+            return  # a library takes the files out of it, and says where it lies itself
         folder = relative_to_project(self.folder)
         for path in sorted(p for p in self.folder.iterdir() if not p.name.startswith(".")):
             console.print(f"{folder}/{path.name}{'/' if path.is_dir() else ''}", highlight=False)

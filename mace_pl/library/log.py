@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from mace_pl.files.screen import screen
@@ -9,35 +10,45 @@ from mace_pl.library.change import Library
 from mace_pl.library.states import moved_of
 
 SHORT = 12  # digits of an id that are shown; undo takes them
-WHOLE = ("now", "date (UTC)", "added (UTC)", "action", "state", "moved", "entry")  # columns that are not broken
-EVENTS = ("now", "date (UTC)", "action", "targets", "state", "reason", "requester")
-ENTRIES = ("target", "anchor", "added (UTC)", "reason", "requester", "moved", "seen", "entry")
+EVENTS = ("", "date (UTC)", "action", "targets", "state", "why")
+ENTRIES = ("target → anchor", "added", "why", "moved", "seen", "entry")
+BROKEN = ("targets", "target → anchor", "why")  # columns that may be broken, between words, on a narrow screen
 MOVED = "moved: by what part of their size the refinement has moved a target's keys and values since its training"
 
 
 def events_table(library: Library) -> Table:
     """What was done, in order; a star stands at the event that made the current state."""
-    table = Table(title=f"History of {library.folder}")
-    for column in EVENTS:
-        table.add_column(column, overflow="fold", no_wrap=column in WHOLE)
+    table = _table(f"History of {library.folder}", EVENTS)
     now = library.history.made()
     for number, event in enumerate(library.history.events):
         done = (minute(event.date), event.action, ", ".join(event.targets), event.state[:SHORT])
-        table.add_row("*" if number == now else "", *done, event.reason or "", event.requester or "")
+        table.add_row("*" if number == now else "", *done, why(event.reason, event.requester))
     return table
 
 
 def entries_table(library: Library) -> Table:
     """The entries of the current state: since when, why, and how far the refinement has moved."""
-    table = Table(title=f"Entries of state {library.run.folder.name[:SHORT]}")
-    for column in ENTRIES:
-        table.add_column(column, overflow="fold", no_wrap=column in WHOLE)
+    table = _table(f"Entries of state {library.run.folder.name[:SHORT]}", ENTRIES)
     notes, moved = library.history.notes(), moved_of(library.run)
     for concept in library.run.concepts:
         note, far = notes[concept["target"]], moved[concept["target"]]
         seen = " → ".join(f"{score:.0%}" for score in (note.scores or {}).values())
-        said = (minute(note.date), note.reason or "", note.requester or "", "–" if far is None else f"{far:.3f}")
-        table.add_row(concept["target"], concept["anchor"], *said, seen, note.content[:SHORT])
+        said = (note.date[:10], why(note.reason, note.requester), "–" if far is None else f"{far:.3f}")
+        table.add_row(f"{concept['target']} → {concept['anchor']}", *said, seen, note.content[:SHORT])
+    return table
+
+
+def why(reason: str | None, requester: str | None) -> str:
+    """The reason, and who asked, in one line."""
+    asked = f"by {requester}" if requester else ""
+    return "; ".join(part for part in (reason, asked) if part)
+
+
+def _table(title: str, columns: tuple[str, ...]) -> Table:
+    """A table whose dates, ids and figures stay whole."""
+    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in columns:
+        table.add_column(column, no_wrap=column not in BROKEN, overflow="fold")
     return table
 
 

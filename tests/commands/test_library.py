@@ -150,10 +150,10 @@ def test_the_run_lies_in_the_first_state(both: Path, ship: Path) -> None:
 
 def test_the_log_says_what_why_and_for_whom(both: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("COLUMNS", "200")
+        patch.setenv("COLUMNS", "80")  # words, dates and ids stay whole
         erase_main(["log", "--run", str(both)])
     shown = capsys.readouterr().out
-    for word in ("fit", "add", "dog", "request 12", "A. Person", Run.load(both).folder.name[:12], "moved"):
+    for word in ("fit", "add", "dog →", "request 12;", "A. Person", Run.load(both).folder.name[:12], "moved"):
         assert word in shown
     notes = Library.open(str(both)).history.notes()
     assert (notes["dog"].reason, notes["dog"].requester, notes["ship"].reason) == ("request 12", "A. Person", None)
