@@ -120,6 +120,10 @@ COMMANDS = {
         "write a finished run in another format: pipeline, refined, edit, lora, single_file, unet ...",
         "mace_pl.commands.export:export_run",
     ),
+    "push": Command(
+        "publish a finished run on the Hugging Face Hub: its pipeline or LoRA, with card and images",
+        "mace_pl.commands.push:push_run",
+    ),
     "prompts": Command(
         "prompts for data.templates: written by a language model, or learnt from captions",
         "mace_pl.commands.prompts:write_prompts",

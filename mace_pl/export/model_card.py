@@ -16,7 +16,8 @@ from mace_pl.methods.chosen import chosen, source_of
 from mace_pl.version import __version__
 
 UNKNOWN = "unknown: see the base model"
-TAGS = ["text-to-image", "stable-diffusion", "concept-erasure", "mace", "mace-pl"]
+TAGS = ["text-to-image", "stable-diffusion", "concept-erasure", "machine-unlearning", "mace", "mace-pl"]
+HERE = "path/to/this/folder"  # in the lines that load an export
 SETTINGS = (
     "model.method",
     "model.rank",

@@ -50,6 +50,7 @@ SMALL = {
     "python erase.py cache": f"{ONE} --data.limit 4 --model.overwrite true",
     "python erase.py cache --config configs/emoji/cache_domain.yaml": f"{ONE} --model.overwrite true",
     "python erase.py export": "--overwrite true",
+    "python erase.py push": "",
     "python erase.py fuse": "",
     "python erase.py inspect": "",
     "python erase.py add": "",

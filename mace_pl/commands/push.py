@@ -1,0 +1,143 @@
+"""Publish a finished run on the Hugging Face Hub: one commit with the format's files, its card and images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
+from rich.table import Table
+
+from mace_pl.errors import UserError
+from mace_pl.export.model_card import HERE, listed
+from mace_pl.files.screen import screen
+from mace_pl.run import Run
+
+FORMATS = ("pipeline", "lora", "lora_diffusers", "lora_peft")  # folders with a card
+CARD, IMAGE = "README.md", "images/before_after.png"  # places in the repository
+OWN = ".gitattributes"  # what the hub puts into a new repository
+#: of the HTTP library, which differs between versions of huggingface_hub
+HTTP_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
+LOG_IN = "Log in with `hf auth login`, or set HF_TOKEN to a token that may write."
+SECTION = """
+## Before and after
+
+![The original above, the edited model below]({image})
+
+Images of the same prompts and seeds, the original's and those of the model without {targets}.
+"""
+
+
+def push_run(
+    run: str,
+    repo: str,
+    format: str = "pipeline",
+    images: bool = True,
+    private: bool = True,
+    message: str | None = None,
+    overwrite: bool = False,
+    dry_run: bool = False,
+) -> str | None:
+    """Publish a finished run on the Hugging Face Hub.
+
+    Args:
+        run: output folder of ``fit`` or ``fuse``, or a library.
+        repo: the repository, as user/name; it is made where it does not exist.
+        format: what is published: ``pipeline``, ``lora``, ``lora_diffusers`` or ``lora_peft``. ``export`` writes it.
+        images: publish the report's before/after image too; it shows what is erased.
+        private: a new repository is seen by its owner alone; an old one stays as it is.
+        message: of the commit.
+        overwrite: replace what the repository holds; its history keeps it.
+        dry_run: show what would be sent, and send nothing.
+
+    Returns:
+        Address of the commit; None where nothing was sent.
+
+    Raises:
+        UserError: no run there, a format that was not exported, a repository that holds files or that is no name of
+            one, no right to write, or a hub that cannot be reached.
+    """
+    loaded = Run.load(run)
+    files = files_of(loaded, format, images)
+    card = published_card(files[CARD].read_text(encoding="utf-8"), repo, loaded.targets, IMAGE in files)
+    if dry_run:
+        show(files, card, repo)
+        return None
+    api = HfApi()
+    added = [CommitOperationAdd(name, file if name != CARD else card.encode()) for name, file in files.items()]
+    with explained(repo, api.endpoint):
+        old = []
+        if api.repo_exists(repo):
+            old = [file for file in api.list_repo_files(repo) if file != OWN]
+        if old and not overwrite:
+            raise UserError(
+                f"repo={repo} holds {len(old)} files already, as {old[0]}. Choose another --repo, or replace them with "
+                f"--overwrite true."
+            )
+        api.create_repo(repo, private=private, exist_ok=True)
+        gone = [CommitOperationDelete(file) for file in old if file not in files]
+        said = message or f"Erase {listed(loaded.targets)}"
+        return str(api.create_commit(repo, [*added, *gone], commit_message=said).commit_url)
+
+
+def files_of(run: Run, format: str, images: bool) -> dict[str, Path]:
+    """Files by their place in the repository.
+
+    Raises:
+        UserError: the format is none of a folder with a card, or is not in the run.
+    """
+    if format not in FORMATS:
+        raise UserError(f"format={format} must be one of {', '.join(FORMATS)}: folders with a model card.")
+    folder = run.place(format)
+    if not (folder / CARD).is_file():
+        raise UserError(
+            f"format={format}: {folder} is not there. Write it first: "
+            f"erase.py export --run {run.home} --format {format}"
+        )
+    found = sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
+    files = {file.relative_to(folder).as_posix(): file for file in found}
+    shown = run.report / "before_after.png"
+    return files | ({IMAGE: shown} if images and shown.is_file() else {})
+
+
+def published_card(text: str, repo: str, targets: list[str], image: bool) -> str:
+    """The card of an export, which loads from the repository, and shows the images where they are published."""
+    card = ModelCard(text.replace(HERE, repo), ignore_metadata_errors=True)
+    if image:
+        before, limits, after = card.text.rpartition("## Limits")
+        card.text = f"{before}{SECTION.lstrip().format(image=IMAGE, targets=listed(targets))}\n{limits}{after}"
+    return str(card)
+
+
+def show(files: Mapping[str, Path], card: str, repo: str) -> None:
+    """What would be sent."""
+    table = Table("file", "bytes", title=f"Would be sent to {repo}")
+    sizes = {name: len(card.encode()) if name == CARD else file.stat().st_size for name, file in files.items()}
+    for name, size in sizes.items():
+        table.add_row(name, f"{size:,}")
+    table.add_row(f"{len(sizes)} files", f"{sum(sizes.values()):,}")
+    console = screen()
+    console.print(table)
+    console.print(card, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def explained(repo: str, endpoint: str) -> Iterator[None]:
+    """Errors of the hub in one line that says what to do."""
+    try:
+        yield
+    except HFValidationError as error:
+        raise UserError(f"repo={repo} is no name of a repository: write user/name. ({error})") from error
+    except LocalTokenNotFoundError as error:
+        raise UserError(f"repo={repo}: nobody is logged in. {LOG_IN}") from error
+    except OfflineModeIsEnabled as error:
+        raise UserError("HF_HUB_OFFLINE is set, so nothing is sent. Unset it.") from error
+    except HfHubHTTPError as error:
+        code = error.response.status_code
+        what = {401: f"the token is not known. {LOG_IN}", 403: f"the token may not write there. {LOG_IN}"}
+        said = what.get(code, f"the hub answered {code}: {error.server_message or error}")
+        raise UserError(f"repo={repo}: {said}") from error
+    except HTTP_ERROR as error:
+        raise UserError(f"repo={repo}: {endpoint} cannot be reached ({error}). Try again later.") from error

@@ -1,0 +1,112 @@
+"""A run on the Hugging Face Hub: what is sent to a stand-in for its service, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from diffusers import StableDiffusionPipeline
+from huggingface_hub import ModelCard, constants
+from PIL import Image
+from support.finished import finished_run
+from support.hub import TOKEN, Hub, stand_in
+from support.runs import exit_message
+
+from mace_pl.cli import erase_main
+from mace_pl.commands.export import export_run
+
+REPO = "somebody/no-ship"
+
+
+@pytest.fixture(scope="module")
+def run(toy_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run with its pipeline, its LoRA and the report's image."""
+    folder = finished_run(tmp_path_factory.mktemp("push") / "run", toy_pipeline)
+    export_run(str(folder), "pipeline")
+    export_run(str(folder), "lora")
+    (folder / "report").mkdir(exist_ok=True)
+    Image.new("RGB", (8, 8), "red").save(folder / "report" / "before_after.png")
+    return folder
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    with stand_in(tmp_path / "hub") as service:
+        monkeypatch.setattr(constants, "ENDPOINT", service.url)  # what HF_ENDPOINT sets in a process of its own
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        yield service
+
+
+def push(run: Path, *options: str) -> list[str]:
+    return ["push", "--run", str(run), "--repo", REPO, *options]
+
+
+def test_a_published_pipeline_is_loaded_and_its_card_says_what_it_is(run: Path, hub: Hub) -> None:
+    erase_main(push(run))
+    there = hub.folder / REPO
+    files = [file for file in (run / "pipeline").rglob("*") if file.is_file() and not file.name.startswith(".")]
+    exported = {file.relative_to(run / "pipeline").as_posix() for file in files}
+    assert set(hub.files(REPO)) == exported | {".gitattributes", "images/before_after.png"}
+    for name in exported - {"README.md"}:
+        assert (there / name).read_bytes() == (run / "pipeline" / name).read_bytes()
+    card = ModelCard.load(there / "README.md")
+    assert {"concept-erasure", "machine-unlearning"} <= set(card.data.tags)
+    assert f'from_pretrained("{REPO}")' in card.text and "images/before_after.png" in card.text and "ship" in card.text
+    assert card.text.index("## Before and after") < card.text.index("## Limits")
+    assert hub.private == {REPO: True} and hub.messages == ["Erase ship"]
+    image = StableDiffusionPipeline.from_pretrained(there)("a ship", num_inference_steps=1, output_type="np").images[0]
+    assert image.std() > 0
+
+
+def test_a_lora_is_published_alone_and_for_all_who_ask_for_that(run: Path, hub: Hub) -> None:
+    erase_main(push(run, "--format", "lora", "--images", "false", "--private", "false", "--message", "Ships"))
+    assert set(hub.files(REPO)) == {".gitattributes", "README.md", "run.safetensors"}
+    assert hub.private == {REPO: False} and hub.messages == ["Ships"]
+    assert REPO in (hub.folder / REPO / "README.md").read_text()
+
+
+def test_files_that_are_there_are_replaced_only_when_asked(
+    run: Path, hub: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    erase_main(push(run, "--format", "lora"))
+    assert "overwrite" in exit_message(push(run), capsys)
+    assert hub.messages == ["Erase ship"]
+    erase_main(push(run, "--overwrite", "true"))
+    assert "run.safetensors" not in hub.files(REPO) and "model_index.json" in hub.files(REPO)
+
+
+def test_a_dry_run_shows_everything_and_asks_nobody(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")  # where nobody listens
+    erase_main(push(run, "--dry_run", "true"))
+    shown = capsys.readouterr().out
+    for word in ("model_index.json", "images/before_after.png", "machine-unlearning", REPO, "ship"):
+        assert word in shown
+    assert "Written to" not in shown
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (["--format", "edit"], "format=edit"),
+        (["--format", "lora_peft"], "erase.py export"),
+        (["--repo", "no repository"], "user/name"),
+    ],
+)
+def test_what_cannot_be_published_is_told(
+    run: Path, hub: Hub, options: list[str], word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert word in exit_message(push(run, *options), capsys)
+    assert not hub.private
+
+
+def test_who_may_not_write_and_who_cannot_be_reached(
+    run: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_unknown")
+    assert "hf auth login" in exit_message(push(run), capsys)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
+    assert "cannot be reached" in exit_message(push(run), capsys)
