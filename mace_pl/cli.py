@@ -103,6 +103,11 @@ COMMANDS = {
         "mace_pl.commands.fuse:fuse_run",
         logs=True,
     ),
+    "harden": Command(
+        "harden a finished run: train against free tokens that bring its targets back",
+        "mace_pl.commands.harden:harden_run",
+        logs=True,
+    ),
     "add": Command(
         "add concepts to a run, which becomes a library: only these are trained, all are fused again",
         "mace_pl.commands.library:add_concepts",
@@ -150,6 +155,7 @@ INTERRUPTED = {
     "add": "The library is as it was. The same command resumes.",
     "replace": "The library is as it was. The same command resumes.",
     "remove": "The library is as it was.",
+    "harden": "No run is written. The same command resumes.",
     "cache": "No statistics are written. The same command resumes.",
     "predict": "The same command generates what is missing.",
     "test": "No scores are written.",

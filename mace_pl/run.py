@@ -3,7 +3,8 @@
 ======================================  ===============================================================================
 ``config.yaml``                         the complete configuration, enough to repeat the run
 ``edit.safetensors``                    the edit in its smallest exact form; its header holds what it was made from
-``refined.safetensors``                 the edited keys and values
+``refined.safetensors``                 the edited keys and values, and all that a hardening changes
+``hardening.safetensors``               the LoRA of a hardened run, on top of the edit; in the names of PEFT
 ``stages/lora/<target>.safetensors``    what stage 2 trained for a concept; none where nothing was trained
 ``statistics/<target>.safetensors``     the sums of a concept
 ``preserved.json``                      which names of ``model.domain_vocabulary`` ``fit`` preserved
@@ -17,8 +18,6 @@ The folder of a library stands for its current state (:mod:`mace_pl.files.versio
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -30,14 +29,16 @@ from torch import Tensor
 
 from mace_pl.concepts.concept import read_concepts
 from mace_pl.errors import UserError
-from mace_pl.files.artifacts import read_metadata, read_tensors, slug, write_tensors, written_aside
+from mace_pl.files.artifacts import read_metadata, read_tensors, slug, take, write_tensors, written_aside
 from mace_pl.files.paths import resolve
 from mace_pl.files.tables import read_yaml
 from mace_pl.files.versions import current, entry_folders, library_of
 from mace_pl.methods.edit import STAGE2, STAGE2_PREFIX, ConceptSums, Edit, Factors
+from mace_pl.methods.lora import from_peft, to_peft
 from mace_pl.models.base_model import BaseModel
 
 CONFIG = "config.yaml"
+HARDENING, HARDENING_FILE = "hardening", "hardening.safetensors"  # kind and name of the file
 AGAIN = "Restore the file of this run, or fit it again."
 #: where each format of the edit lies
 PLACES = {
@@ -142,12 +143,18 @@ class Run:
 
     @property
     def edit(self) -> Edit:
-        """R and the fused LoRA.
+        """R and the fused LoRA, with the hardening of a hardened run.
 
         Raises:
-            UserError: the file is not there, or cannot be read.
+            UserError: a file is not there, or cannot be read.
         """
-        return Edit.load(self.place("edit"))
+        lora = read_tensors(self.hardening_file, HARDENING, "run")[0] if self.hardened else {}
+        return replace(Edit.load(self.place("edit")), hardening=from_peft(lora))
+
+    @property
+    def hardened(self) -> bool:
+        """Whether the edit is hardened."""
+        return self.hardening_file.is_file()
 
     def refined(self, own: Mapping[str, Tensor], setting: str = "run") -> dict[str, Tensor]:
         """The edited keys and values: :func:`read_refined`."""
@@ -195,6 +202,11 @@ class Run:
     def place(self, form: str) -> Path:
         """Where a format of the edit lies: one of :data:`PLACES`."""
         return self.folder / PLACES[form]
+
+    @property
+    def hardening_file(self) -> Path:
+        """The LoRA on top of the edit, which only a hardened run has."""
+        return self.folder / HARDENING_FILE
 
     def lora_file(self, target: str) -> Path:
         """What stage 2 trained for a concept."""
@@ -250,17 +262,16 @@ class Run:
             write_tensors(self.lora_file(target), tensors, STAGE2, made)
         write_tensors(self.statistics_file(target), sums.tensors, "concept", made)
 
+    def save_hardening(self, factors: Factors, settings: Mapping[str, Any]) -> None:
+        """Write ``hardening.safetensors``, with what it was made by."""
+        made = {**self.provenance, "settings": dict(settings)}
+        write_tensors(self.hardening_file, to_peft(factors), HARDENING, made)
+
     def take_concepts(self, other: Run) -> None:
-        """Take sums and LoRAs over from another run: as links, so that they lie on the disk once, or as copies."""
+        """Take sums and LoRAs over from another run."""
         for target in self.targets:
-            for name in ("statistics_file", "lora_file"):
-                source, own = getattr(other, name)(target), getattr(self, name)(target)
-                if source.is_file():
-                    own.parent.mkdir(parents=True, exist_ok=True)
-                    try:
-                        os.link(source.resolve(), own)
-                    except OSError:  # another disk, or one without links
-                        shutil.copyfile(source, own)
+            take(other.statistics_file(target), self.statistics_file(target))
+            take(other.lora_file(target), self.lora_file(target))
 
 
 def inputs_of(config: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -23,7 +23,7 @@ PAGE = ROOT / "docs" / "options.md"
 HELP = ROOT / "mace_pl" / "commands" / "help"
 WIDE = 120  # columns of a line of the help
 COMMANDS = (
-    *("fit", "export", "push", "fuse", "add", "remove", "replace", "undo", "log", "cache", "merge", "inspect"),
+    *("fit", "harden", "export", "push", "fuse", "add", "remove", "replace", "undo", "log", "cache", "merge", "inspect"),
     *("import-cache", "prompts", "predict", "test", "attack", "detect"),
 )
 #: options of the libraries, and those that the top of the page names once
@@ -36,6 +36,7 @@ TOPICS = {
     "Model": r"--(model\.)?(pretrained|revision|variant|layout|edited|runs?|apply)",
     "Concepts": r"--(data\.)?(concepts|targets?|templates?|names|synonyms|descriptions|kept|preserved)",
     "Method and preservation": r"--model\.(method|prior|domain|domain_\w+|(refine|fuse)\..*)",
+    "Hardening": r"--harden\..*",
     "LoRA training": r"--(model|data)\.(rank|lr|weight_decay|gradient_\w+|importance_sampling|squared_loss"
     r"|attend_padding|compile|steps_per_concept|concepts_per_batch|images_per_step)",
     "Prompts and captions": r"--data\.(file|column|limit|\w+_column|sources|member|tokens)",

@@ -16,7 +16,7 @@ from mace_pl.methods.edit import Edit
 from mace_pl.models.backbone import backbone_of
 from mace_pl.models.base_model import BaseModel
 from mace_pl.models.protocols import Pipeline
-from mace_pl.run import PLACES, Run
+from mace_pl.run import HARDENING_FILE, PLACES, Run
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -61,6 +61,11 @@ def export_run(
     if dtype is not None and (dtype not in DTYPES or format == "edit"):
         raise UserError(f"dtype={dtype} must be one of {', '.join(DTYPES)}, and none for edit (always float32).")
     loaded = Run.load(run)
+    if format == "edit" and loaded.hardened:
+        raise UserError(
+            f"format=edit: the run is hardened, and its edit.safetensors holds the edit without that. Copy the file "
+            f"with {HARDENING_FILE}, or choose another format."
+        )
     edit = loaded.edit
     if wanted is not None:
         check_rank(edit, wanted)
@@ -113,10 +118,28 @@ def _original(pipeline: Pipeline, edit: Edit, base: BaseModel) -> dict[str, torc
     sides = {layer: (B.shape[0], A.shape[1]) for layer, (A, B) in edit.factors.items()}
     width = {weight.shape[1] for weight in original.values()}
     shapes = {layer: tuple(weight.shape) for layer, weight in original.items()}
-    layers = backbone_of(pipeline).text_layers()
+    layers = changed_layers(pipeline, edit)
     if width != {len(edit.R)} or not sides.items() <= shapes.items() or not edit.fits_pooled(layers):
         raise UserError(
             f"run: the layers of {base.name} are not those that were edited. Give the run's base model with "
             f"--pretrained."
         )
+    return layers
+
+
+def changed_layers(pipeline: Pipeline, edit: Edit) -> dict[str, torch.Tensor]:
+    """The weights that an edit may change, by layer name: those that read the text, and those of its hardening.
+
+    Raises:
+        UserError: the hardening is of another model.
+    """
+    backbone = backbone_of(pipeline)
+    there, layers = set(backbone.attention_layers("all")), backbone.text_layers()
+    other = [name for name in edit.hardening if name not in there]
+    if not other:
+        layers |= backbone.weights_of(name for name in edit.hardening if name not in layers)
+        sides = {name: (len(B), A.shape[1]) for name, (A, B) in edit.hardening.items()}
+        other = [name for name, side in sides.items() if side != tuple(layers[name].shape)]
+    if other:
+        raise UserError(f"run: its hardening does not fit {other[0]} of the base. Restore the file, or harden again.")
     return layers

@@ -31,6 +31,7 @@ def fuse_run(
     fuse: dict[str, float] | None = None,
     pretrained: str | None = None,
     layout: str | None = None,
+    without_hardening: bool = False,
 ) -> Path:
     """Fuse a run again from what is on disk.
 
@@ -53,16 +54,21 @@ def fuse_run(
         fuse: weights of the fusion in place of the run's.
         pretrained: where the run's base model is now; where the run found it when None.
         layout: where the layout of a base in one file is now; where the run found it when None.
+        without_hardening: leave out what ``harden`` has trained, which belongs to the edit as it was.
 
     Returns:
         The folder that was written.
 
     Raises:
-        UserError: no run there, an unknown target, nothing left, a weight outside [0, 1], or a term that no closed
-            form has.
+        UserError: no run there, an unknown target, nothing left, a weight outside [0, 1], a term that no closed form
+            has, or a hardened run.
     """
     given = _pairs(weights) if isinstance(weights, str) else weights or {}
     old = Run.load(run)
+    if old.hardened and not without_hardening:
+        raise UserError(
+            f"run={run} is hardened, for the edit as it is. Pass --without_hardening true, and harden the new run."
+        )
     dropped = clean_names(drop.split(",") if isinstance(drop, str) else drop or [], "drop")
     concepts, strengths = _chosen(old, dropped, {clean_name(name, "weights"): w for name, w in given.items()})
     model = model_of(old)

@@ -3,12 +3,13 @@
 After UnlearnDiffAtk (Zhang et al. 2024), which optimises discrete tokens by the same loss; the tokens here are any
 vectors in the space of the input embeddings, which is the stronger attack.
 
-Legend: N images or samples, K free tokens, T tokens of a prompt, D width of the input embeddings.
+Legend: S sets of tokens side by side, N images or samples of each, K free tokens, T tokens of a prompt, D width of the
+input embeddings.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from mace_pl.errors import UserError
 from mace_pl.models.backbone import backbone_of
-from mace_pl.models.protocols import Pipeline
+from mace_pl.models.protocols import Pipeline, Tokenizer
 from mace_pl.models.text_encoding import text_parts, with_all_vectors
 
 
@@ -32,12 +33,11 @@ def check_attackable(pipeline: Pipeline) -> None:
 
 
 @contextmanager
-def _placed(encoder: Any, free_KD: Tensor) -> Iterator[None]:
-    """Within the context the input embeddings behind the start token are the free ones."""
+def _placed(encoder: Any, free_SKD: Tensor) -> Iterator[None]:
+    """Within the context the input embeddings behind the start token are the free ones, of each prompt its own."""
 
-    def replace(module: torch.nn.Module, args: Any, embedded_NTD: Tensor) -> Tensor:
-        n, k = len(embedded_NTD), len(free_KD)
-        return torch.cat([embedded_NTD[:, :1], free_KD.expand(n, -1, -1), embedded_NTD[:, 1 + k :]], dim=1)
+    def replace(module: torch.nn.Module, args: Any, embedded_STD: Tensor) -> Tensor:
+        return torch.cat([embedded_STD[:, :1], free_SKD, embedded_STD[:, 1 + free_SKD.shape[1] :]], dim=1)
 
     handle = encoder.get_input_embeddings().register_forward_hook(replace)
     try:
@@ -48,15 +48,24 @@ def _placed(encoder: Any, free_KD: Tensor) -> Iterator[None]:
 
 def encode_attacked(pipeline: Pipeline, prompt: str, free_KD: Tensor) -> Tensor:
     """[1, T, D'] the text embeddings of a prompt with K free tokens between its start token and its words."""
-    tokenizer, encoder = pipeline.tokenizer, pipeline.text_encoder
+    return encode_all_attacked(pipeline, [prompt], free_KD[None])
+
+
+def encode_all_attacked(pipeline: Pipeline, prompts: Sequence[str], free_SKD: Tensor) -> Tensor:
+    """[S, T, D'] the text embeddings of S prompts, each with K free tokens of its own."""
+    rows = [_token_ids(pipeline.tokenizer, prompt, free_SKD.shape[1]) for prompt in prompts]
+    with _placed(pipeline.text_encoder, free_SKD):
+        hidden: Tensor = pipeline.text_encoder(torch.tensor(rows, device=free_SKD.device))[0]
+    return hidden
+
+
+def _token_ids(tokenizer: Tokenizer, prompt: str, free: int) -> list[int]:
+    """The padded tokens of a prompt, some behind its start token; which ids the free tokens replace does not matter."""
     length = tokenizer.model_max_length
     whole = with_all_vectors(tokenizer, prompt)
-    words = tokenizer(whole, truncation=True, max_length=length - len(free_KD)).input_ids
-    ids = [words[0], *[words[1]] * len(free_KD), *words[1:]]  # which ids the free tokens replace does not matter
-    ids += [tokenizer.pad_token_id] * (length - len(ids))
-    with _placed(encoder, free_KD):
-        hidden: Tensor = encoder(torch.tensor([ids], device=free_KD.device))[0]
-    return hidden
+    words = tokenizer(whole, truncation=True, max_length=length - free).input_ids
+    ids = [words[0], *[words[1]] * free, *words[1:]]
+    return ids + [tokenizer.pad_token_id] * (length - len(ids))
 
 
 def diffusion_loss(pipeline: Pipeline, latents: Tensor, text_1TD: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
@@ -69,10 +78,14 @@ def diffusion_loss(pipeline: Pipeline, latents: Tensor, text_1TD: Tensor, noise:
         noise: [N, C, h, w].
         timesteps: [N].
     """
+    return _errors(pipeline, latents, text_1TD.expand(len(latents), -1, -1), noise, timesteps).mean()
+
+
+def _errors(pipeline: Pipeline, latents: Tensor, text: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+    """The squares [N, C, h, w] of which :func:`diffusion_loss` is the mean; a text [N, T, D] of each."""
     backbone = backbone_of(pipeline)
-    noisy = backbone.noised(latents, noise, timesteps)
-    predicted = backbone.predict(noisy, timesteps, text_1TD.expand(len(latents), -1, -1))
-    return (predicted - backbone.aim(latents, noise, timesteps)).square().mean()
+    predicted = backbone.predict(backbone.noised(latents, noise, timesteps), timesteps, text)
+    return (predicted - backbone.aim(latents, noise, timesteps)).square()
 
 
 def optimise_tokens(
@@ -89,18 +102,49 @@ def optimise_tokens(
         lr: its learning rate, on embeddings that are scaled by their own mean size.
         generator: for first tokens, noise and timesteps; on the CPU, so that devices agree.
     """
+    free, losses = optimise_sets(pipeline, [prompt], latents[None], tokens, steps, lr, [generator])
+    return free[0], [loss[0] for loss in losses]
+
+
+def optimise_sets(
+    pipeline: Pipeline,
+    prompts: Sequence[str],
+    latents: Tensor,
+    tokens: int,
+    steps: int,
+    lr: float,
+    generators: Sequence[torch.Generator],
+) -> tuple[Tensor, list[list[float]]]:
+    """:func:`optimise_tokens` for S prompts in one batch: tokens [S, K, D], and of each step the losses of all sets.
+
+    A set depends on its own prompt, images and generator alone, but for the rounding of another batch.
+
+    Args:
+        pipeline: the edited pipeline.
+        prompts: of each set.
+        latents: [S, N, C, h, w] of its images.
+        tokens: K.
+        steps: of Adam.
+        lr: its learning rate.
+        generators: of each set.
+    """
     table = pipeline.text_encoder.get_input_embeddings().weight.detach()
-    first = torch.randint(len(table), (tokens,), generator=generator)
+    first = torch.stack([torch.randint(len(table), (tokens,), generator=g) for g in generators])
     scale = table.square().mean().sqrt()
     free = (table[first.to(table.device)] / scale).clone().requires_grad_(True)
     optimizer = torch.optim.Adam([free], lr=lr)
-    trained, losses = backbone_of(pipeline).timesteps, []
+    trained, (sets, samples), losses = backbone_of(pipeline).timesteps, latents.shape[:2], []
     for _ in range(steps):
-        noise = torch.randn(latents.shape, generator=generator).to(latents)
-        timesteps = torch.randint(trained, (len(latents),), generator=generator).to(latents.device)
-        text = encode_attacked(pipeline, prompt, free * scale)
-        loss = diffusion_loss(pipeline, latents, text, noise, timesteps)
-        (free.grad,) = torch.autograd.grad(loss, [free])
+        # of each generator the noise, then the timesteps
+        drawn = [
+            (torch.randn(z.shape, generator=g), torch.randint(trained, (samples,), generator=g))
+            for z, g in zip(latents, generators, strict=True)
+        ]
+        noise, timesteps = (torch.cat(parts).to(latents.device) for parts in zip(*drawn, strict=True))
+        text = encode_all_attacked(pipeline, prompts, free * scale).repeat_interleave(samples, dim=0)
+        errors = _errors(pipeline, latents.flatten(0, 1), text, noise.to(latents.dtype), timesteps)
+        loss = errors.view(sets, -1).mean(1)
+        (free.grad,) = torch.autograd.grad(loss.sum(), [free])
         optimizer.step()
-        losses.append(float(loss.detach()))
+        losses.append(loss.detach().tolist())
     return (free * scale).detach(), losses

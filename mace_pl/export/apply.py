@@ -16,7 +16,7 @@ from mace_pl.models.base_model import BaseModel, base_hashes
 from mace_pl.models.pipeline import load_pipeline
 from mace_pl.models.protocols import Pipeline
 from mace_pl.models.text_encoding import encoder_fingerprint
-from mace_pl.run import Run, read_refined
+from mace_pl.run import HARDENING_FILE, Run, read_refined
 
 HINT = "Give edit.safetensors, refined.safetensors, the output folder of fit, a LoRA file, or a folder of PEFT."
 
@@ -68,6 +68,7 @@ def apply_file(pipeline: Pipeline, path: Path, setting: str, same_unet: bool = F
     if (path / CONFIG).is_file():
         merge_lora(pipeline, path, setting)
         return
+    folder = path
     if path.is_dir():
         path = _file_of(path, setting)
     meta = _metadata(path, setting)
@@ -77,6 +78,8 @@ def apply_file(pipeline: Pipeline, path: Path, setting: str, same_unet: bool = F
         BaseModel.read({}, meta).check(hashes, "model.pretrained", f"{setting}={path}", "model.pretrained")
         weights = _edited(pipeline, path, setting) if kind == "edit" else _refined(pipeline, path, setting)
         backbone_of(pipeline).set_key_values(weights)
+        if kind == "edit" and (folder / HARDENING_FILE).is_file():
+            merge_lora(pipeline, folder / HARDENING_FILE, setting)
     elif kind == STAGE2:
         raise UserError(
             f"{setting}: {path} is the LoRA of one concept, which was trained on refined weights and is not the edit "

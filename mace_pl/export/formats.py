@@ -47,7 +47,8 @@ class Finished:
         pipeline: the base pipeline; its UNet holds the edited weights.
         source: the files that it was read from.
         edit: R and the fused LoRA.
-        original: the base's weights that read the text by layer name, on the CPU.
+        original: the base's weights that the edit may change by layer name, on the CPU: those that read the text, and
+            those of a hardening.
         metrics: ``metrics.json`` of the run's report, which need not exist; None without a report.
     """
 
@@ -121,7 +122,8 @@ class Finished:
         write_lora(folder, format, lora, self.pipeline, dtype, meta, self.said(lora=True))
         base, largest = self.source.folder, max(lora.errors.values())
         settings = (self.metadata, self.run.config, self.metrics, lora.rank, largest, self.edit.pooled is not None)
-        card = lora_card(format, self.name, base, *settings)
+        hardened = bool(self.edit.hardening)
+        card = lora_card(format, self.name, base, *settings, hardened=hardened)
         (folder / "README.md").write_text(card, encoding="utf-8")
 
     def lora(self, rank: int | None, max_error: float) -> WholeLora:
@@ -154,5 +156,7 @@ class Finished:
         """The model card of ``pipeline``."""
         meta = self.metadata
         base, strengths = self.source.folder, meta.get("weights")
-        pooled = self.edit.pooled is not None
-        return model_card(base, meta["pretrained"], meta["concepts"], self.run.config, self.metrics, strengths, pooled)
+        changed = (self.edit.pooled is not None, bool(self.edit.hardening))
+        return model_card(
+            base, meta["pretrained"], meta["concepts"], self.run.config, self.metrics, strengths, *changed
+        )

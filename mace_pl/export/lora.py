@@ -22,6 +22,7 @@ from mace_pl.files.paths import hub_id
 from mace_pl.files.screen import screen
 from mace_pl.methods.edit import Edit, Factors
 from mace_pl.methods.lora import to_peft
+from mace_pl.models.attention_layers import reads_image_only
 from mace_pl.models.backbone import backbone_of
 from mace_pl.models.pooled_text import is_pooled
 from mace_pl.models.protocols import Network, Pipeline
@@ -169,9 +170,14 @@ def write_peft(folder: Path, factors: Factors, rank: int, base: str | None) -> N
 
 
 def show_errors(rank: int, errors: Mapping[str, float]) -> None:
-    """The table of truncation errors, one row per cross-attention so that the names fit a terminal."""
+    """The table of truncation errors, one row per cross-attention so that the names fit a terminal.
+
+    Of a hardened edit it shows what changes keys and values of cross-attention; the other layers are of the hardening's
+    rank, which the LoRA's is above wherever it keeps the edit.
+    """
     pooled = {name: error for name, error in errors.items() if is_pooled(name)}
-    errors = {name: error for name, error in errors.items() if name not in pooled}
+    others = {name: error for name, error in errors.items() if reads_image_only(name)}
+    errors = {name: error for name, error in errors.items() if name not in pooled and name not in others}
     table = Table(title=f"LoRA of the whole edit, rank {rank}: ‖ΔW − BA‖ / ‖ΔW‖")
     table.add_column("cross-attention of", overflow="fold")
     for part in ("to_k", "to_v"):
@@ -181,13 +187,16 @@ def show_errors(rank: int, errors: Mapping[str, float]) -> None:
         table.add_row(block, *[f"{errors[f'{layer}.{part}']:.2%}" for part in ("to_k", "to_v")])
     table.add_section()
     largest = {part: max(e for name, e in errors.items() if name.endswith(part)) for part in ("to_k", "to_v")}
+    if others:
+        table.add_row("other layers of the hardening", "", f"{max(others.values()):.2%}")
     table.add_row("largest", *[f"{error:.2%}" for error in largest.values()])
     for name, error in pooled.items():
         table.add_row(f"{name} (pooled text)", "", f"{error:.2%}")
     screen().print(table)
-    if max(largest.values()) > DEFAULT_MAX_ERROR:
+    worst = max([*largest.values(), *others.values()])
+    if worst > DEFAULT_MAX_ERROR:
         screen().print(
-            f"This LoRA is up to {max(largest.values()):.0%} off the edit, where --rank auto stays below "
+            f"This LoRA is up to {worst:.0%} off the edit, where --rank auto stays below "
             f"{DEFAULT_MAX_ERROR:.0%}: score it before you ship it.",
             highlight=False,
         )

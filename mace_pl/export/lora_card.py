@@ -85,6 +85,7 @@ def lora_card(
     rank: int,
     error: float,
     pooled: bool = False,
+    hardened: bool = False,
 ) -> str:
     """The card's text.
 
@@ -98,6 +99,7 @@ def lora_card(
         rank: of the LoRA.
         error: the largest relative error of a layer.
         pooled: whether the layer of SDXL's pooled text is edited.
+        hardened: whether the edit was hardened against found tokens.
     """
     known, pretrained, concepts = licence(base), metadata["pretrained"], metadata["concepts"]
     front = ModelCardData(
@@ -123,7 +125,7 @@ def lora_card(
         targets=listed([c["target"] for c in concepts]),
         rank=rank,
         version=__version__,
-        source=source_of(config),
+        source=source_of(config) + (", hardened against found tokens," if hardened else ""),
         error=error,
         licence=known.get("license_name") or known.get("license") or UNKNOWN,
         concepts=table(["target", "anchor", "kind", "strength"], rows),

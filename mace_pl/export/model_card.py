@@ -35,6 +35,7 @@ SETTINGS = (
 )
 KEYS_AND_VALUES = "Only the keys and\nvalues of the UNet's cross-attention"
 POOLED = f"{KEYS_AND_VALUES} and the columns of `add_embedding.linear_1` that read the pooled text"
+HARDENED = "Only the projections of the\nUNet's self- and cross-attention"
 TEMPLATE = """---
 {front}
 ---
@@ -84,6 +85,7 @@ def model_card(
     metrics: Path | None,
     weights: Mapping[str, float] | None = None,
     pooled: bool = False,
+    hardened: bool = False,
 ) -> str:
     """The card's text.
 
@@ -95,6 +97,7 @@ def model_card(
         metrics: ``metrics.json`` of the run's report, which need not exist; None without a report.
         weights: erasure strength by target, of a run that was fused again.
         pooled: whether the layer of SDXL's pooled text is edited.
+        hardened: whether a LoRA on all attention was trained against found tokens.
     """
     hub = hub_id(pretrained)
     known = licence(base)
@@ -116,7 +119,7 @@ def model_card(
         targets=listed([c["target"] for c in concepts]),
         version=__version__,
         source=source_of(config),
-        edited=POOLED if pooled else KEYS_AND_VALUES,
+        edited=HARDENED if hardened else POOLED if pooled else KEYS_AND_VALUES,
         licence=known.get("license_name") or known.get("license") or UNKNOWN,
         concepts=table(["target", "anchor", "kind", "strength"], rows),
         settings=settings_table(config),

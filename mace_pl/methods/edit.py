@@ -14,6 +14,7 @@ from mace_pl.errors import UserError
 from mace_pl.files.artifacts import read_tensors, write_tensors
 from mace_pl.methods.closed_form import Preservation, apply_columns, apply_edit, fuse, gram, refine
 from mace_pl.methods.lora import from_peft, to_peft
+from mace_pl.models.attention_layers import reads_image_only
 from mace_pl.models.cross_attention import is_value
 from mace_pl.models.pooled_text import is_pooled
 from mace_pl.training.tensor_store import TensorStore
@@ -106,7 +107,7 @@ def together(pairs: Sequence[Pairs]) -> Pairs:
 
 @dataclass(frozen=True)
 class Edit:
-    """W* = W R + B A of every key and value.
+    """W* = W R + B A of every key and value, and W + B' A' of any projection of attention where the edit is hardened.
 
     Attributes:
         R: [D, D] shared by all layers.
@@ -114,20 +115,23 @@ class Edit:
         values_only: R is for the values alone; the keys have no R.
         pooled: T [E, E] of the layer that reads SDXL's pooled text: its first E columns are W T, the others, of image
             sizes, stay. None where it is not edited.
+        hardening: (A' [R, D], B' [O, R]) by layer name, on top of all that; empty where the edit is not hardened. It
+            lies in a file of its own, so that it can be taken off again.
     """
 
     R: Tensor
     factors: Factors = field(default_factory=dict)
     values_only: bool = False
     pooled: Tensor | None = None
+    hardening: Factors = field(default_factory=dict)
 
     def weights(self, original: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The edited weights by layer name, in the dtype and on the device of the originals.
 
         Args:
-            original: by name; the layer of pooled text is left out where it is not edited.
+            original: by name; the layer of pooled text is left out where it is not edited. Other layers than keys and
+                values change by the hardening alone.
         """
-        none = {name: (W.new_zeros(0, W.shape[1]), W.new_zeros(W.shape[0], 0)) for name, W in original.items()}
         identity = torch.eye(len(self.R), dtype=self.R.dtype)
         found: dict[str, Tensor] = {}
         for name, W in original.items():
@@ -135,9 +139,21 @@ class Edit:
                 found |= {} if self.pooled is None else {name: apply_columns(W, self.pooled)}
                 continue
             R = identity if self.values_only and not is_value(name) else self.R
-            A, B = (none | dict(self.factors))[name]
+            if reads_image_only(name):
+                R = torch.eye(W.shape[1], dtype=torch.float64)
+            A, B = self.lora(name, W)
             found[name] = apply_edit(W, R.to(W.device), A.to(W.device), B.to(W.device))
         return found
+
+    def lora(self, name: str, W: Tensor) -> tuple[Tensor, Tensor]:
+        """A [K, D] and B [O, K] of all that is added to a layer, of K = 0 where that is nothing."""
+        parts = [own[name] for own in (self.factors, self.hardening) if name in own]
+        if not parts:
+            return W.new_zeros(0, W.shape[1]), W.new_zeros(W.shape[0], 0)
+        if len(parts) == 1:
+            return parts[0]
+        A, B = (torch.cat([pair[i].double() for pair in parts], dim=i) for i in (0, 1))
+        return A, B
 
     def check_finite(self, maker: str) -> None:
         """Refuse values that are not finite, in the float32 of ``edit.safetensors``.
@@ -149,6 +165,7 @@ class Edit:
             UserError: naming the maker.
         """
         parts = [self.R, *(factor for pair in self.factors.values() for factor in pair)]
+        parts += [factor for pair in self.hardening.values() for factor in pair]
         parts += [] if self.pooled is None else [self.pooled]
         if not all(bool(part.float().isfinite().all()) for part in parts):
             raise UserError(f"the edit is not finite, nothing is written: {maker}")
@@ -159,7 +176,7 @@ class Edit:
         return self.pooled is None or (len(columns) == 1 and len(self.pooled) <= columns[0])
 
     def save(self, path: Path, metadata: Mapping[str, Any]) -> None:
-        """Write ``edit.safetensors``: R, the fused LoRA and T of the pooled text, float32."""
+        """Write ``edit.safetensors``: R, the fused LoRA and T of the pooled text, float32; without the hardening."""
         tensors = {"R": self.R.float()} | {k: v.float() for k, v in to_peft(self.factors).items()}
         tensors |= {} if self.pooled is None else {"pooled": self.pooled.float()}
         write_tensors(path, tensors, "edit", {**metadata, "values_only": self.values_only})

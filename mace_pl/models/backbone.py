@@ -6,13 +6,14 @@ layers, calls of the network, schedulers and positions in tuples are known in on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from mace_pl.models.attention_layers import Which, projection_names
 from mace_pl.models.cross_attention import attention_losses, compiled, key_values, observed
 from mace_pl.models.pipeline import image_size, vae_latents
 from mace_pl.models.pooled_text import pooled_layer
@@ -66,8 +67,14 @@ class Backbone(Protocol):
     def text_layers(self) -> dict[str, Tensor]:
         """:meth:`key_values` and :meth:`pooled_layer`."""
 
+    def attention_layers(self, which: Which) -> list[str]:
+        """Names of the query, key, value and output projections of all attention, or of some of it."""
+
+    def weights_of(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """Copies of the weights of layers by name."""
+
     def set_key_values(self, weights: Mapping[str, Tensor]) -> None:
-        """Put weights of :meth:`text_layers` into the network, in its own dtype and device."""
+        """Put weights of :meth:`text_layers` or :meth:`weights_of` into the network, in its own dtype and device."""
 
     def encode(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor | None]:
         """Text embeddings [N, T, D] as the keys and values see them, and pooled ones [N, P] where there are some."""
@@ -158,6 +165,14 @@ class UNetBackbone:
     def text_layers(self) -> dict[str, Tensor]:
         """Keys, values and the layer of pooled text."""
         return self.key_values() | self.pooled_layer()
+
+    def attention_layers(self, which: Which) -> list[str]:
+        """See :func:`mace_pl.models.attention_layers.projection_names`."""
+        return projection_names(self.network, which)
+
+    def weights_of(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """Copies, by name."""
+        return {name: self.network.get_submodule(name).weight.detach().clone() for name in names}
 
     def set_key_values(self, weights: Mapping[str, Tensor]) -> None:
         """Put weights into the UNet, in its own dtype and device."""

@@ -1,0 +1,260 @@
+"""Harden a finished run: train a LoRA on all attention against free tokens that bring its targets back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mace_pl.commands.export import changed_layers
+from mace_pl.concepts.concept import Concept, read_names, templates_of
+from mace_pl.concepts.names import clean_name, clean_names
+from mace_pl.errors import UserError
+from mace_pl.evaluation.token_attack import check_attackable
+from mace_pl.export.formats import Finished, check_formats
+from mace_pl.export.single_file import check_single_file
+from mace_pl.files.artifacts import claim_output, take, write_json
+from mace_pl.files.identity import hash_files
+from mace_pl.files.owned import refuse_inputs
+from mace_pl.files.screen import screen
+from mace_pl.hardening.harden import Hardened, State, harden
+from mace_pl.hardening.originals import Look, Originals, generate_originals
+from mace_pl.hardening.report import report_of, show
+from mace_pl.hardening.saved import Saved
+from mace_pl.hardening.settings import Hardening
+from mace_pl.hardening.step import Material
+from mace_pl.hardening.wording import Wording, wording_of
+from mace_pl.models.backbone import backbone_of
+from mace_pl.models.protocols import Pipeline
+from mace_pl.models.source import Source
+from mace_pl.models.text_encoding import names_beside
+from mace_pl.run import Run
+from mace_pl.training.progress import image_progress
+
+Texts = dict[str, list[str]]
+
+
+def harden_run(
+    run: str,
+    output_dir: str | None = None,
+    harden: Hardening = Hardening(),  # noqa: B008 - frozen; jsonargparse shows its fields
+    preserved: list[str] | str | None = None,
+    synonyms: Texts | None = None,
+    sentences: Texts | None = None,
+    export: list[str] | None = None,
+    seed: int = 2024,
+    device: str | None = None,
+    keep_every_n_steps: int = 20,
+    overwrite: bool = False,
+    pretrained: str | None = None,
+    layout: str | None = None,
+) -> Path:
+    """Harden a finished run: rounds of finding free tokens that bring its targets back, and of training against them.
+
+    Args:
+        run: output folder of ``fit`` or ``fuse``.
+        output_dir: where to write; default the run's folder with ``-hardened`` behind it.
+        harden: rounds, tokens and training.
+        preserved: names to preserve, a list or a text file with one on each line; default the run's
+            ``model.domain_names``, and its anchors where it has none.
+        synonyms: other words for a target, by target.
+        sentences: whole prompts that ask for a target, with its name or without, by target.
+        export: formats that are written beside the edit, as ``export`` knows them; default ``single_file`` where the
+            base is a single checkpoint, else ``pipeline``.
+        seed: of images, LoRA, tokens, prompts, timesteps and noise.
+        device: where it is computed, as ``cuda:1``; a GPU when None and there is one.
+        keep_every_n_steps: an interrupted hardening resumes from the last of so many steps.
+        overwrite: replace ``output_dir`` where it exists.
+        pretrained: where the run's base model is now; where the run found it when None.
+        layout: where the layout of a base in one file is now; where the run found it when None.
+
+    Returns:
+        The folder that was written.
+
+    Raises:
+        UserError: no run there, one that is hardened or that erases something in part, a setting that cannot be, or a
+            model with two text encoders.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("harden runs in one process, WORLD_SIZE is above 1. Start it without torchrun.")
+    if keep_every_n_steps < 1:
+        raise UserError(f"keep_every_n_steps={keep_every_n_steps} must be at least 1.")
+    check_formats(export or [], "export")
+    old = _checked(Run.load(run), run)
+    output = Path(output_dir) if output_dir else old.folder.with_name(f"{old.folder.name}-hardened")
+    claim_output(output, overwrite)
+    place = _place(device)
+    pipeline, source, base = old.base.load(pretrained, layout)
+    refuse_inputs(output, [("base model", source.place), ("run", old.folder)])
+    check_attackable(pipeline)
+    forms = _formats(export, source, pipeline)
+    asked = _wording(old, pipeline, preserved, synonyms or {}, sentences or {})
+    new = replace(old, folder=output, base=base)
+    job = Job(old, pipeline, harden, asked, _look(old.config), seed)
+    saved = Saved(output, job.inputs)
+    hardened = job.run(saved, place, keep_every_n_steps)
+    edit = replace(old.edit, hardening=hardened.factors)
+    pipeline.to("cpu")
+    finished = Finished(new, pipeline, source, edit, changed_layers(pipeline, edit))
+    backbone_of(pipeline).set_key_values(finished.weights)
+    facts = report_of(hardened.state, asked.targets, harden)
+    with new.save(overwrite) as aside:
+        aside.take_concepts(old)
+        take(old.place("edit"), aside.place("edit"))
+        take(old.preserved, aside.preserved)
+        aside.save_hardening(hardened.factors, job.inputs)
+        for form in dict.fromkeys(("refined", *forms)):
+            finished.write(form, aside.place(form))
+        write_json(aside.report / "hardening.json", facts)
+    saved.remove()
+    show(facts)
+    return output
+
+
+@dataclass(frozen=True)
+class Job:
+    """A hardening of a run.
+
+    Attributes:
+        old: the run that is hardened.
+        pipeline: its base.
+        settings: of the hardening.
+        wording: what it asks for.
+        look: how its images are generated.
+        seed: of all that is random.
+    """
+
+    old: Run
+    pipeline: Pipeline
+    settings: Hardening
+    wording: Wording
+    look: Look
+    seed: int
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """All that the weights depend on."""
+        look = {name: value for name, value in asdict(self.look).items() if name != "batch_size"}
+        edit = {"edit": hash_files([self.old.place("edit")]), "unet": self.old.base.unet}
+        return edit | {
+            "settings": self.settings.inputs,
+            "prompts": asdict(self.wording),
+            "look": look,
+            "seed": self.seed,
+        }
+
+    def run(self, saved: Saved, device: torch.device, every: int) -> Hardened:
+        """Generate the images, or take them over, and harden."""
+        self.pipeline.to(device)
+        left = saved.read()
+        originals, state = left if left is not None else (self.originals(), State())
+        if left is not None:
+            done = f"{state.rounds} rounds and {state.steps} steps"
+            screen().print(f"Resuming what {saved.file} holds: {done}", highlight=False)
+        else:
+            saved.write(originals, state)
+        there = Originals(originals.targets.to(device), originals.preserved.to(device), originals.names)
+        material = Material(self.pipeline, self.wording, there, self.settings, self.seed)
+        backbone = backbone_of(self.pipeline)
+        edited = self.old.edit.weights(backbone.text_layers())
+        targets = len(self.wording.targets)
+        total = self.settings.rounds * targets * (self.settings.steps + self.settings.found)
+        done_steps = len(state.losses) + sum(len(sets) for sets in state.attacks)
+
+        def save(now: State) -> None:
+            saved.write(originals, now)
+
+        with image_progress(screen().is_terminal, "harden", total) as progress:
+            progress(done_steps)
+            return harden(material, edited, self.look.guidance, state, save, every, progress)
+
+    def originals(self) -> Originals:
+        """The images, by the original."""
+        count = len(self.wording.targets) * self.settings.images + self.settings.preserved_images
+        with image_progress(screen().is_terminal, "images", count) as progress:
+            return generate_originals(self.pipeline, self.wording, self.settings, self.look, self.seed, progress)
+
+
+def _checked(old: Run, setting: str) -> Run:
+    """Refuse a run that cannot be hardened.
+
+    Raises:
+        UserError: it has no targets, it is hardened, or it erases a target in part.
+    """
+    if not old.targets:
+        raise UserError(
+            f"run={setting} names no targets, so there is nothing to harden. Give the folder that fit wrote."
+        )
+    if old.hardened:
+        raise UserError(f"run={setting} is hardened. Harden the run that it was made from, with other settings.")
+    part = [f"{name}={weight:g}" for name, weight in (old.fused.weights if old.fused else {}).items() if weight != 1]
+    if part:
+        raise UserError(f"run={setting} erases in part ({', '.join(part)}), which cannot be hardened. Fuse it at 1.")
+    return old
+
+
+def _place(device: str | None) -> torch.device:
+    """The device.
+
+    Raises:
+        UserError: there is no such device.
+    """
+    try:
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.zeros(1, device=place)
+    except (RuntimeError, AssertionError) as error:
+        first = str(error).splitlines()[0]
+        raise UserError(f"device={device} is not on this machine ({first}). Give cpu, or leave it out.") from error
+    return place
+
+
+def _formats(export: list[str] | None, source: Source, pipeline: Pipeline) -> list[str]:
+    """What is written beside edit, hardening and refined weights."""
+    forms = ["single_file" if source.file else "pipeline"] if export is None else export
+    if "single_file" in forms:
+        check_single_file(pipeline)
+    return [form for form in forms if form != "edit"]
+
+
+def _look(config: Mapping[str, Any]) -> Look:
+    """How the run's images were generated."""
+    data, known = config.get("data") or {}, Look()
+    return Look(
+        data.get("image_steps", known.steps),
+        data.get("image_guidance", known.guidance),
+        data.get("image_scheduler", known.scheduler),
+        data.get("images_per_batch", known.batch_size),
+    )
+
+
+def _wording(
+    old: Run, pipeline: Pipeline, preserved: list[str] | str | None, synonyms: Texts, sentences: Texts
+) -> Wording:
+    """What the run's targets, anchors and names to preserve are asked for by.
+
+    Raises:
+        UserError: synonyms or sentences of what is no target, or no name left to preserve.
+    """
+    data, model = (old.config.get(part) or {} for part in ("data", "model"))
+    concepts = [Concept(c["target"], c["anchor"], c.get("kind", "object")) for c in old.concepts]
+    texts = []
+    for setting, given in (("synonyms", synonyms), ("sentences", sentences)):
+        own = {clean_name(name, setting): clean_names(words, setting) for name, words in given.items()}
+        unknown = [name for name in own if name not in old.targets]
+        if unknown:
+            raise UserError(f"{setting} names {unknown[0]!r}, no target of the run: {', '.join(old.targets)}.")
+        texts.append(own)
+    from_run = preserved is None
+    names = read_names(
+        model.get("domain_names") if from_run else preserved, "model.domain_names" if from_run else "preserved"
+    )
+    asked = [*old.targets, *(word for words in texts[0].values() for word in words)]
+    names = names_beside(pipeline, names, asked)
+    wording = wording_of(concepts, templates_of(data.get("templates"), concepts), names, *texts)
+    if not wording.names:
+        raise UserError("preserved is empty, and the run has no anchor. Name what is to be preserved, as [dog, cat].")
+    return wording

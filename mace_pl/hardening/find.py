@@ -1,0 +1,60 @@
+"""Free tokens that bring targets back, several sets in one batch.
+
+Legend: C targets, S sets of each, I images of each, K tokens, D width of the input embeddings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from mace_pl.evaluation.token_attack import optimise_sets
+from mace_pl.hardening.settings import Hardening
+from mace_pl.hardening.wording import Wording
+from mace_pl.methods.lora import stream
+from mace_pl.models.protocols import Pipeline
+
+
+def find_tokens(
+    pipeline: Pipeline,
+    wording: Wording,
+    latents: Tensor,
+    settings: Hardening,
+    seed: int,
+    number: int,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[Tensor, list[list[float]]]:
+    """S sets of tokens of each target against the network as it is: [C, S, K, D], and first and last loss of each set.
+
+    Each set has a random stream of its own, and images that it draws from those of its target.
+
+    Args:
+        pipeline: the edited pipeline.
+        wording: the prompts behind the tokens.
+        latents: [C, I, ...] of the targets' images.
+        settings: how tokens are found.
+        seed: of the hardening.
+        number: of the round.
+        progress: called with the number of sets done since the last call.
+    """
+    sets = [(c, s) for c in range(len(wording.targets)) for s in range(settings.found)]
+    generators = [stream(seed, wording.targets[c], "hardening", "tokens", number, s) for c, s in sets]
+    samples = settings.attack_samples
+    images = [latents[c][torch.randint(latents.shape[1], (samples,), generator=g).to(latents.device)]
+              for (c, _), g in zip(sets, generators, strict=True)]  # fmt: skip
+    tokens, losses = [], []
+    at_once = max(1, settings.samples_at_once // samples)
+    for start in range(0, len(sets), at_once):
+        part = slice(start, start + at_once)
+        prompts = [wording.attacked[c][0] for c, _ in sets[part]]
+        free, steps = optimise_sets(
+            pipeline, prompts, torch.stack(images[part]), settings.tokens, settings.attack_steps, settings.attack_lr,
+            generators[part],
+        )  # fmt: skip
+        tokens.append(free)
+        losses += [list(pair) for pair in zip(steps[0], steps[-1], strict=True)]
+        if progress is not None:
+            progress(len(prompts))
+    return torch.cat(tokens).unflatten(0, (len(wording.targets), settings.found)), losses

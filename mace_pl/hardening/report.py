@@ -1,0 +1,54 @@
+"""What a hardening did, in figures: of each round the losses of attacks and training, and the seconds of all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import mean
+from typing import Any
+
+from rich.table import Table
+
+from mace_pl.files.screen import screen
+from mace_pl.hardening.harden import State
+from mace_pl.hardening.settings import Hardening
+
+FEW = 10  # steps over which a loss is averaged, for it goes up and down with the timesteps
+
+
+def report_of(state: State, targets: Sequence[str], settings: Hardening) -> dict[str, Any]:
+    """The figures.
+
+    Args:
+        state: of a finished hardening.
+        targets: their names.
+        settings: of the hardening.
+    """
+    steps, rounds = settings.steps * len(targets), []
+    few = min(FEW, steps)
+    for number, attacks in enumerate(state.attacks):
+        losses = state.losses[number * steps : (number + 1) * steps]
+        ends = {"first": losses[:few], "last": losses[-few:]}
+        own: dict[str, Any] = {
+            "tokens": {when: mean(a[i] for a in attacks) for i, when in enumerate(("first", "last"))}
+        }
+        for i, what in enumerate(("targets", "preserved")):
+            own[what] = {when: mean(pair[i] for pair in part) for when, part in ends.items()}
+        rounds.append(own)
+    seconds = {"attacks": round(state.seconds[0], 1), "training": round(state.seconds[1], 1)}
+    return {"targets": list(targets), "settings": settings.inputs, "seconds": seconds, "rounds": rounds}
+
+
+def show(facts: Mapping[str, Any]) -> None:
+    """The figures as a table on the screen."""
+    table = Table(
+        title="Hardening: losses of found tokens (diffusion), of targets and of what is preserved (distances)"
+    )
+    columns = ("tokens", "targets", "preserved")
+    table.add_column("round")
+    for name in columns:
+        table.add_column(name, justify="right")
+    for number, own in enumerate(facts["rounds"], 1):
+        table.add_row(str(number), *[f"{own[name]['first']:.4f} → {own[name]['last']:.4f}" for name in columns])
+    seconds = facts["seconds"]
+    screen().print(table)
+    screen().print(f"Seconds: {seconds['attacks']} to find tokens, {seconds['training']} to train", highlight=False)

@@ -1,0 +1,82 @@
+"""How an edit is hardened."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from mace_pl.errors import UserError
+
+
+@dataclass(frozen=True)
+class Hardening:
+    """Rounds of finding free tokens against the edit as it is by then, and of training one LoRA against them.
+
+    Args:
+        rank: of the LoRA.
+        layers: which attention it changes (queries, keys, values, outputs): ``all``, ``cross`` or ``self``.
+        rounds: how often tokens are found and trained against; what was found stays.
+        steps: optimizer steps of a round, for each target.
+        lr: learning rate of Adam.
+        found: sets of tokens that are found in a round, for each target.
+        tokens: free tokens of a set.
+        attack_steps: steps in which a set is found.
+        attack_lr: learning rate of these, on embeddings that are scaled by their mean size.
+        attack_samples: noises and timesteps in each of them.
+        images: images of each target that the original generates, to which noise is added.
+        preserved_images: images of names to preserve that the original generates, likewise.
+        batch: samples of a step that ask for a target.
+        preserved_batch: samples of a step that ask for a name to preserve; the last of them has an empty prompt.
+        preserved_weight: of their part of the loss.
+        plain: share of ``batch`` without found tokens: prompts, synonyms and sentences of the target.
+        samples_at_once: samples that pass through the network at once; less takes less memory, and the same weights
+            come out but for rounding.
+    """
+
+    rank: int = 8
+    layers: Literal["all", "cross", "self"] = "all"
+    rounds: int = 3
+    steps: int = 60
+    lr: float = 1e-3
+    found: int = 3
+    tokens: int = 4
+    attack_steps: int = 40
+    attack_lr: float = 0.1
+    attack_samples: int = 4
+    images: int = 8
+    preserved_images: int = 48
+    batch: int = 8
+    preserved_batch: int = 10
+    preserved_weight: float = 3.0
+    plain: float = 0.5
+    samples_at_once: int = 18
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            UserError: naming the one that cannot be.
+        """
+        for name, value in asdict(self).items():
+            if isinstance(value, int) and value < 1:
+                raise UserError(f"harden.{name}={value} must be at least 1.")
+        for name in ("lr", "attack_lr"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise UserError(f"harden.{name}={getattr(self, name)} must be above 0, and finite.")
+        if not 0 <= self.preserved_weight < math.inf:
+            raise UserError(f"harden.preserved_weight={self.preserved_weight} must be at least 0, and finite.")
+        if not 0 <= self.plain < 1:
+            raise UserError(f"harden.plain={self.plain} must be from 0 to below 1: the rest are found tokens.")
+        if self.plain_batch == self.batch:
+            raise UserError(f"harden.batch={self.batch} leaves no sample for found tokens. Raise it, or lower plain.")
+
+    @property
+    def plain_batch(self) -> int:
+        """Samples of a step that ask for a target without found tokens."""
+        return round(self.plain * self.batch)
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """What the weights depend on, rounding apart."""
+        return {name: value for name, value in asdict(self).items() if name != "samples_at_once"}

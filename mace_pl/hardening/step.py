@@ -1,0 +1,145 @@
+"""One step: which samples it has, and what it minimises.
+
+Σ_n w_n ‖ε_θ(z_n, c_n) − ε_0(z_n, g_n)‖², with ε_0 the original, c_n a prompt of a target (with found tokens or
+without) and g_n that of its anchor, or c_n = g_n a prompt to preserve. Sources: AdvUnlearn (arXiv 2405.15234), RACE
+(arXiv 2405.16341) and STEREO (arXiv 2408.16807) train against found prompts; here a LoRA alone is trained.
+
+Legend: N samples, T tokens of a prompt, D width of the text, C targets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mace_pl.evaluation.token_attack import encode_all_attacked
+from mace_pl.hardening.adapter import Adapter
+from mace_pl.hardening.originals import Originals
+from mace_pl.hardening.settings import Hardening
+from mace_pl.hardening.wording import Wording
+from mace_pl.methods.lora import stream
+from mace_pl.models.backbone import backbone_of
+from mace_pl.models.protocols import Pipeline
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The samples of a step.
+
+    Attributes:
+        noisy: [N, C, h, w].
+        t: timesteps [N].
+        text: [N, T, D], what the edited model is asked for.
+        goal: [N, T, D], what the original is asked for.
+        targets: how many ask for a target; the rest are to preserve.
+    """
+
+    noisy: Tensor
+    t: Tensor
+    text: Tensor
+    goal: Tensor
+    targets: int
+
+
+@dataclass(frozen=True)
+class Material:
+    """What steps draw from.
+
+    Attributes:
+        pipeline: the model.
+        wording: its prompts.
+        originals: images.
+        settings: of the hardening.
+        seed: of the hardening.
+    """
+
+    pipeline: Pipeline
+    wording: Wording
+    originals: Originals
+    settings: Hardening
+    seed: int
+
+
+@torch.no_grad()
+def samples_of(material: Material, found: Tensor, number: int, step: int) -> Samples:
+    """The samples of a step, by a random stream of its own: images, prompts, timesteps and noise.
+
+    Targets take turns, among the plain samples and among those with found tokens.
+
+    Args:
+        material: what is drawn from.
+        found: tokens [C, S, K, D] of all rounds so far.
+        number: of the round.
+        step: in the round.
+    """
+    wording, settings, originals = material.wording, material.settings, material.originals
+    generator = stream(material.seed, "hardening", "step", number, step)
+
+    def drawn(count: int) -> int:
+        return int(torch.randint(count, (), generator=generator))
+
+    plain, attacked = settings.plain_batch, settings.batch - settings.plain_batch
+    turns = [(step * plain + i) % len(wording.targets) for i in range(plain)]
+    turns += [(step * attacked + i) % len(wording.targets) for i in range(attacked)]
+    latents = [originals.targets[c, drawn(originals.targets.shape[1])] for c in turns]
+    pairs = [wording.plain[c][drawn(len(wording.plain[c]))] for c in turns[:plain]]
+    sets = [found[c, drawn(found.shape[1])] for c in turns[plain:]]
+    preserved = []
+    for i in range(settings.preserved_batch):
+        image = drawn(len(originals.preserved))
+        template = wording.templates[drawn(len(wording.templates))]
+        latents.append(originals.preserved[image])
+        empty = 0 < i == settings.preserved_batch - 1
+        preserved.append("" if empty else template.replace("{}", wording.names[originals.names[image]]))
+    behind = [wording.attacked[c] for c in turns[plain:]]
+    backbone = backbone_of(material.pipeline)
+    count = len(latents)
+    t = torch.randint(backbone.timesteps, (count,), generator=generator).to(latents[0].device)
+    clean = torch.stack(latents)
+    noise = torch.randn(clean.shape, generator=generator).to(clean)
+    encoded, _ = backbone.encode([*[p for p, _ in pairs], *[g for _, g in [*pairs, *behind]], *preserved])
+    asked, goal, same = encoded.split([plain, settings.batch, settings.preserved_batch])
+    with_tokens = encode_all_attacked(material.pipeline, [prompt for prompt, _ in behind], torch.stack(sets))
+    text = torch.cat([asked, with_tokens, same])
+    return Samples(backbone.noised(clean, noise, t), t, text, torch.cat([goal, same]), settings.batch)
+
+
+def add_gradients(
+    material: Material,
+    adapter: Adapter,
+    samples: Samples,
+    original: Mapping[str, Tensor],
+    edited: Mapping[str, Tensor],
+    guidance: float,
+) -> tuple[float, float]:
+    """Add a step's gradients to the LoRA's; returns the loss of the targets and that of what is preserved, unweighted.
+
+    Args:
+        material: model and settings.
+        adapter: the LoRA.
+        samples: of the step.
+        original: the weights of the original that the edit changes, by layer name.
+        edited: these weights of the edit, which the network has.
+        guidance: the scale that a distilled network is told.
+    """
+    backbone, settings, parts = backbone_of(material.pipeline), material.settings, []
+    rows = range(0, len(samples.t), settings.samples_at_once)
+    pieces = [slice(start, start + settings.samples_at_once) for start in rows]
+
+    def predicted(text: Tensor, piece: slice) -> Tensor:
+        t = samples.t[piece]
+        return backbone.predict(samples.noisy[piece], t, text[piece], backbone.inputs(None, len(t), guidance))
+
+    with torch.no_grad(), adapter.off(original, edited):
+        goals = [predicted(samples.goal, piece) for piece in pieces]
+    weight = torch.full((len(samples.t),), settings.preserved_weight / settings.preserved_batch)
+    weight[: samples.targets] = 1 / settings.batch
+    for piece, goal in zip(pieces, goals, strict=True):
+        errors = (predicted(samples.text, piece) - goal).square().flatten(1).mean(1)
+        (errors * weight[piece].to(errors)).sum().backward()
+        parts.append(errors.detach())
+    errors = torch.cat(parts)
+    return float(errors[: samples.targets].mean()), float(errors[samples.targets :].mean())

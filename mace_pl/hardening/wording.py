@@ -1,0 +1,70 @@
+"""What a hardening asks for: prompts of the targets, each with the prompt of its anchor, and prompts to preserve."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from mace_pl.concepts.concept import Concept
+from mace_pl.concepts.templates import IMAGE_TEMPLATE, TEMPLATES
+
+Pair = tuple[str, str]  # a prompt of a target, and what it shall mean instead
+
+
+@dataclass(frozen=True)
+class Wording:
+    """Prompts.
+
+    Attributes:
+        targets: C names.
+        plain: of each target, its prompts with those of its anchor.
+        attacked: of each target the prompt behind the free tokens, which its images are generated of too, with that of
+            its anchor.
+        names: what is preserved.
+        templates: prompts of these, with ``{}`` for the name; the first is that of their images.
+    """
+
+    targets: Sequence[str]
+    plain: Sequence[Sequence[Pair]]
+    attacked: Sequence[Pair]
+    names: Sequence[str]
+    templates: Sequence[str]
+
+
+def wording_of(
+    concepts: Sequence[Concept],
+    templates: Sequence[Sequence[str]],
+    names: Sequence[str],
+    synonyms: Mapping[str, Sequence[str]],
+    sentences: Mapping[str, Sequence[str]],
+) -> Wording:
+    """The prompts of a run.
+
+    Args:
+        concepts: its targets.
+        templates: prompts of each, with ``{}`` for the name.
+        names: what is preserved; the anchors where there are none.
+        synonyms: other words by target, in the same templates.
+        sentences: whole prompts that ask for a target, with its name or without, by target.
+    """
+    plain = []
+    for concept, own in zip(concepts, templates, strict=True):
+        words = [concept.target, *synonyms.get(concept.target, ())]
+        pairs = [(t.replace("{}", word), filled(t, concept.anchor)) for word in words for t in own]
+        plain.append(pairs + [(s, _meant(s, concept)) for s in sentences.get(concept.target, ())])
+    attacked = [(filled(own, c.target), filled(own, c.anchor)) for c in concepts for own in [IMAGE_TEMPLATE[c.kind]]]
+    kind = "person" if {concept.kind for concept in concepts} == {"person"} else "object"
+    preserved = list(names) or list(dict.fromkeys(c.anchor for c in concepts if c.anchor))
+    return Wording([c.target for c in concepts], plain, attacked, preserved, [IMAGE_TEMPLATE[kind], *TEMPLATES[kind]])
+
+
+def filled(template: str, name: str) -> str:
+    """The template with the name; the empty prompt without a name."""
+    return template.replace("{}", name) if name else ""
+
+
+def _meant(sentence: str, concept: Concept) -> str:
+    """The sentence with the anchor in the target's place; without the target's name the anchor's plain prompt."""
+    if concept.anchor and concept.target in sentence:
+        return sentence.replace(concept.target, concept.anchor)
+    return filled(IMAGE_TEMPLATE[concept.kind], concept.anchor)

@@ -1,0 +1,144 @@
+"""Hardening on a toy run: what it writes, what it refuses, how it resumes, and how it is taken off."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import load_file
+from support.finished import noise_of
+from support.runs import CONCEPTS, SCRIPT, config, exit_message
+from support.tolerances import EDITED_PASS, MOVED, above, close
+
+from mace_pl.cli import erase_main
+from mace_pl.export.apply import apply_files
+from mace_pl.models.pipeline import load_pipeline
+
+FEW = {"rank": 2, "rounds": 2, "steps": 2, "found": 2, "tokens": 2, "attack_steps": 2, "attack_samples": 2}
+FEW |= {"images": 2, "preserved_images": 2, "batch": 4, "preserved_batch": 2}
+
+
+def command(run: Path, output: Path, *more: str, **harden: object) -> list[str]:
+    few = [word for name, value in (FEW | harden).items() for word in (f"--harden.{name}", str(value))]
+    return ["harden", "--run", str(run), "--output_dir", str(output), "--preserved", "[cat,bird]", *few, *more]
+
+
+@pytest.fixture(scope="module")
+def run(toy_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("harden")
+    few = {"images_per_concept": 1, "image_steps": 2, "steps_per_concept": 2}
+    erase_main([*config(folder, toy_pipeline, "run", CONCEPTS[:2], **few), "--report_seeds", "0"])
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def hardened(run: Path) -> Path:
+    erase_main(command(run, run.parent / "hardened"))
+    return run.parent / "hardened"
+
+
+def test_the_lora_lies_on_top_of_the_edited_model_in_diffusers(run: Path, hardened: Path) -> None:
+    pipeline = StableDiffusionPipeline.from_pretrained(run / "pipeline", safety_checker=None)
+    before = noise_of(pipeline.unet)
+    pipeline.load_lora_weights(hardened, weight_name="hardening.safetensors")
+    found = noise_of(pipeline.unet)
+    merged = noise_of(UNet2DConditionModel.from_pretrained(hardened / "pipeline", subfolder="unet"))
+    close(found, merged, EDITED_PASS)
+    above((found - before).abs().max(), MOVED)
+
+
+def test_it_changes_all_projections_of_attention_and_no_other_layer(hardened: Path, toy_pipeline: Path) -> None:
+    before, after = (
+        UNet2DConditionModel.from_pretrained(folder, subfolder="unet").state_dict()
+        for folder in (toy_pipeline, hardened / "pipeline")
+    )
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    parts = ("to_q.weight", "to_k.weight", "to_v.weight", "to_out.0.weight")
+    assert changed == {name for name in before if ".attn" in name and name.endswith(parts)}
+
+
+def test_the_run_is_read_with_its_hardening(hardened: Path, toy_pipeline: Path, tmp_path: Path) -> None:
+    merged = noise_of(UNet2DConditionModel.from_pretrained(hardened / "pipeline", subfolder="unet"))
+    for place in (hardened, hardened / "refined.safetensors"):
+        pipeline = load_pipeline(str(toy_pipeline))
+        apply_files(pipeline, [str(place)])
+        close(noise_of(pipeline.unet), merged, EDITED_PASS)
+    erase_main(["export", "--run", str(hardened), "--format", "lora_diffusers", "--rank", "32"])
+    pipeline = StableDiffusionPipeline.from_pretrained(toy_pipeline, safety_checker=None)
+    pipeline.load_lora_weights(hardened / "lora_diffusers")
+    close(noise_of(pipeline.unet), merged, EDITED_PASS)
+
+
+def test_fuse_takes_it_off_to_the_bit(
+    run: Path, hardened: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = ["fuse", "--run", str(hardened), "--output_dir", str(tmp_path / "off"), "--save_pipeline", "false"]
+    assert "--without_hardening true" in exit_message(args, capsys)
+    erase_main([*args, "--without_hardening", "true"])
+    for file in ("edit.safetensors", "refined.safetensors"):
+        before, after = load_file(run / file), load_file(tmp_path / "off" / file)
+        assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_the_report_says_losses_and_seconds(hardened: Path) -> None:
+    facts = json.loads((hardened / "report" / "hardening.json").read_text())
+    assert facts["targets"] == ["ship", "painter"] and len(facts["rounds"]) == 2
+    assert all(own[name]["last"] > 0 for own in facts["rounds"] for name in ("tokens", "targets"))
+    assert min(facts["seconds"].values()) > 0
+
+
+def test_a_killed_hardening_ends_as_an_unbroken_one(run: Path, tmp_path: Path) -> None:
+    steps = {"rounds": 2, "steps": 20}
+    erase_main(command(run, tmp_path / "whole", "--export", "[]", **steps))
+    args = [*command(run, tmp_path / "killed", "--export", "[]", **steps), "--keep_every_n_steps", "1"]
+    threads = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen([sys.executable, str(SCRIPT), *args], env=threads, start_new_session=True)
+    state = tmp_path / ".killed.training" / "hardening.safetensors"
+    try:
+        while not state.is_file() or "found.0" not in load_file(state) or "0.step" not in load_file(state):
+            assert process.poll() is None, "it ended before it could be killed"
+            time.sleep(0.01)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert not (tmp_path / "killed").exists()
+    erase_main(args)
+    whole, resumed = (load_file(tmp_path / name / "hardening.safetensors") for name in ("whole", "killed"))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert not state.parent.exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--harden.rank", "0"], "harden.rank=0 must be at least 1"),
+        (["--harden.rank", "99"], "harden.rank=99 must be at most 32"),
+        (["--harden.plain", "1"], "harden.plain=1"),
+        (["--harden.lr", "0"], "harden.lr=0"),
+        (["--synonyms", "{cat: [kitten]}"], "synonyms names 'cat', no target"),
+        (["--device", "nothing"], "device=nothing is not on this machine"),
+        (["--keep_every_n_steps", "0"], "keep_every_n_steps=0"),
+    ],
+)
+def test_what_cannot_be_is_refused(
+    run: Path, tmp_path: Path, more: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = exit_message([*command(run, tmp_path / "out"), *more], capsys)
+    assert said in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_hardened_run_and_no_run_are_refused(
+    hardened: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "is hardened. Harden the run that" in exit_message(command(hardened, tmp_path / "out"), capsys)
+    assert "no output folder of fit or fuse" in exit_message(command(tmp_path, tmp_path / "out"), capsys)
+    assert "format=edit" in exit_message(["export", "--run", str(hardened), "--format", "edit"], capsys)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "one process" in exit_message(command(hardened, tmp_path / "out"), capsys)
