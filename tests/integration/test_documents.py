@@ -51,6 +51,10 @@ SMALL = {
     "python erase.py cache --config configs/emoji/cache_domain.yaml": f"{ONE} --model.overwrite true",
     "python erase.py export": "--overwrite true",
     "python erase.py push": "",
+    "python erase.py harden": (
+        "--overwrite true --harden.rounds 1 --harden.steps 1 --harden.found 1 --harden.attack_steps 1 "
+        "--harden.images 1 --harden.preserved_images 1 --harden.batch 2 --harden.preserved_batch 1"
+    ),
     "python erase.py fuse": "",
     "python erase.py inspect": "",
     "python erase.py add": "",
