@@ -14,10 +14,13 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file
 from support.finished import noise_of
 from support.runs import CONCEPTS, SCRIPT, config, exit_message
-from support.tolerances import EDITED_PASS, MOVED, above, close
+from support.tolerances import EDITED_PASS, MOVED, RUN_FACTORS, above, close
 
 from mace_pl.cli import erase_main
 from mace_pl.export.apply import apply_files
+from mace_pl.hardening.harden import State
+from mace_pl.hardening.originals import Originals
+from mace_pl.hardening.saved import Saved
 from mace_pl.models.pipeline import load_pipeline
 
 FEW = {"rank": 2, "rounds": 2, "steps": 2, "found": 2, "tokens": 2, "attack_steps": 2, "attack_samples": 2}
@@ -94,7 +97,7 @@ def test_the_report_says_losses_and_seconds(hardened: Path) -> None:
 
 
 def test_a_killed_hardening_ends_as_an_unbroken_one(run: Path, tmp_path: Path) -> None:
-    steps = {"rounds": 2, "steps": 20}
+    steps = {"rounds": 1, "steps": 8}
     erase_main(command(run, tmp_path / "whole", "--export", "[]", **steps))
     args = [*command(run, tmp_path / "killed", "--export", "[]", **steps), "--keep_every_n_steps", "1"]
     threads = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
@@ -110,8 +113,29 @@ def test_a_killed_hardening_ends_as_an_unbroken_one(run: Path, tmp_path: Path) -
     assert not (tmp_path / "killed").exists()
     erase_main(args)
     whole, resumed = (load_file(tmp_path / name / "hardening.safetensors") for name in ("whole", "killed"))
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    close(resumed, whole, RUN_FACTORS)  # another process has generated the images, with other last bits
     assert not state.parent.exists()
+
+
+def test_an_interrupted_hardening_resumes_to_the_bit(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    erase_main(command(run, tmp_path / "whole", "--export", "[]"))
+    args = [*command(run, tmp_path / "cut", "--export", "[]"), "--keep_every_n_steps", "1"]
+    write = Saved.write
+
+    def cut(self: Saved, originals: Originals, state: State) -> None:
+        write(self, originals, state)
+        if len(state.losses) == 5:  # a step of the second round
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Saved, "write", cut)
+        assert "The same command resumes" in exit_message(args, capsys) + capsys.readouterr().err
+    erase_main(args)
+    assert "holds: 1 rounds and 1 steps" in " ".join(capsys.readouterr().out.split())
+    whole, resumed = (load_file(tmp_path / name / "hardening.safetensors") for name in ("whole", "cut"))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
 @pytest.mark.parametrize(
