@@ -29,16 +29,16 @@ from torch import Tensor
 
 from mace_pl.concepts.concept import read_concepts
 from mace_pl.errors import UserError
-from mace_pl.files.artifacts import read_metadata, read_tensors, slug, take, write_tensors, written_aside
+from mace_pl.files.artifacts import read_metadata, read_tensors, slug, write_tensors, written_aside
+from mace_pl.files.links import take
 from mace_pl.files.paths import resolve
 from mace_pl.files.tables import read_yaml
 from mace_pl.files.versions import current, entry_folders, library_of
 from mace_pl.methods.edit import STAGE2, STAGE2_PREFIX, ConceptSums, Edit, Factors
-from mace_pl.methods.lora import from_peft, to_peft
+from mace_pl.methods.hardening import HARDENING_FILE, read_hardening, write_hardening
 from mace_pl.models.base_model import BaseModel
 
 CONFIG = "config.yaml"
-HARDENING, HARDENING_FILE = "hardening", "hardening.safetensors"  # kind and name of the file
 AGAIN = "Restore the file of this run, or fit it again."
 #: where each format of the edit lies
 PLACES = {
@@ -148,13 +148,12 @@ class Run:
         Raises:
             UserError: a file is not there, or cannot be read.
         """
-        lora = read_tensors(self.hardening_file, HARDENING, "run")[0] if self.hardened else {}
-        return replace(Edit.load(self.place("edit")), hardening=from_peft(lora))
+        return replace(Edit.load(self.place("edit")), hardening=read_hardening(self.folder))
 
     @property
     def hardened(self) -> bool:
         """Whether the edit is hardened."""
-        return self.hardening_file.is_file()
+        return (self.folder / HARDENING_FILE).is_file()
 
     def refined(self, own: Mapping[str, Tensor], setting: str = "run") -> dict[str, Tensor]:
         """The edited keys and values: :func:`read_refined`."""
@@ -202,11 +201,6 @@ class Run:
     def place(self, form: str) -> Path:
         """Where a format of the edit lies: one of :data:`PLACES`."""
         return self.folder / PLACES[form]
-
-    @property
-    def hardening_file(self) -> Path:
-        """The LoRA on top of the edit, which only a hardened run has."""
-        return self.folder / HARDENING_FILE
 
     def lora_file(self, target: str) -> Path:
         """What stage 2 trained for a concept."""
@@ -264,8 +258,7 @@ class Run:
 
     def save_hardening(self, factors: Factors, settings: Mapping[str, Any]) -> None:
         """Write ``hardening.safetensors``, with what it was made by."""
-        made = {**self.provenance, "settings": dict(settings)}
-        write_tensors(self.hardening_file, to_peft(factors), HARDENING, made)
+        write_hardening(self.folder, factors, {**self.provenance, "settings": dict(settings)})
 
     def take_concepts(self, other: Run) -> None:
         """Take sums and LoRAs over from another run."""

@@ -23,8 +23,8 @@ PAGE = ROOT / "docs" / "options.md"
 HELP = ROOT / "mace_pl" / "commands" / "help"
 WIDE = 120  # columns of a line of the help
 COMMANDS = (
-    *("fit", "harden", "export", "push", "fuse", "add", "remove", "replace", "undo", "log", "cache", "merge", "inspect"),
-    *("import-cache", "prompts", "predict", "test", "attack", "detect"),
+    *("fit", "harden", "export", "push", "fuse", "add", "remove", "replace", "undo", "log"),
+    *("cache", "merge", "inspect", "import-cache", "prompts", "predict", "test", "attack", "detect"),
 )
 #: options of the libraries, and those that the top of the page names once
 NOT_OURS = (

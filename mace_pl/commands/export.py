@@ -13,10 +13,11 @@ from mace_pl.export.lora import DEFAULT_MAX_ERROR, LORAS, check_rank
 from mace_pl.files.artifacts import claim_output, written_aside
 from mace_pl.files.owned import refuse_inputs
 from mace_pl.methods.edit import Edit
+from mace_pl.methods.hardening import HARDENING_FILE
 from mace_pl.models.backbone import backbone_of
 from mace_pl.models.base_model import BaseModel
 from mace_pl.models.protocols import Pipeline
-from mace_pl.run import HARDENING_FILE, PLACES, Run
+from mace_pl.run import PLACES, Run
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 

@@ -17,8 +17,9 @@ from mace_pl.errors import UserError
 from mace_pl.evaluation.token_attack import check_attackable
 from mace_pl.export.formats import Finished, check_formats
 from mace_pl.export.single_file import check_single_file
-from mace_pl.files.artifacts import claim_output, take, write_json
+from mace_pl.files.artifacts import claim_output, write_json
 from mace_pl.files.identity import hash_files
+from mace_pl.files.links import take
 from mace_pl.files.owned import refuse_inputs
 from mace_pl.files.screen import screen
 from mace_pl.hardening.harden import Hardened, State, harden
@@ -79,29 +80,28 @@ def harden_run(
         UserError: no run there, one that is hardened or that erases something in part, a setting that cannot be, or a
             model with two text encoders.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("harden runs in one process, WORLD_SIZE is above 1. Start it without torchrun.")
-    if keep_every_n_steps < 1:
-        raise UserError(f"keep_every_n_steps={keep_every_n_steps} must be at least 1.")
+    _check_call(keep_every_n_steps)
     check_formats(export or [], "export")
     old = _checked(Run.load(run), run)
-    output = Path(output_dir) if output_dir else old.folder.with_name(f"{old.folder.name}-hardened")
+    output = Path(output_dir) if output_dir else old.home.with_name(f"{old.home.name}-hardened")
     claim_output(output, overwrite)
     place = _place(device)
     pipeline, source, base = old.base.load(pretrained, layout)
-    refuse_inputs(output, [("base model", source.place), ("run", old.folder)])
+    refuse_inputs(output, [("base model", source.place), ("run", old.home)])
     check_attackable(pipeline)
     forms = _formats(export, source, pipeline)
     asked = _wording(old, pipeline, preserved, synonyms or {}, sentences or {})
-    new = replace(old, folder=output, base=base)
     job = Job(old, pipeline, harden, asked, _look(old.config), seed)
     saved = Saved(output, job.inputs)
     hardened = job.run(saved, place, keep_every_n_steps)
+    config = {**old.config, "output_dir": str(output)}
+    config["model"] = (old.config.get("model") or {}) | base.settings
+    new = replace(old, folder=output, base=base, config=config, entries={})
+    facts = report_of(hardened.state, asked.targets, harden)
     edit = replace(old.edit, hardening=hardened.factors)
     pipeline.to("cpu")
     finished = Finished(new, pipeline, source, edit, changed_layers(pipeline, edit))
     backbone_of(pipeline).set_key_values(finished.weights)
-    facts = report_of(hardened.state, asked.targets, harden)
     with new.save(overwrite) as aside:
         aside.take_concepts(old)
         take(old.place("edit"), aside.place("edit"))
@@ -177,6 +177,18 @@ class Job:
         count = len(self.wording.targets) * self.settings.images + self.settings.preserved_images
         with image_progress(screen().is_terminal, "images", count) as progress:
             return generate_originals(self.pipeline, self.wording, self.settings, self.look, self.seed, progress)
+
+
+def _check_call(every: int) -> None:
+    """Refuse more ranks than one, and an interval below one step.
+
+    Raises:
+        UserError: either of them.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("harden runs in one process, WORLD_SIZE is above 1. Start it without torchrun.")
+    if every < 1:
+        raise UserError(f"keep_every_n_steps={every} must be at least 1.")
 
 
 def _checked(old: Run, setting: str) -> Run:

@@ -269,16 +269,6 @@ def claim_output(path: Path, overwrite: bool, setting: str = "output_dir") -> No
         raise UserError(f"{setting}: {path} cannot be written (no permission on {writable}). Choose another folder.")
 
 
-def take(source: Path, own: Path) -> None:
-    """Take a file over, where it is there: as a link, so that it lies on the disk once, or as a copy."""
-    if source.is_file():
-        own.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(source.resolve(), own)
-        except OSError:  # another disk, or one without links
-            shutil.copyfile(source, own)
-
-
 def readable(text: str, longest: int = LONGEST) -> str:
     """Letters, digits, dots and dashes of ``text``, anything else as underscores; at most ``longest`` bytes."""
     plain = "".join(c if c.isalnum() or c in "-." else "_" for c in text.strip())

@@ -54,12 +54,17 @@ class Library:
             setting: the option that named it, for messages.
 
         Raises:
-            UserError: neither is there, or it has no configuration or sums.
+            UserError: neither is there, it has no configuration or sums, or it is hardened.
         """
         folder = resolve(run)
         found = Run.load(folder, setting)
         if found.home != found.folder and folder.resolve() != found.home.resolve():
             raise UserError(f"{setting}={run} is a state of the library {found.home}. Give the library itself.")
+        if found.hardened:
+            raise UserError(
+                f"{setting}={run} is hardened, for the edit as it is. Change the run that it was made from, and harden "
+                f"the library then."
+            )
         model_of(found)
         return Library(folder, found, History.load(folder))
 

@@ -1,0 +1,28 @@
+"""``hardening.safetensors``: the LoRA of a hardened edit on top of it, in the names of PEFT."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mace_pl.files.artifacts import read_tensors, write_tensors
+from mace_pl.methods.edit import Factors
+from mace_pl.methods.lora import from_peft, to_peft
+
+KIND, HARDENING_FILE = "hardening", "hardening.safetensors"
+
+
+def read_hardening(folder: Path) -> Factors:
+    """A [R, D] and B [O, R] by layer name; empty where the run is not hardened.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    file = folder / HARDENING_FILE
+    return from_peft(read_tensors(file, KIND, "run")[0]) if file.is_file() else {}
+
+
+def write_hardening(folder: Path, factors: Factors, made: Mapping[str, Any]) -> None:
+    """Write the file, with what it was made from."""
+    write_tensors(folder / HARDENING_FILE, to_peft(factors), KIND, made)
