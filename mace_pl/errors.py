@@ -14,6 +14,10 @@ class UserError(ValueError):
     """
 
 
+class Stopped(Exception):  # noqa: N818 - no error
+    """A command has done what it was asked, before its Trainer has done all; the message says what."""
+
+
 class Advice(UserWarning):
     """A warning to a user of a command, whose terminal shows it; warnings of other kinds go into the run's log."""
 

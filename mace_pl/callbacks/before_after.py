@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, cast
 
 from lightning import Callback, LightningModule, Trainer
@@ -10,10 +12,12 @@ from mace_pl.callbacks.protocols import ErasureModule
 from mace_pl.callbacks.report import Report
 from mace_pl.concepts.concept import read_names
 from mace_pl.concepts.token_report import check_prompts, preflight, show_preflight
-from mace_pl.errors import UserError
+from mace_pl.errors import Stopped, UserError
 from mace_pl.files.screen import screen
 from mace_pl.images.protocols import RunData
 from mace_pl.models.text_encoding import names_beside
+from mace_pl.stages.estimate import Estimator, Planned, disk_free
+from mace_pl.stages.preflight import check_solvable, show_estimates, warned
 from mace_pl.stages.refine import check_anchors
 
 
@@ -25,6 +29,9 @@ class BeforeAfter(Callback):
         preserved: names to preserve, shown and scored beside the targets.
         classifier: folder of the CLIPModel that scores the images before and after; no scores when None.
         seeds: images per name, before and after; 0 generates none.
+        output_dir: where the run is going to be written, for the disk that is free there.
+        save_pipeline: whether the whole pipeline is written.
+        dry_run: end the run when all is said; images are generated only where a classifier scores them.
 
     Attributes:
         report: the images and scores; None before ``setup``.
@@ -34,15 +41,29 @@ class BeforeAfter(Callback):
         UserError: ``report_seeds`` is below 0.
     """
 
-    def __init__(self, preserved: list[str] | None = None, classifier: str | None = None, seeds: int = 1) -> None:
+    def __init__(
+        self,
+        preserved: list[str] | None = None,
+        classifier: str | None = None,
+        seeds: int = 1,
+        output_dir: str = ".",
+        save_pipeline: bool = True,
+        dry_run: bool = False,
+    ) -> None:
         if seeds < 0:
             raise UserError(f"report_seeds={seeds} must be at least 0, which generates no images for the report.")
         self.preserved, self.classifier, self.seeds = read_names(preserved, "kept"), classifier, seeds
+        self.output, self.save_pipeline, self.dry_run = Path(output_dir), save_pipeline, dry_run
         self.report: Report | None = None
         self.tokens: list[dict[str, Any]] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """The model as it was, and the table of tokens."""
+        """What the run takes, the model as it was, and the table of tokens.
+
+        Raises:
+            UserError: what a dry run finds too: a closed form that cannot be solved.
+            Stopped: the dry run is done.
+        """
         data: RunData = trainer.datamodule  # type: ignore[attr-defined]
         module = cast(ErasureModule, pl_module)
         check_anchors(module.method, data.concepts)  # this and the next before any image is generated
@@ -50,11 +71,36 @@ class BeforeAfter(Callback):
         module.pipeline.to(trainer.strategy.root_device)
         preserved = names_beside(module.pipeline, self.preserved, [c.target for c in data.concepts])
         self.report = Report(data.concepts, preserved, self.classifier, self.seeds)
-        self.report.look("before", module, trainer)
+        if trainer.is_global_zero:
+            self.show_plan(module, data, preserved)
+        if self.classifier or not self.dry_run:
+            self.report.look("before", module, trainer)
         if trainer.is_global_zero:
             seen = self.report.accuracy.get("before", {})
-            self.tokens = preflight(module.pipeline, data.concepts, data.templates, preserved, seen)
+            names = [*self.preserved, *module.wanted.names]
+            beside = names_beside(module.pipeline, names, [c.target for c in data.concepts])
+            self.tokens = preflight(module.pipeline, data.concepts, data.templates, beside, seen)
             show_preflight(self.tokens, screen())
+            for line in warned(module.pipeline, data.concepts, names):
+                screen().print(line, highlight=False)
+        if self.dry_run:
+            check_solvable(module.pipeline, data.concepts, data.templates, module.method, module.wanted)
+            raise Stopped("The closed forms can be solved. Nothing was written: the run was dry.")
+
+    def show_plan(self, module: ErasureModule, data: RunData, preserved: Sequence[str]) -> None:
+        """What each stage takes, and the disk."""
+        planned = Planned(
+            data,
+            module.method,
+            module.rank,
+            module.seed,
+            len(module.wanted.names) + len(module.wanted.vocabulary),
+            (len(data.concepts) + len(preserved)) * self.seeds,
+            module.objective.checkpointing,
+            self.save_pipeline,
+        )
+        found = Estimator(module.pipeline, planned)
+        show_estimates(found.stages(), (found.disk(), disk_free(self.output)), screen())
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The edited model."""

@@ -14,8 +14,9 @@ from mace_pl.methods.metrics import GramMetric
 from mace_pl.models.protocols import Pipeline
 from mace_pl.models.source import Source
 from mace_pl.stages.fuse import Trained
+from mace_pl.stages.preserve import Preserving
 from mace_pl.stages.refine import Refined
-from mace_pl.stages.train import ConceptState
+from mace_pl.stages.train import ConceptState, Objective
 from mace_pl.training.sharding import Share
 
 
@@ -27,6 +28,9 @@ class ErasureModule(Protocol):
         pipeline: the model that is edited.
         source: the files that it was read from.
         seed: of the run.
+        rank: of each LoRA.
+        wanted: what is preserved.
+        objective: how a step is sampled.
         fingerprint: of the text encoders.
         unet_hash: of the original UNet.
         loras: of stage 2 while they are in place; None where nothing is trained.
@@ -40,6 +44,9 @@ class ErasureModule(Protocol):
     pipeline: Pipeline
     source: Source
     seed: int
+    rank: int
+    wanted: Preserving
+    objective: Objective
     fingerprint: str
     unet_hash: str
     loras: ConceptLoRAs | None

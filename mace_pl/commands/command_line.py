@@ -25,10 +25,10 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from mace_pl import methods
 from mace_pl.commands.parsing import LightningParser, check_config
-from mace_pl.errors import UserError, nearest, one_line
+from mace_pl.errors import Stopped, UserError, nearest, one_line
 from mace_pl.files.paths import failed_folder, resolve
 from mace_pl.files.run_log import RunLog, logs
-from mace_pl.files.screen import program
+from mace_pl.files.screen import program, screen
 from mace_pl.training.options import check_trainer
 
 #: options that people look for and that are called otherwise here
@@ -89,6 +89,8 @@ class CommandLine(LightningCLI):
         """
         try:
             yield
+        except Stopped as done:
+            screen().print(str(done), highlight=False)
         except Exception as error:
             if self.log is not None and "config" in vars(self) and not isinstance(error, UserError):
                 self.log.open(self.log_folder, getattr(rank_zero_only, "rank", 0))

@@ -67,6 +67,12 @@ class _FitCLI(CommandLine):
         parser.add_argument(
             "--keep_every_n_steps", type=int, default=50, help="how often a concept in training is kept on disk"
         )
+        parser.add_argument(
+            "--dry_run",
+            type=bool,
+            default=False,
+            help="say what will go wrong and what the run takes, and end; images only with a classifier",
+        )
         parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
         parser.set_defaults(
             {
@@ -100,7 +106,14 @@ class _FitCLI(CommandLine):
         for name in NAMES:  # as they are now: the file may change, and lies elsewhere for who fuses in another folder
             if isinstance(plain["model"].get(name), str):
                 plain["model"][name] = read_names(plain["model"][name], f"model.{name}")
-        before_after = BeforeAfter(config["kept"], config["classifier"], config["report_seeds"])
+        before_after = BeforeAfter(
+            config["kept"],
+            config["classifier"],
+            config["report_seeds"],
+            config["output_dir"],
+            config["save_pipeline"],
+            config["dry_run"],
+        )
         names = ("output_dir", "overwrite", "save_pipeline", "export")
         self.write_run = WriteRun(
             before_after=before_after, config=plain, log=self.log, **{name: config[name] for name in names}

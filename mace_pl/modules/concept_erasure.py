@@ -28,9 +28,9 @@ from mace_pl.models.backbone import backbone_of
 from mace_pl.models.pipeline import load_with_source, unet_fingerprint
 from mace_pl.models.text_encoding import encoder_fingerprint
 from mace_pl.stages.down import check_down, new_loras
-from mace_pl.stages.fuse import Trained, fuse_concepts
+from mace_pl.stages.fuse import Trained, check_fusion, fuse_concepts
 from mace_pl.stages.preserve import AFFECTED, inputs_of, preserving
-from mace_pl.stages.refine import Refined, check_anchors, refine_concepts
+from mace_pl.stages.refine import Refined, refine_concepts
 from mace_pl.stages.train import (
     ConceptState,
     Examples,
@@ -134,8 +134,8 @@ class ConceptErasure(LightningModule):
         self.edit: Edit | None = None
         self.share = Share((), (), ())
         self.group: Any = None  # of the ranks that share a concept's images
-        self.concepts_at_once, self.done = 1, dict[int, int]()  # done: steps that an interrupted run has finished
-        self.losses: dict[str, list[float]] = {}
+        self.concepts_at_once, self.losses = 1, dict[str, list[float]]()
+        self.done: dict[int, int] = {}  # steps that an interrupted run has finished
         self.stepped: list[int] = []  # the concepts of this step
         self.stage = ExitStack()  # what is switched on while stage 2 runs
 
@@ -147,20 +147,20 @@ class ConceptErasure(LightningModule):
     # --- prepare and refine --------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Images and masks of the targets, then stage 1 for all of them in one solve."""
+        """Stage 1 for all targets in one solve, then their images and masks."""
         if stage != "fit":
             return
         check_trainer(self.trainer, "fit")
         data, concepts, prompts = self.data, self.data.concepts, self.data.templates
         self.objective = replace(self.objective, guidance=data.image_guidance, images_per_step=data.images_per_step)
         self.pipeline.to(self.trainer.strategy.root_device)  # once; on every rank alike, so that their sums are equal
-        check_anchors(self.method, concepts)
-        check_prompts(self.pipeline, concepts, prompts)
+        check_prompts(self.pipeline, concepts, prompts)  # anchors are checked where they are summed
         check_down(self.method, concepts, self.rank, self.backbone)
-        if self.method.trains:
-            model = {"unet": self.unet_hash, "text_encoder": self.fingerprint}
-            prepare_images(self.pipeline, data, ranks_of(self.trainer), self.seed, model)
         self.refined = refine_concepts(self.pipeline, concepts, prompts, self.method, self.wanted, self.attend_padding)
+        check_fusion(self.refined, self.method)  # this and what is above before anything is generated
+        if self.method.trains:
+            made = {"unet": self.unet_hash, "text_encoder": self.fingerprint}
+            prepare_images(self.pipeline, data, ranks_of(self.trainer), self.seed, made)
         self.backbone.set_key_values(self.refined.weights())
         if self.method.trains:
             self.loras = new_loras(self.backbone, concepts, self.refined, self.method, self.rank, self.seed)
@@ -220,8 +220,8 @@ class ConceptErasure(LightningModule):
     def loss(self, concepts: Sequence[int], step: int) -> Tensor:
         """[C]: see :func:`mace_pl.stages.train.attention_loss`."""
         assert self.loras is not None and self.examples is not None
-        images = self.share.images
-        return attention_loss(self.backbone, self.loras, self.examples, self.objective, concepts, step, images)
+        parts = self.backbone, self.loras, self.examples, self.objective
+        return attention_loss(*parts, concepts, step, self.share.images)
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         """One step of each concept in the batch, with losses, clipping and optimizer state of its own."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from mace_pl.methods.base import ClosedForm
+from mace_pl.methods.closed_form import fuse
 from mace_pl.methods.edit import Edit, Factors, fusion
 from mace_pl.stages.refine import Refined
 
@@ -31,3 +33,13 @@ def fuse_concepts(refined: Refined, trained: Trained) -> Edit:
     if not trained.factors:
         return refined.edit
     return fusion(refined.edit, refined.sums, trained.factors, refined.preserved.fuse)
+
+
+def check_fusion(refined: Refined, method: ClosedForm) -> None:
+    """Refuse a stage 3 that cannot be solved, before anything is trained for it.
+
+    Raises:
+        UserError: the system is singular; the message says what to raise.
+    """
+    if method.trains:
+        fuse(refined.edit.R, refined.sums.total.F_all, refined.preserved.fuse)
