@@ -56,19 +56,60 @@ class EndsWhenTold(Callback):
             raise SIGTERMException
 
 
-class CommandLine(LightningCLI):
+RAISING = {"exit_on_error": False, "allow_abbrev": False}  # of a parser
+
+
+class OneLineCLI(LightningCLI):
+    """Lightning's command line, in which a bad setting is a :class:`UserError`."""
+
+    command_parser: LightningArgumentParser
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """A parser with ``--config``."""
+        parser = LightningParser(**kwargs)
+        parser.add_argument("-c", "--config", action=ProjectConfig, help="YAML file of settings; later ones win")
+        return parser
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Keep the command's parser: it knows all options."""
+        self.command_parser = parser
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Read all settings.
+
+        Raises:
+            UserError: naming the one that does not exist, with the nearest that does, or that has a wrong value.
+        """
+        try:
+            super().parse_arguments(parser, args)
+        except ArgumentError as error:
+            raise UserError(explained(error, self.command_parser.get_defaults().keys())) from error
+
+    def instantiate_classes(self) -> None:
+        """Make model, data and Trainer.
+
+        Raises:
+            UserError: of a class that the user has named; jsonargparse wraps it into an error of its own.
+        """
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            user_error = next((e for e in causes(error) if isinstance(e, UserError)), None)
+            if user_error is None or user_error is error:
+                raise
+            raise user_error from error
+
+
+class CommandLine(OneLineCLI):
     """One command of Lightning's; its name is the only key of ``subcommands``.
 
     The Trainer's options are checked before anything runs. A progress bar of ours is shown where the user has none.
     """
 
-    command_parser: LightningArgumentParser
-
     def __init__(
         self, model: Any, data: Any, trainer: type[Trainer], args: ArgsType, log: RunLog | None = None
     ) -> None:
         self.parts, self.log = {"model": model, "data": data}, log
-        raising = {"exit_on_error": False, "allow_abbrev": False}
         with self.logged():
             super().__init__(
                 model,
@@ -77,7 +118,7 @@ class CommandLine(LightningCLI):
                 auto_configure_optimizers=False,
                 seed_everything_default=2024,
                 save_config_callback=None,
-                parser_kwargs=raising | {name: dict(raising) for name in self.subcommands()},
+                parser_kwargs=RAISING | {name: dict(RAISING) for name in self.subcommands()},
                 args=args,
             )
 
@@ -106,31 +147,11 @@ class CommandLine(LightningCLI):
         """Where the log of a command that fails is written."""
         return failed_folder(Path(self.settings["model"]["output"]))
 
-    def instantiate_classes(self) -> None:
-        """Make model, data and Trainer.
-
-        Raises:
-            UserError: of a class that the user has named; jsonargparse wraps it into an error of its own.
-        """
-        try:
-            super().instantiate_classes()
-        except ValueError as error:
-            user_error = next((e for e in causes(error) if isinstance(e, UserError)), None)
-            if user_error is None or user_error is error:
-                raise
-            raise user_error from error
-
     @property
     def settings(self) -> Namespace:
         """The configuration of the command, as it was parsed."""
         settings: Namespace = self.config[str(self.subcommand)]
         return settings
-
-    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        """A parser with ``--config``."""
-        parser = LightningParser(**kwargs)
-        parser.add_argument("-c", "--config", action=ProjectConfig, help="YAML file of settings; later ones win")
-        return parser
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Our options first, then those of the Trainer."""
@@ -139,20 +160,13 @@ class CommandLine(LightningCLI):
         parser.add_lightning_class_args(self.trainer_class, "trainer")
         parser.usage = f"{program()} {next(iter(self.subcommands()))} [--config FILE] [options]"
 
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Keep the command's parser: it knows all options."""
-        self.command_parser = parser
-
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Read all settings.
 
         Raises:
-            UserError: naming the one that does not exist, with the nearest that does, or that has a wrong value.
+            UserError: see above, and a seed that cannot be.
         """
-        try:
-            super().parse_arguments(parser, args)
-        except ArgumentError as error:
-            raise UserError(explained(error, self.command_parser.get_defaults().keys())) from error
+        super().parse_arguments(parser, args)
         seed = self.config[self.config["subcommand"]]["seed_everything"]
         if not 0 <= int(seed) < 2**32:
             raise UserError(f"seed_everything={seed} must be from 0 to 2^32 - 1.")
@@ -212,6 +226,9 @@ def explained(error: ArgumentError, known: Iterable[str]) -> str:
         *re.findall(r"[Oo]ption '([\w.]+)'", message),
         *re.findall(r"--([\w.]+)", message.partition("unrecognized arguments:")[2]),
     ]
+    nested = re.search(r'Parser key "([\w.]+)".*NestedArg\(key=\'([\w.]+)\', val=(.*)\)', str(error), re.DOTALL)
+    if not unknown and nested is not None:  # a setting of a class that the user has named
+        return f"{nested[1]}.{nested[2]}={nested[3]} is not of the type of this setting."
     if not unknown:
         return message
     where = f" in {owner[1]}" if owner is not None else ""

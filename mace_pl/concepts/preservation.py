@@ -14,7 +14,7 @@ from mace_pl.errors import UserError
 from mace_pl.files.identity import hash_files
 from mace_pl.files.paths import resolve
 from mace_pl.methods.closed_form import Preservation
-from mace_pl.methods.gram_statistics import weighted_statistics
+from mace_pl.methods.gram_statistics import files_of, weighted_statistics
 from mace_pl.models.protocols import Pipeline
 from mace_pl.models.text_encoding import names_beside
 
@@ -64,6 +64,13 @@ def preservation(
     Raises:
         UserError: a file that does not fit the text encoder of ``fingerprint`` and ``width``.
     """
+    for term, given in (("prior", prior), ("domain", domain)):
+        files = files_of(given)
+        stay = all(getattr(weights, term) == 0 for weights in stages)
+        idle = [path for path, weight in files.items() if stay or weight == 0]
+        if idle:
+            why = f"model.refine.{term} and model.fuse.{term} are 0" if stay else "its own weight is 0"
+            log.info(f"model.{term}: {', '.join(idle)} changes nothing, for {why}")
     P = weighted_statistics(prior, fingerprint, width, "model.prior")
     D = weighted_statistics(domain, fingerprint, width, "model.domain")
     return [Preservation(w.identity, P, w.prior, D, w.domain) for w in stages]

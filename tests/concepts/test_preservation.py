@@ -15,7 +15,7 @@ from mace_pl.cli import erase_main
 from mace_pl.commands.fuse import fuse_run
 from mace_pl.concepts.concept import read_names
 from mace_pl.concepts.named import TEMPLATES, sum_names
-from mace_pl.concepts.preservation import names_that_stay
+from mace_pl.concepts.preservation import StageWeights, names_that_stay, preservation
 from mace_pl.errors import UserError
 from mace_pl.models.text_encoding import encode_prompts, encoder_fingerprint
 
@@ -111,3 +111,18 @@ def test_names_of_a_relative_file_are_those_of_the_run_wherever_it_is_fused(
     (run / "config.yaml").write_text(yaml.safe_dump(settings))
     with pytest.raises(UserError, match=r"run: its model\.domain_names=names\.txt does not exist below .*elsewhere"):
         fuse_run(str(run), str(tmp_path / "again"))
+
+
+def test_statistics_without_weight_are_named_in_the_log(
+    toy_pipeline: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    encoder = encoder_fingerprint(StableDiffusionPipeline.from_pretrained(toy_pipeline, safety_checker=None))
+    file = str(statistics(tmp_path / "prior.safetensors", encoder, torch.eye(32, dtype=torch.float64)))
+    with caplog.at_level("INFO", logger="mace_pl"):
+        preservation(file, None, [StageWeights(prior=1.0), StageWeights()], encoder, 32)
+        assert not caplog.messages
+        preservation(file, {file: 0.0}, [StageWeights(domain=1.0)], encoder, 32)
+    assert caplog.messages == [
+        f"model.prior: {file} changes nothing, for model.refine.prior and model.fuse.prior are 0",
+        f"model.domain: {file} changes nothing, for its own weight is 0",
+    ]
