@@ -35,17 +35,18 @@ NOT_OURS = (
 TOPICS = {
     "Model": r"--(model\.)?(pretrained|revision|variant|layout|edited|runs?|apply)",
     "Concepts": r"--(data\.)?(concepts|targets?|templates?|names|synonyms|descriptions|kept|preserved)",
-    "Method and preservation": r"--model\.(method|prior|domain|domain_\w+|(refine|fuse)\..*)",
+    "Method and preservation": r"--model\.(method|prior|domain|domain_\w+|pooled|beside|(refine|fuse)\..*)",
     "Hardening": r"--harden\..*",
     "LoRA training": r"--(model|data)\.(rank|lr|weight_decay|gradient_\w+|importance_sampling|squared_loss"
     r"|attend_padding|compile|steps_per_concept|concepts_per_batch|images_per_step)",
     "Prompts and captions": r"--data\.(file|column|limit|\w+_column|sources|member|tokens)",
-    "Image generation": r"--(model|data)\.(images|images|images_per_\w+|image_\w+|steps|guidance|scheduler|negative"
+    "Image generation": r"--(model|data)\.(pictures|images|images_per_\w+|image_\w+|steps|guidance|scheduler|negative"
     r"|height|width|seeds|first_seed|batch_size)",
     "Masks": r"--data\.(mask|segment\..*)",
     "Evaluation": r"--(model|data)\.(classifier|targets|names|judge|chosen_by|sentences|features|reference|kid_subset"
     r"|nearest|shown|ablation)",
     "Token attack": r"--(model|data)\.(tokens|attacks|attack_\w+)",
+    "Fusion": r"--(drop|weights|method|refine|fuse)",
     "Output": r"--(model\.)?(output|output_dir|overwrite|save_pipeline|export|classifier|report_seeds|format)",
     "Run": r"--(seed_everything|\w+_every_n_steps|model\.(save_every|seed)|seed)",
 }

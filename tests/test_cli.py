@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
+from mace_pl import erase
 from mace_pl.cli import COMMANDS, USAGE, erase_main, imported
 from mace_pl.commands.lightning_commands import PARTS
 
@@ -74,3 +76,12 @@ def test_a_misspelt_command_names_the_nearest() -> None:
 
 def test_the_console_commands_exist() -> None:
     assert callable(importlib.import_module("mace_pl.train_cli").train_main)
+
+
+def test_the_defaults_in_python_are_those_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        erase_main(["fit", "--print_config"])
+    command = yaml.safe_load(capsys.readouterr().out)
+    python = {name: p.default for name, p in inspect.signature(erase).parameters.items() if p.default is not p.empty}
+    assert python.pop("trainer") is None and not python.pop("kept") and not command["kept"]
+    assert python == {name: command[name] for name in python}

@@ -26,7 +26,6 @@ from mace_pl.methods.lora import stream
 from mace_pl.models.backbone import backbone_of
 from mace_pl.models.pipeline import image_latents
 from mace_pl.models.protocols import Pipeline
-from mace_pl.models.sampling import noised
 
 ATTENTION = "attention_masks"  # the folder of masks that are a fallback only
 LEVELS = tuple((i + 0.5) / 20 for i in range(10))  # of noise, as shares of the schedule: above half little is seen
@@ -171,9 +170,7 @@ def noised_masks(pipeline: Pipeline, group: TargetImages, seed: int, guidance: f
             for level in LEVELS:
                 t = torch.tensor(int(level * steps), device=latents.device)
                 noise = torch.randn(latents.shape, generator=generator).to(latents)
-                backbone_of(pipeline).network(
-                    noised(pipeline, latents, noise, t), t, encoder_hidden_states=text, **extra
-                )
+                backbone.predict(backbone.noised(latents, noise, t), t, text, extra)
         mask = mask_from_map(maps.maps()[0])
         masks.append(F.interpolate(mask[None, None], size=image.size[::-1], mode="nearest")[0, 0])
     return masks

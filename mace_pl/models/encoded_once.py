@@ -23,7 +23,7 @@ def encoded_once(
 ) -> Iterator[Mapping[str, Row]]:
     """The embeddings of each request by prompt, on the CPU, in the order of the requests.
 
-    Equal prompts are encoded once, whichever requests have them, and a batch goes on from one request to the next.
+    Equal prompts are encoded once, whichever requests have them, and a batch takes in the next request too.
     Memory holds a batch or two; prompts that a later request has again lie on the disk until then.
 
     Args:

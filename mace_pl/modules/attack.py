@@ -23,6 +23,7 @@ from mace_pl.files.markdown import markdown_table
 from mace_pl.files.paths import model_name, place_name
 from mace_pl.files.screen import screen
 from mace_pl.methods.lora import stream
+from mace_pl.models.backbone import backbone_of
 from mace_pl.models.pipeline import image_latents, load_pipeline, model_fingerprint
 from mace_pl.models.protocols import Pipeline
 from mace_pl.models.sampling import generate
@@ -114,7 +115,7 @@ class Attack(LightningModule):
         self.steps, self.guidance, self.seed = steps, guidance, seed
         self.tokens, self.attack_samples = tokens, attack_samples
         self.attack_steps, self.attack_lr = attack_steps, attack_lr
-        self.unets = torch.nn.ModuleList([self.original.unet, self.edited.unet])
+        self.unets = torch.nn.ModuleList([backbone_of(p).network for p in (self.original, self.edited)])
         fingerprints = {"original": model_fingerprint(self.original), "edited": model_fingerprint(self.edited)}
         options = {"steps": steps, "guidance": guidance, "tokens": tokens, "attack_steps": attack_steps}
         options |= {"attack_lr": attack_lr, "attack_samples": attack_samples, "seed": seed}

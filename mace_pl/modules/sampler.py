@@ -36,7 +36,7 @@ class Sampler(LightningModule):
             ``fit``, LoRAs.
         scheduler: a scheduler of diffusers, such as DPMSolverMultistepScheduler; the model's own when None.
         steps: denoising steps.
-        guidance: classifier-free guidance scale; of rows that bring none.
+        guidance: classifier-free guidance scale, where a row has no column for it.
         negative: a negative prompt for all rows.
         height: of the images in pixels; the model's own when None.
         width: likewise.

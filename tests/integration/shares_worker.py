@@ -1,4 +1,4 @@
-"""Sum captions of several files on several forked ranks; run by test_shares.py as a program of its own."""
+"""Sum captions of several files on several forked ranks; run by test_statistics_shards.py as a program of its own."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 from support.runs import CONCEPTS, checksums, config, exit_message, statistics, user_images
@@ -184,6 +185,8 @@ def test_two_ranks_give_the_weights_of_one(run: Path, toy_pipeline: Path) -> Non
     first, other = load_file(run / "refined.safetensors"), load_file(run.parent / "two" / "refined.safetensors")
     for name in first:
         close(first[name], other[name], RUN_WEIGHTS)
+    shown = [Image.open(folder / "report" / "before_after.png") for folder in (run, run.parent / "two")]
+    same_images(*(np.asarray(image.convert("RGB")) for image in shown))  # each rank generates its share of them
 
 
 def test_a_full_disk_leaves_nothing_half_written(run: Path, toy_pipeline: Path) -> None:

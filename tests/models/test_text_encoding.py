@@ -22,7 +22,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from mace_pl.data.captions import Captions
 from mace_pl.methods.gram_statistics import read_statistics
-from mace_pl.models.text_encoding import ignores_padding, token_counts
+from mace_pl.models.text_encoding import encoder_fingerprint, ignores_padding, token_counts
 from mace_pl.modules.caption_statistics import PromptStatistics
 from mace_pl.training.trainer import MaceTrainer
 
@@ -208,3 +208,19 @@ def test_tokenizers_that_disagree_are_refused(sdxl: Any, tmp_path: Path) -> None
     model.pipeline.tokenizer_2.model_max_length = 20
     with pytest.raises(ValueError, match="split captions differently. Use all"):
         token_counts(model.pipeline, CAPTIONS)
+
+
+def test_the_fingerprint_is_the_same_under_either_spelling_of_the_names(toy_pipeline: Path) -> None:
+    """Earlier versions of transformers begin all names of a CLIPTextModel with ``text_model.``, later ones none."""
+    pipeline = StableDiffusionPipeline.from_pretrained(toy_pipeline, safety_checker=None)
+    fingerprint, inner = encoder_fingerprint(pipeline), pipeline.text_encoder
+    inner = getattr(inner, "text_model", inner)
+    spelt = []
+    for wrapped in (False, True):
+        pipeline.text_encoder = torch.nn.ModuleDict({"text_model": inner}) if wrapped else inner
+        spelt.append(all(name.startswith("text_model.") for name in pipeline.text_encoder.state_dict()))
+        assert encoder_fingerprint(pipeline) == fingerprint
+    assert spelt == [False, True]
+    with torch.no_grad():
+        next(inner.parameters()).mul_(2)
+    assert encoder_fingerprint(pipeline) != fingerprint
