@@ -33,7 +33,7 @@ def erase_main(args: Words | None = None) -> None:
     except UserError as error:
         sys.exit(f"{program()} {command}: error: {error}")
     except KeyboardInterrupt as stop:
-        told = f"{program()} {command}: error: interrupted. {INTERRUPTED.get(command, '')}"
+        told = f"{program()} {command}: error: interrupted. {COMMANDS[command].interrupted}"
         print(told.rstrip(), file=sys.stderr)
         sys.exit(143 if str(stop) == "SIGTERM" else 130)  # as a shell says it
 
@@ -54,6 +54,7 @@ class Command:
         words: the parameter that is given as plain words before the options.
         tells: whether the function returns what was written.
         logs: whether that is a folder of a run, with a log.
+        interrupted: what is said when it is interrupted.
     """
 
     says: str
@@ -62,6 +63,7 @@ class Command:
     words: str = ""
     tells: bool = True
     logs: bool = False
+    interrupted: str = ""
 
     def run(self, name: str, args: Words) -> None:
         """Import what the command needs, and run it."""
@@ -84,14 +86,28 @@ def imported(name: str) -> Any:
 
 COMMANDS = {
     "fit": Command(
-        "erase concepts from a model: prepare images, refine, train a LoRA per concept, fuse, export", trainer="fit"
+        "erase concepts from a model: prepare images, refine, train a LoRA per concept, fuse, export",
+        trainer="fit",
+        interrupted="No edit is written. The same command resumes.",
     ),
-    "cache": Command("sum the statistics of captions that an edit preserves", trainer="cache"),
-    "predict": Command("generate images of prompts by any model, on any number of devices", trainer="predict"),
-    "test": Command("score an edited model beside its original", trainer="test"),
-    "compare": Command("several runs or pipelines in one table and one page", trainer="compare"),
+    "cache": Command(
+        "sum the statistics of captions that an edit preserves",
+        trainer="cache",
+        interrupted="No statistics are written. The same command resumes.",
+    ),
+    "predict": Command(
+        "generate images of prompts by any model, on any number of devices",
+        trainer="predict",
+        interrupted="The same command generates what is missing.",
+    ),
+    "test": Command("score an edited model beside its original", trainer="test", interrupted="No scores are written."),
+    "compare": Command(
+        "several runs or pipelines in one table and one page", trainer="compare", interrupted="No scores are written."
+    ),
     "attack": Command(
-        "try to bring erased targets back: hidden prompts, and tokens optimised against the edit", trainer="attack"
+        "try to bring erased targets back: hidden prompts, and tokens optimised against the edit",
+        trainer="attack",
+        interrupted="No scores are written.",
     ),
     "detect": Command(
         "count explicit content in folders of images (extra nudenet)",
@@ -107,15 +123,22 @@ COMMANDS = {
         "harden a finished run: train against free tokens that bring its targets back",
         "mace_pl.commands.harden:harden_run",
         logs=True,
+        interrupted="No run is written. The same command resumes.",
     ),
     "add": Command(
         "add concepts to a run, which becomes a library: only these are trained, all are fused again",
         "mace_pl.commands.library:add_concepts",
+        interrupted="The library is as it was. The same command resumes.",
     ),
-    "remove": Command("take concepts out of a library", "mace_pl.commands.library:remove_concepts"),
+    "remove": Command(
+        "take concepts out of a library",
+        "mace_pl.commands.library:remove_concepts",
+        interrupted="The library is as it was.",
+    ),
     "replace": Command(
         "make concepts of a library anew, with other anchors, prompts or images",
         "mace_pl.commands.library:replace_concepts",
+        interrupted="The library is as it was. The same command resumes.",
     ),
     "undo": Command("bring an earlier state of a library back, to the bit", "mace_pl.commands.library:undo_change"),
     "log": Command(
@@ -150,18 +173,7 @@ COMMANDS = {
         words="cache",
     ),
 }
-INTERRUPTED = {
-    "fit": "No edit is written. The same command resumes.",
-    "add": "The library is as it was. The same command resumes.",
-    "replace": "The library is as it was. The same command resumes.",
-    "remove": "The library is as it was.",
-    "harden": "No run is written. The same command resumes.",
-    "cache": "No statistics are written. The same command resumes.",
-    "predict": "The same command generates what is missing.",
-    "test": "No scores are written.",
-    "compare": "No scores are written.",
-    "attack": "No scores are written.",
-}
+
 USAGE = "\n".join(
     [
         "usage: erase.py COMMAND [options]   (erase.py COMMAND --help explains each)",

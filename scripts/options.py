@@ -16,16 +16,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from unittest import mock
 
+from mace_pl import cli
 from mace_pl.cli import erase_main
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "options.md"
 HELP = ROOT / "mace_pl" / "commands" / "help"
 WIDE = 120  # columns of a line of the help
-COMMANDS = (
-    *("fit", "harden", "export", "push", "fuse", "add", "remove", "replace", "undo", "log"),
-    *("cache", "merge", "inspect", "import-cache", "prompts", "predict", "test", "attack", "detect"),
-)
+COMMANDS = tuple(name for name in cli.COMMANDS if name != "compare")  # which takes the options of test
 #: options of the libraries, and those that the top of the page names once
 NOT_OURS = (
     *("-h", "--help", "-c", "--config", "--print_config", "--trainer"),

@@ -12,9 +12,11 @@ HUB_ID = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
 
 
 def resolve(path: str | Path) -> Path:
-    """The first of working folder, project root and ``mace_pl/bundled`` that holds ``path``; itself where none does."""
+    """The first of working folder, checkout and ``mace_pl/bundled`` that holds ``path``; itself where none does."""
     given = Path(path).expanduser()
-    for base in (Path(), PACKAGE.parent, PACKAGE / "bundled"):
+    # what lies beside an installed package is not ours
+    checkout = [PACKAGE.parent] if (PACKAGE.parent / "pyproject.toml").is_file() else []
+    for base in (Path(), *checkout, PACKAGE / "bundled"):
         if (base / given).exists():
             return base / given
     return given

@@ -15,7 +15,7 @@ from mace_pl.cli import erase_main
 
 #: what our own lines are: bars, frames of tables and their titles, stages and the files of the run
 OWN = re.compile(
-    r"[─━╭╮╰╯│┃┏┓┗┛┡┩┳┇╇┴┬└┘├┤╞╪╡|+]|^\s*(Before training|Erased|Resuming .*|Not resumed: .*)\s*$"
+    r"[─━╭╮╰╯│┃┏┓┗┛┡┩┳┇╇┴┬└┘├┤╞╪╡]|^\s*[|+]|^\s*(Before training|Erased|Resuming .*|Not resumed: .*)\s*$"
     r"|^Concepts at once: |^The base model hardly |^Written to |^\s*(concepts|loss|step|stage): "
     r"|^\s*[\d.]+\s*$|^\S+/run/[\w.]+/?$|^data: |^model\.domain_names: |^The log of the run is "
 )
@@ -46,7 +46,7 @@ def test_a_run_shows_its_own_lines(toy_pipeline: Path, tmp_path: Path) -> None:
 
 
 def test_what_libraries_say_is_seen_as_foreign() -> None:
-    said = "Seed set to 2024\nGPU available: False, used: False\nWarning: eval mode\nLoading weights: 100%"
+    said = "Seed set to 2024\nGPU available: False, used: False\nWarning: eval mode\nLoading weights: 100%|##| 1/1"
     assert len(foreign(said)) == len(said.splitlines())
 
 
