@@ -1,7 +1,8 @@
 """How much memory a step takes, how much is free, and how many concepts fit at once.
 
-torch reports the peak of a GPU (``torch.cuda.max_memory_allocated``) but not that of a CPU, and its profiler, which
-sees both, slows the step down and keeps every event: so live bytes are counted here, on every device alike.
+torch reports the peak of a GPU (``torch.cuda.max_memory_allocated``) but not that of a CPU. Its profiler sees every
+allocation, but gives a peak by its private timeline alone: so live bytes are counted here, on every device alike. The
+one step that is measured takes 1.4 times as long (1.2 under the profiler; bundled UNet, one core).
 """
 
 from __future__ import annotations
