@@ -43,8 +43,8 @@ TOPICS = {
     "Masks": r"--data\.(mask|segment\..*)",
     "Evaluation": r"--(model|data)\.(classifier|targets|names|judge|chosen_by|sentences|features|reference|kid_subset"
     r"|nearest|shown|ablation)",
-    "Token attack": r"--(model|data)\.(tokens|attacks|attack_\w+)",
     "Fusion": r"--(drop|weights|method|refine|fuse)",
+    "Attacks": r"--(data\.(attacks|trials)|model\.strengths.*)",
     "Output": r"--(model\.)?(output|output_dir|overwrite|save_pipeline|export|classifier|report_seeds|format)",
     "Run": r"--(seed_everything|\w+_every_n_steps|model\.(save_every|seed)|seed)",
 }

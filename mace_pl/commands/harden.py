@@ -14,7 +14,6 @@ from mace_pl.commands.export import changed_layers
 from mace_pl.concepts.concept import Concept, read_names, templates_of
 from mace_pl.concepts.names import clean_name, clean_names
 from mace_pl.errors import UserError
-from mace_pl.evaluation.token_attack import check_attackable
 from mace_pl.export.formats import Finished, check_formats
 from mace_pl.export.single_file import check_single_file
 from mace_pl.files.artifacts import claim_output, write_json
@@ -77,8 +76,7 @@ def harden_run(
         The folder that was written.
 
     Raises:
-        UserError: no run there, one that is hardened or that erases something in part, a setting that cannot be, or a
-            model with two text encoders.
+        UserError: no run there, one that is hardened or that erases something in part, or a setting that cannot be.
     """
     _check_call(keep_every_n_steps)
     check_formats(export or [], "export")
@@ -88,7 +86,6 @@ def harden_run(
     place = _place(device)
     pipeline, source, base = old.base.load(pretrained, layout)
     refuse_inputs(output, [("base model", source.place), ("run", old.home)])
-    check_attackable(pipeline)
     forms = _formats(export, source, pipeline)
     asked = _wording(old, pipeline, preserved, synonyms or {}, sentences or {})
     job = Job(old, pipeline, harden, asked, _look(old.config), seed)

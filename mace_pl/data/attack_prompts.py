@@ -12,11 +12,9 @@ from mace_pl.data.batches import Batches
 from mace_pl.data.hidden_prompts import hidden_prompts
 from mace_pl.errors import UserError
 
-GRADIENT = "gradient"
-
 
 class AttackPrompts(LightningDataModule):
-    """Each target asked for in hidden ways, and by free tokens that are optimised.
+    """Each target asked for in hidden ways, and by attacks on the edit.
 
     Args:
         names: the classes of the classifier.
@@ -25,7 +23,10 @@ class AttackPrompts(LightningDataModule):
         descriptions: whole prompts that describe a target without its name, by target.
         template: a prompt with ``{}`` for the name.
         seeds: images per prompt, seeds 0 … seeds − 1.
-        attacks: seeds for which tokens are optimised; none switches the gradient attack off.
+        attacks: on the edit: ``free_tokens`` optimised in front of the plain prompt, ``printable`` words found by the
+            text encoder, the concept's ``direction``, more ``noise`` while sampling, ``completion`` of what the
+            original began, and from an ``image`` of the target.
+        trials: of each attack, with seeds 0 … trials − 1.
         batch_size: images at once.
     """
 
@@ -37,7 +38,8 @@ class AttackPrompts(LightningDataModule):
         descriptions: dict[str, list[str]] | None = None,
         template: str = "a photo of a {}",
         seeds: int = 5,
-        attacks: int = 5,
+        attacks: list[str] | None = None,
+        trials: int = 5,
         batch_size: int = 20,
     ) -> None:
         super().__init__()
@@ -53,20 +55,21 @@ class AttackPrompts(LightningDataModule):
             raise UserError(f"data.targets: {unknown} are not in data.names={names}; the classifier knows no other.")
         if template.count("{}") != 1:
             raise UserError(f"data.template={template!r} must contain {{}} once, where the name goes.")
-        for name, value, least in (("seeds", seeds, 1), ("attacks", attacks, 0), ("batch_size", batch_size, 1)):
+        for name, value, least in (("seeds", seeds, 1), ("trials", trials, 1), ("batch_size", batch_size, 1)):
             if value < least:
                 raise UserError(f"data.{name}={value} must be at least {least}.")
-        self.names, self.targets, self.template, self.seeds, self.attacks = names, targets, template, seeds, attacks
+        self.names, self.targets, self.template, self.seeds = names, targets, template, seeds
+        self.attacks, self.trials = ["free_tokens"] if attacks is None else attacks, trials
         self.batch_size = batch_size
         self.prompts = {
             target: hidden_prompts(target, template, synonyms.get(target, ()), descriptions.get(target, ()))
             for target in targets
         }
         self.kinds = list(dict.fromkeys(kind for mapping in self.prompts.values() for kind in mapping))
-        self.kinds += [GRADIENT] if attacks else []
+        self.kinds += self.attacks
 
     def batches(self) -> list[dict[str, Any]]:
-        """{target, kind, prompt, seed} with lists of prompts and seeds; a gradient attack is a batch of its own."""
+        """{target, kind, prompt, seed} with lists of prompts and seeds; a trial of an attack is a batch of its own."""
         batches: list[dict[str, Any]] = []
         for target, kinds in self.prompts.items():
             for kind, prompts in kinds.items():
@@ -75,9 +78,11 @@ class AttackPrompts(LightningDataModule):
                     part = rows[start : start + self.batch_size]
                     lists = {"prompt": [prompt for prompt, _ in part], "seed": [seed for _, seed in part]}
                     batches.append({"target": target, "kind": kind, **lists})
-            for seed in range(self.attacks):
+            for attack in self.attacks:
                 plain = [kinds["plain"][0]]
-                batches.append({"target": target, "kind": GRADIENT, "prompt": plain, "seed": [seed]})
+                batches += [
+                    {"target": target, "kind": attack, "prompt": plain, "seed": [seed]} for seed in range(self.trials)
+                ]
         return batches
 
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:

@@ -16,20 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mace_pl.errors import UserError
 from mace_pl.models.backbone import backbone_of
 from mace_pl.models.protocols import Pipeline, Tokenizer
 from mace_pl.models.text_encoding import text_parts, with_all_vectors
 
-
-def check_attackable(pipeline: Pipeline) -> None:
-    """Refuse pipelines with more than one text encoder.
-
-    Raises:
-        UserError: naming what is needed.
-    """
-    if len(text_parts(pipeline)[1]) != 1:
-        raise UserError("model.pretrained: the attack needs a pipeline with one text encoder, as SD 1.x and 2.x have.")
+Text = tuple[Tensor, Tensor | None]  # embeddings [S, T, D'], and pooled ones [S, P] of SDXL
+GUIDANCE = 7.5  # that a distilled network is told while tokens are searched
 
 
 @contextmanager
@@ -46,17 +38,37 @@ def _placed(encoder: Any, free_SKD: Tensor) -> Iterator[None]:
         handle.remove()
 
 
-def encode_attacked(pipeline: Pipeline, prompt: str, free_KD: Tensor) -> Tensor:
-    """[1, T, D'] the text embeddings of a prompt with K free tokens between its start token and its words."""
+def encode_attacked(pipeline: Pipeline, prompt: str, free_KD: Tensor) -> Text:
+    """The text embeddings of a prompt with K free tokens between its start token and its words."""
     return encode_all_attacked(pipeline, [prompt], free_KD[None])
 
 
-def encode_all_attacked(pipeline: Pipeline, prompts: Sequence[str], free_SKD: Tensor) -> Tensor:
-    """[S, T, D'] the text embeddings of S prompts, each with K free tokens of its own."""
-    rows = [_token_ids(pipeline.tokenizer, prompt, free_SKD.shape[1]) for prompt in prompts]
-    with _placed(pipeline.text_encoder, free_SKD):
-        hidden: Tensor = pipeline.text_encoder(torch.tensor(rows, device=free_SKD.device))[0]
-    return hidden
+def encode_all_attacked(pipeline: Pipeline, prompts: Sequence[str], free_SKD: Tensor) -> Text:
+    """Those of S prompts, each with K free tokens of its own.
+
+    Args:
+        pipeline: its text encoders, one, or the two of SDXL.
+        prompts: S.
+        free_SKD: input embeddings; of two encoders one beside the other.
+    """
+    tokenizers, encoders = text_parts(pipeline)
+    widths = [encoder.get_input_embeddings().weight.shape[1] for encoder in encoders]
+    hidden, pooled = [], None
+    for tokenizer, encoder, own_SKD in zip(tokenizers, encoders, free_SKD.split(widths, dim=-1), strict=True):
+        rows = [_token_ids(tokenizer, prompt, free_SKD.shape[1]) for prompt in prompts]
+        with _placed(encoder, own_SKD):
+            result = encoder(torch.tensor(rows, device=free_SKD.device), output_hidden_states=len(encoders) > 1)
+        hidden.append(result.hidden_states[-2] if len(encoders) > 1 else result[0])
+        pooled = result[0] if len(encoders) > 1 else None  # SDXL reads its second encoder's
+    return torch.cat(hidden, dim=-1), pooled
+
+
+def embedding_table(pipeline: Pipeline) -> tuple[Tensor, Tensor]:
+    """[V, D] input embeddings of all tokens, and [D] their mean sizes; of two encoders one beside the other."""
+    tables = [encoder.get_input_embeddings().weight.detach() for encoder in text_parts(pipeline)[1]]
+    sizes = [table.square().mean().sqrt().expand(table.shape[1]) for table in tables]
+    rows = min(len(table) for table in tables)
+    return torch.cat([table[:rows] for table in tables], dim=1), torch.cat(sizes)
 
 
 def _token_ids(tokenizer: Tokenizer, prompt: str, free: int) -> list[int]:
@@ -68,23 +80,30 @@ def _token_ids(tokenizer: Tokenizer, prompt: str, free: int) -> list[int]:
     return ids + [tokenizer.pad_token_id] * (length - len(ids))
 
 
-def diffusion_loss(pipeline: Pipeline, latents: Tensor, text_1TD: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+def diffusion_loss(pipeline: Pipeline, latents: Tensor, text: Text, noise: Tensor, timesteps: Tensor) -> Tensor:
     """Mean ‖ε − ε_θ(z_t, t, text)‖², or of what the model predicts in place of ε.
 
     Args:
         pipeline: UNet and scheduler.
         latents: [N, C, h, w] of target images, scaled as the UNet sees them.
-        text_1TD: the prompt's embeddings.
+        text: the prompt's embeddings, [1, T, D].
         noise: [N, C, h, w].
         timesteps: [N].
     """
-    return _errors(pipeline, latents, text_1TD.expand(len(latents), -1, -1), noise, timesteps).mean()
+    return _errors(pipeline, latents, repeated(text, len(latents)), noise, timesteps).mean()
 
 
-def _errors(pipeline: Pipeline, latents: Tensor, text: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-    """The squares [N, C, h, w] of which :func:`diffusion_loss` is the mean; a text [N, T, D] of each."""
-    backbone = backbone_of(pipeline)
-    predicted = backbone.predict(backbone.noised(latents, noise, timesteps), timesteps, text)
+def repeated(text: Text, times: int) -> Text:
+    """Each row so many times, one after the other."""
+    hidden, pooled = text
+    return hidden.repeat_interleave(times, dim=0), None if pooled is None else pooled.repeat_interleave(times, dim=0)
+
+
+def _errors(pipeline: Pipeline, latents: Tensor, text: Text, noise: Tensor, timesteps: Tensor) -> Tensor:
+    """The squares [N, C, h, w] of which :func:`diffusion_loss` is the mean; a text of each."""
+    backbone, (hidden, pooled) = backbone_of(pipeline), text
+    extra = backbone.inputs(pooled, len(latents), GUIDANCE)
+    predicted = backbone.predict(backbone.noised(latents, noise, timesteps), timesteps, hidden, extra)
     return (predicted - backbone.aim(latents, noise, timesteps)).square()
 
 
@@ -128,9 +147,8 @@ def optimise_sets(
         lr: its learning rate.
         generators: of each set.
     """
-    table = pipeline.text_encoder.get_input_embeddings().weight.detach()
+    table, scale = embedding_table(pipeline)
     first = torch.stack([torch.randint(len(table), (tokens,), generator=g) for g in generators])
-    scale = table.square().mean().sqrt()
     free = (table[first.to(table.device)] / scale).clone().requires_grad_(True)
     optimizer = torch.optim.Adam([free], lr=lr)
     trained, (sets, samples), losses = backbone_of(pipeline).timesteps, latents.shape[:2], []
@@ -141,7 +159,7 @@ def optimise_sets(
             for z, g in zip(latents, generators, strict=True)
         ]
         noise, timesteps = (torch.cat(parts).to(latents.device) for parts in zip(*drawn, strict=True))
-        text = encode_all_attacked(pipeline, prompts, free * scale).repeat_interleave(samples, dim=0)
+        text = repeated(encode_all_attacked(pipeline, prompts, free * scale), samples)
         errors = _errors(pipeline, latents.flatten(0, 1), text, noise.to(latents.dtype), timesteps)
         loss = errors.view(sets, -1).mean(1)
         (free.grad,) = torch.autograd.grad(loss.sum(), [free])

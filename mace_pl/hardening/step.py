@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mace_pl.evaluation.token_attack import encode_all_attacked
+from mace_pl.evaluation.token_attack import Text, encode_all_attacked
 from mace_pl.hardening.adapter import Adapter
 from mace_pl.hardening.originals import Originals
 from mace_pl.hardening.settings import Hardening
@@ -32,15 +32,15 @@ class Samples:
     Attributes:
         noisy: [N, C, h, w].
         t: timesteps [N].
-        text: [N, T, D], what the edited model is asked for.
-        goal: [N, T, D], what the original is asked for.
+        text: [N, T, D] and pooled [N, P], what the edited model is asked for.
+        goal: likewise, what the original is asked for.
         targets: how many ask for a target; the rest are to preserve.
     """
 
     noisy: Tensor
     t: Tensor
-    text: Tensor
-    goal: Tensor
+    text: Text
+    goal: Text
     targets: int
 
 
@@ -100,11 +100,19 @@ def samples_of(material: Material, found: Tensor, number: int, step: int) -> Sam
     t = torch.randint(backbone.timesteps, (count,), generator=generator).to(latents[0].device)
     clean = torch.stack(latents)
     noise = torch.randn(clean.shape, generator=generator).to(clean)
-    encoded, _ = backbone.encode([*[p for p, _ in pairs], *[g for _, g in [*pairs, *behind]], *preserved])
-    asked, goal, same = encoded.split([plain, settings.batch, settings.preserved_batch])
+    encoded = backbone.encode([*[p for p, _ in pairs], *[g for _, g in [*pairs, *behind]], *preserved])
     with_tokens = encode_all_attacked(material.pipeline, [prompt for prompt, _ in behind], torch.stack(sets))
-    text = torch.cat([asked, with_tokens, same])
-    return Samples(backbone.noised(clean, noise, t), t, text, torch.cat([goal, same]), settings.batch)
+    text, goal = _joined(encoded[0], with_tokens[0], plain, settings)
+    pooled: tuple[Tensor | None, Tensor | None] = (None, None)
+    if encoded[1] is not None and with_tokens[1] is not None:
+        pooled = _joined(encoded[1], with_tokens[1], plain, settings)
+    return Samples(backbone.noised(clean, noise, t), t, (text, pooled[0]), (goal, pooled[1]), settings.batch)
+
+
+def _joined(encoded: Tensor, with_tokens: Tensor, plain: int, settings: Hardening) -> tuple[Tensor, Tensor]:
+    """What is asked of the edited model and of the original, of plain prompts, goals and prompts to preserve."""
+    asked, goal, same = encoded.split([plain, settings.batch, settings.preserved_batch])
+    return torch.cat([asked, with_tokens, same]), torch.cat([goal, same])
 
 
 def add_gradients(
@@ -129,9 +137,10 @@ def add_gradients(
     rows = range(0, len(samples.t), settings.samples_at_once)
     pieces = [slice(start, start + settings.samples_at_once) for start in rows]
 
-    def predicted(text: Tensor, piece: slice) -> Tensor:
-        t = samples.t[piece]
-        return backbone.predict(samples.noisy[piece], t, text[piece], backbone.inputs(None, len(t), guidance))
+    def predicted(text: Text, piece: slice) -> Tensor:
+        t, (hidden, pooled) = samples.t[piece], text
+        extra = backbone.inputs(None if pooled is None else pooled[piece], len(t), guidance)
+        return backbone.predict(samples.noisy[piece], t, hidden[piece], extra)
 
     with torch.no_grad(), adapter.off(original, edited):
         goals = [predicted(samples.goal, piece) for piece in pieces]

@@ -1,10 +1,12 @@
-"""Try to bring erased targets back, under ``attack``: hidden prompts, and tokens optimised against the edit."""
+"""Try to bring erased targets back, under ``attack``: hidden prompts, and attacks on the edit."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning import LightningModule
@@ -15,10 +17,16 @@ from torchmetrics import Metric
 
 from mace_pl.data.attack_prompts import AttackPrompts
 from mace_pl.errors import UserError
-from mace_pl.evaluation.clip import ClipClassifier
-from mace_pl.evaluation.token_attack import check_attackable, encode_attacked, optimise_tokens
+from mace_pl.evaluation.attack_page import attack_page
+from mace_pl.evaluation.attack_results import COLUMNS, figures, result_rows
+from mace_pl.evaluation.attacks.registry import ATTACKS, check_attacks
+from mace_pl.evaluation.attacks.trial import Strengths, Trial
+from mace_pl.evaluation.clip import ClipEncoder
+from mace_pl.evaluation.judges import CLIP, Judges, judge_labels
+from mace_pl.evaluation.report_images import ORIGINAL, Gallery
+from mace_pl.evaluation.words import Words
 from mace_pl.export.apply import load_edited
-from mace_pl.files.artifacts import claim_output, write_json
+from mace_pl.files.artifacts import claim_output, write_json, written_aside
 from mace_pl.files.markdown import markdown_table
 from mace_pl.files.paths import model_name, place_name
 from mace_pl.files.screen import screen
@@ -29,74 +37,76 @@ from mace_pl.models.protocols import Pipeline
 from mace_pl.models.sampling import generate
 from mace_pl.training.options import check_trainer
 
-COLUMNS = ("target", "asked for by", "images", "original", "edited")
-
 
 class SeenCounts(Metric):
-    """In how many images the target is seen.
+    """In how many images, or in how many trials of an attack, each judge sees the target.
 
     Args:
+        edits: E.
         targets: C.
         kinds: K, the ways of asking.
+        judges: J.
     """
 
     full_state_update = False
     seen: Tensor
     generated: Tensor
 
-    def __init__(self, targets: int, kinds: int) -> None:
+    def __init__(self, edits: int, targets: int, kinds: int, judges: int) -> None:
         super().__init__()
-        self.add_state("seen", torch.zeros(targets, kinds, 2, dtype=torch.int64), dist_reduce_fx="sum")
+        shape = (edits, targets, kinds, judges, 2)
+        self.add_state("seen", torch.zeros(shape, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("generated", torch.zeros(targets, kinds, dtype=torch.int64), dist_reduce_fx="sum")
 
-    def update(self, target: int, kind: int, original: Tensor, edited: Tensor) -> None:
-        """Add N images of either model, [N] bool each: whether the target is seen."""
-        self.generated[target, kind] += len(edited)
-        self.seen[target, kind, 0] += int(original.sum())
-        self.seen[target, kind, 1] += int(edited.sum())
+    def count(self, target: int, kind: int, images: int) -> None:
+        """So many images or trials more, of each edit."""
+        self.generated[target, kind] += images
+
+    def update(self, edit: int, target: int, kind: int, before: Tensor, after: Tensor) -> None:
+        """Add N images before and M after, [N, J] bool each: whether the target is seen."""
+        self.seen[edit, target, kind, :, 0] += before.sum(0).to(self.seen)
+        self.seen[edit, target, kind, :, 1] += after.sum(0).to(self.seen)
 
     def compute(self) -> dict[str, Tensor]:
-        """``seen`` [C, K, 2] (original, edited) and ``generated`` [C, K]."""
+        """``seen`` [E, C, K, J, 2] (before, after) and ``generated`` [C, K]."""
         return {"seen": self.seen, "generated": self.generated}
 
 
 class Attack(LightningModule):
-    """Success rates of ways to ask for an erased target, on the original and on the edited model.
+    """Success rates of ways to ask for an erased target, on the original and on edited models.
 
-    ``gradient`` optimises free tokens in front of the plain prompt, until the edited model explains an image of the
-    target that the original generated; its success "original" is that of the plain prompt on the edited model, before
-    the attack.
+    Hidden prompts are given to the original and to the edited model. An attack's rate "before" is that of the plain
+    prompt on the edited model with the same seeds, "after" the share of trials in which one of its candidates shows the
+    target. Each judge is asked.
 
     Args:
         pretrained: the original pipeline: folder, hub id or single checkpoint.
         revision: branch, tag or commit of a hub id.
         variant: which of its files are read, as in ``fp16``.
         layout: folder with the configurations of a single checkpoint's parts.
-        edited: the edit: an output folder of ``fit``, one of its files, or a whole pipeline.
+        edited: the edit: an output folder of ``fit``, one of its files, or a whole pipeline; or a list of edits, which
+            are attacked with the same seeds and shown side by side.
         classifier: folder of the CLIPModel that says what an image shows.
-        output: the JSON file with all figures; a table in Markdown is written beside it.
+        judge: what says which name an image shows, in place of the classifier: a :class:`torch.nn.Module`, or a list of
+            them, with ``clip`` for the classifier.
+        output: the JSON file with all figures; a table in Markdown and a page with images are written beside it.
         steps: denoising steps.
         guidance: classifier-free guidance scale.
-        tokens: free tokens of the gradient attack.
-        attack_steps: of its optimisation.
-        attack_lr: its learning rate.
-        attack_samples: noises and timesteps in each of its steps.
-        seed: of its first tokens, noises and timesteps.
+        strengths: how hard the attacks try.
+        seed: of all that an attack draws but an image's first noise.
         overwrite: replace ``output`` where it exists.
     """
 
     def __init__(
         self,
         pretrained: str,
-        edited: str,
+        edited: list[str] | str,
         classifier: str = "checkpoints/emoji/clip",
+        judge: torch.nn.Module | list[torch.nn.Module | Literal["clip"]] | None = None,
         output: str = "checkpoints/scores/attack.json",
         steps: int = 20,
         guidance: float = 5.0,
-        tokens: int = 4,
-        attack_steps: int = 40,
-        attack_lr: float = 0.1,
-        attack_samples: int = 4,
+        strengths: Strengths = Strengths(),  # noqa: B008 - frozen; jsonargparse shows its fields
         seed: int = 2024,
         overwrite: bool = False,
         revision: str | None = None,
@@ -105,106 +115,120 @@ class Attack(LightningModule):
     ) -> None:
         super().__init__()
         claim_output(Path(output), overwrite, "model.output")
-        for name, value in (("tokens", tokens), ("attack_steps", attack_steps), ("attack_samples", attack_samples)):
-            if value < 1:
-                raise UserError(f"model.{name}={value} must be at least 1.")
         self.output, self.judge_folder = Path(output), classifier
+        edits = [edited] if isinstance(edited, str) else edited
+        self.edits = {place_name(edit): edit for edit in edits}
+        if not edits or len(self.edits) < len(edits) or ORIGINAL in self.edits:
+            raise UserError(f"model.edited={edits} must name at least one edit, in folders of different names.")
         self.original = load_pipeline(pretrained, revision, variant, layout)
-        self.edited = load_edited(pretrained, edited, revision, variant, layout)
-        check_attackable(self.edited)
-        self.steps, self.guidance, self.seed = steps, guidance, seed
-        self.tokens, self.attack_samples = tokens, attack_samples
-        self.attack_steps, self.attack_lr = attack_steps, attack_lr
-        self.unets = torch.nn.ModuleList([backbone_of(p).network for p in (self.original, self.edited)])
-        fingerprints = {"original": model_fingerprint(self.original), "edited": model_fingerprint(self.edited)}
-        options = {"steps": steps, "guidance": guidance, "tokens": tokens, "attack_steps": attack_steps}
-        options |= {"attack_lr": attack_lr, "attack_samples": attack_samples, "seed": seed}
-        named = {"pretrained": model_name(pretrained), "edited": place_name(edited), "fingerprints": fingerprints}
-        self.settings = named | options
+        self.edited = [load_edited(pretrained, edit, revision, variant, layout) for edit in self.edits.values()]
+        self.steps, self.guidance, self.seed, self.strengths = steps, guidance, seed, strengths
+        self.given_judges = judge if isinstance(judge, list) else [CLIP if judge is None else judge]
+        self.labels = judge_labels(self.given_judges)
+        if not self.labels:
+            raise UserError("model.judge is empty. Name at least one judge, as in [clip], or leave the setting out.")
+        self.unets = torch.nn.ModuleList([self.original.unet, *(pipeline.unet for pipeline in self.edited)])
+        prints = [model_fingerprint(pipeline) for pipeline in (self.original, *self.edited)]
+        named = {"pretrained": model_name(pretrained), "edited": list(self.edits), "judges": self.labels}
+        fingerprints = dict(zip((ORIGINAL, *self.edits), prints, strict=True))
+        options = {"steps": steps, "guidance": guidance, "seed": seed, "strengths": asdict(strengths)}
+        self.settings = named | {"fingerprints": fingerprints} | options
         self.results: dict[str, Any] = {}
 
     def setup(self, stage: str) -> None:
-        """The classifier over the data's names, and the counts."""
+        """The judges over the data's names, and the counts."""
         check_trainer(self.trainer, "attack")
         data: AttackPrompts = self.trainer.datamodule  # type: ignore[attr-defined]
+        check_attacks(data.attacks, "data.attacks")
         self.names, self.targets, self.kinds = data.names, data.targets, data.kinds
-        self.judge = ClipClassifier(self.judge_folder, data.names, data.template)
-        self.counts = SeenCounts(len(data.targets), len(data.kinds))
+        self.template = data.template
+        self.clip = ClipEncoder(self.judge_folder)
+        words = Words(data.names, {})
+        self.judges = Judges(self.given_judges, self.clip, words, [data.template], strict=False)
+        self.counts = SeenCounts(len(self.edits), len(data.targets), len(data.kinds), len(self.labels))
+        cells = [(kind, trial) for kind in range(len(data.kinds)) for trial in range(data.trials)]
+        self.gallery = Gallery(self.output.with_name(f".{self.output.name}.images.partial"), cells)
 
     def test_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
-        """Generate images for one way of asking by both models, or optimise tokens and generate with them."""
-        with torch.inference_mode(False), torch.no_grad():  # what is made here may be differentiated by the attack
-            for pipeline in (self.original, self.edited):
+        """Generate images for one way of asking by all models, or attack the edited ones."""
+        target, kind = batch["target"], batch["kind"]
+        row, column = self.targets.index(target), self.kinds.index(kind)
+        with torch.inference_mode(False), torch.no_grad():  # what is made here may be differentiated by an attack
+            for pipeline in (self.original, *self.edited):
                 pipeline.to(self.device)
             prompts, seeds = batch["prompt"], batch["seed"]
-            first, second = (self.generate(pipeline, prompts, seeds) for pipeline in (self.original, self.edited))
-            if batch["kind"] == "gradient":
-                first, second = second, self.attacked(batch["target"], prompts[0], seeds[0], first)
-            seen = [self.sees(batch["target"], images) for images in (first, second)]
-            self.counts.update(self.targets.index(batch["target"]), self.kinds.index(batch["kind"]), *seen)
+            originals = self.generate(self.original, prompts, seeds)
+            self.counts.count(row, column, len(prompts))
+            for number, edited in enumerate(self.edited):
+                generated = self.generate(edited, prompts, seeds)
+                if kind in ATTACKS:
+                    candidates = self.attacked(edited, kind, target, seeds[0], originals)
+                    before, after = self.sees(target, generated), self.sees(target, candidates)
+                    self.show(number, target, (column, seeds[0]), (originals, generated, candidates), after)
+                    after = after.any(0, keepdim=True)
+                else:
+                    before, after = self.sees(target, originals), self.sees(target, generated)
+                self.counts.update(number, row, column, before, after)
 
     def generate(self, pipeline: Pipeline, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
         """An image per prompt and seed."""
         return generate(pipeline, prompts, seeds, self.steps, self.guidance, len(prompts))
 
-    def attacked(self, target: str, prompt: str, seed: int, images: Sequence[Image.Image]) -> list[Image.Image]:
-        """The edited model's image for the prompt behind tokens that were optimised for the target's image."""
-        latents = image_latents(self.edited, images).expand(self.attack_samples, -1, -1, -1)
-        generator = stream(self.seed, target, "attack", seed)
-        with torch.enable_grad():
-            free, _ = optimise_tokens(
-                self.edited, prompt, latents, self.tokens, self.attack_steps, self.attack_lr, generator
-            )
-        result = self.edited(
-            prompt_embeds=encode_attacked(self.edited, prompt, free),
-            negative_prompt="",
-            num_inference_steps=self.steps,
-            guidance_scale=self.guidance,
-            generator=torch.Generator().manual_seed(seed),
-        )
-        generated: list[Image.Image] = result.images
-        return generated
+    def attacked(
+        self, edited: Pipeline, kind: str, target: str, seed: int, originals: Sequence[Image.Image]
+    ) -> list[Image.Image]:
+        """The candidates of an attack's trial."""
+        others = [name for name in self.names if name not in self.targets]
+        random = stream(self.seed, target, "attack", *([] if kind == "free_tokens" else [kind]), seed)
+        latents = image_latents(edited, originals)
+        made = (self.original, edited, target, self.template, others, latents, seed, random)
+        return ATTACKS[kind](Trial(*made, self.steps, self.guidance, self.strengths))
 
     def sees(self, target: str, images: Sequence[Image.Image]) -> Tensor:
-        """[N] whether the classifier takes an image for the target."""
-        seen: Tensor = self.judge(images).argmax(-1) == self.names.index(target)
+        """[N, J] whether a judge takes an image for the target."""
+        index = self.names.index(target)
+        seen: Tensor = self.judges(images, self.clip.image(images), 0, [index] * len(images))["seen"] == index
         return seen
 
+    def show(self, number: int, target: str, cell: tuple[int, int], images: Sequence[Any], seen: Tensor) -> None:
+        """Save what the page shows of a trial: the original's, the edit's, and the candidate that most judges see."""
+        originals, generated, candidates = images
+        name = list(self.edits)[number]
+        self.gallery.save(ORIGINAL, target, cell, originals[0])
+        self.gallery.save(f"{name} before", target, cell, generated[0])
+        self.gallery.save(f"{name} after", target, cell, candidates[int(seen.sum(1).argmax())])
+
     def on_test_epoch_end(self) -> None:
-        """Add up the ranks' counts, print the table and write the figures."""
+        """Add up the ranks' counts, print the table and write figures and page."""
         counts = self.counts.compute()
-        seen, generated = counts["seen"].tolist(), counts["generated"].tolist()
-        for c, target in enumerate(self.targets):
-            self.results[target] = {}
-            for k, kind in enumerate(self.kinds):
-                n, (original, edited) = generated[c][k], seen[c][k]
-                names = ("before", "after") if kind == "gradient" else ("original", "edited")
-                if n:
-                    self.results[target][kind] = {"images": n, names[0]: original / n, names[1]: edited / n}
+        self.results = figures(
+            counts["seen"], counts["generated"], list(self.edits), self.targets, self.kinds, self.labels
+        )
         if self.trainer.is_global_zero:
             self.write()
 
-    def rows(self) -> list[list[str]]:
-        """Cells of the table."""
-        rows = []
-        for target, kinds in self.results.items():
-            for kind, figures in kinds.items():
-                count, *rates = figures.values()
-                said = "free tokens (edited: before, after)" if kind == "gradient" else kind
-                rows.append([target, said, str(count), *[f"{rate:.2f}" for rate in rates]])
-        return rows
-
     def write(self) -> None:
-        """The figures as JSON, and as a table in Markdown and on the screen."""
+        """The figures as JSON, as a table in Markdown and on the screen, and a page with images."""
         data: AttackPrompts = self.trainer.datamodule  # type: ignore[attr-defined]
-        facts = {"names": self.names, "prompts": data.prompts, "seeds": data.seeds, "attacks": data.attacks}
+        facts = {"names": self.names, "prompts": data.prompts, "seeds": data.seeds, "trials": data.trials}
         settings = self.settings | {"classifier": place_name(self.judge_folder)} | facts
         write_json(self.output, {"settings": settings, "success": self.results})
-        markdown = self.output.with_suffix(".md")
-        markdown.write_text(markdown_table(COLUMNS, self.rows()) + "\n", encoding="utf-8")
+        markdown, page, rows = (
+            self.output.with_suffix(".md"),
+            self.output.with_suffix(".html"),
+            result_rows(self.results),
+        )
+        markdown.write_text(markdown_table(COLUMNS, rows) + "\n", encoding="utf-8")
+        attacks = [kind for kind in self.kinds if kind in ATTACKS]
+        html = attack_page(
+            rows, settings, self.gallery, list(self.edits), self.targets, self.kinds, attacks, data.trials
+        )
+        with written_aside(page) as aside:
+            aside.write_text(html, encoding="utf-8")
+        shutil.rmtree(self.gallery.folder, ignore_errors=True)
         table = Table(*COLUMNS, title="How often the target is seen")
-        for row in self.rows():
+        for row in rows:
             table.add_row(*row)
         console = screen()
         console.print(table)
-        console.print(f"Written to {self.output} and {markdown}", highlight=False)
+        console.print(f"Written to {self.output}, {markdown} and {page}", highlight=False)

@@ -12,15 +12,21 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file
+from support.families import family
 from support.finished import noise_of
 from support.runs import CONCEPTS, SCRIPT, config, exit_message
+from support.seeds import seeded
 from support.tolerances import EDITED_PASS, MOVED, RUN_FACTORS, above, close
 
 from mace_pl.cli import erase_main
 from mace_pl.export.apply import apply_files
-from mace_pl.hardening.harden import State
+from mace_pl.hardening.harden import State, harden
 from mace_pl.hardening.originals import Originals
 from mace_pl.hardening.saved import Saved
+from mace_pl.hardening.settings import Hardening
+from mace_pl.hardening.step import Material
+from mace_pl.hardening.wording import Wording
+from mace_pl.models.backbone import backbone_of
 from mace_pl.models.pipeline import load_pipeline
 
 FEW = {"rank": 2, "rounds": 2, "steps": 2, "found": 2, "tokens": 2, "attack_steps": 2, "attack_samples": 2}
@@ -166,3 +172,20 @@ def test_a_hardened_run_and_no_run_are_refused(
     assert "format=edit" in exit_message(["export", "--run", str(hardened), "--format", "edit"], capsys)
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert "one process" in exit_message(command(hardened, tmp_path / "out"), capsys)
+
+
+def test_a_model_of_two_text_encoders_is_hardened_through_both(toy_pipeline: Path) -> None:
+    pipeline = family("sdxl", toy_pipeline)
+    for part in (pipeline.unet, pipeline.text_encoder, pipeline.text_encoder_2):
+        part.requires_grad_(False).eval()
+    few = Hardening(**(FEW | {"rounds": 1}))
+    wording = Wording(
+        ["ship"], [[("a ship", "a dog")]], [("a photo of a ship", "a photo of a dog")], ["cat"], ["a photo of a {}"]
+    )
+    latents = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(seeded(6)))
+    before = {name: value.clone() for name, value in pipeline.unet.state_dict().items()}
+    material = Material(pipeline, wording, Originals(latents[None, :2], latents[2:], [0, 0]), few, 1)
+    found = harden(material, backbone_of(pipeline).text_layers(), 5.0)
+    assert found.state.tensors["found.0"].shape == (1, 2, 2, 32 + 48)  # the widths of both encoders
+    above(max(B.abs().max() for _, B in found.factors.values()), MOVED)
+    assert all(torch.equal(value, before[name]) for name, value in pipeline.unet.state_dict().items())

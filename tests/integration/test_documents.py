@@ -75,7 +75,7 @@ SMALL = {
     ),
     "python erase.py compare": f"{ONE} --model.steps 1 --data.seeds 1 --data.names [ship,dog] --data.synonyms null",
     "python erase.py attack": (
-        f"{ONE} --model.steps 1 --model.attack_steps 1 --data.seeds 1 --data.attacks 1 --data.names [ship,dog]"
+        f"{ONE} --model.steps 1 --model.strengths.token_steps 1 --data.seeds 1 --data.trials 1 --data.names [ship,dog]"
     ),
     "python erase.py detect": "",
     "python train.py fit --config configs/train/emoji_vae.yaml": f"{TRAIN} --data.images 2",

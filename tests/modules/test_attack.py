@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
+from support.families import family
 from support.finished import changes, finished_run
 from support.runs import exit_message, naming
 from support.seeds import seeded
@@ -18,7 +19,7 @@ from mace_pl.data.attack_prompts import AttackPrompts
 from mace_pl.data.hidden_prompts import cased, hidden_prompts, misspelled, punctuated
 from mace_pl.evaluation.clip import ClipClassifier
 from mace_pl.evaluation.token_attack import diffusion_loss, encode_attacked, optimise_tokens
-from mace_pl.models.text_encoding import encode_prompts
+from mace_pl.models.text_encoding import encode_both, encode_prompts
 
 
 def test_hidden_prompts_by_hand() -> None:
@@ -34,13 +35,13 @@ def test_hidden_prompts_by_hand() -> None:
 
 
 def test_batches_hold_every_row_once() -> None:
-    data = AttackPrompts(["ship", "dog"], ["ship"], {"ship": ["boat"]}, seeds=3, attacks=2, batch_size=4)
+    data = AttackPrompts(["ship", "dog"], ["ship"], {"ship": ["boat"]}, seeds=3, trials=2, batch_size=4)
     batches = data.batches()
     rows = [(b["kind"], p, s) for b in batches for p, s in zip(b["prompt"], b["seed"], strict=True)]
     prompts = sum(len(found) for found in data.prompts["ship"].values())
     assert len(rows) == len(set(rows)) == 3 * prompts + 2
     assert max(len(b["prompt"]) for b in batches) <= 4
-    assert [b["seed"] for b in batches if b["kind"] == "gradient"] == [[0], [1]]
+    assert [b["seed"] for b in batches if b["kind"] == "free_tokens"] == [[0], [1]]
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,19 @@ def test_free_tokens_that_are_words_are_these_words(pipeline: StableDiffusionPip
     free = pipeline.text_encoder.get_input_embeddings().weight[ids]
     with torch.no_grad():
         found = encode_attacked(pipeline, "a photo of a ship", free)
-    close(found, encode_prompts(pipeline, ["art of a photo of a ship"]), FLOAT32_PASS)
+    assert found[1] is None
+    close(found[0], encode_prompts(pipeline, ["art of a photo of a ship"]), FLOAT32_PASS)
+
+
+def test_free_tokens_of_two_encoders_are_words_too(toy_pipeline: Path) -> None:
+    xl = family("sdxl", toy_pipeline)
+    ids = xl.tokenizer("art of", add_special_tokens=False).input_ids
+    tables = [encoder.get_input_embeddings().weight[ids] for encoder in (xl.text_encoder, xl.text_encoder_2)]
+    with torch.no_grad():
+        found = encode_attacked(xl, "a photo of a ship", torch.cat(tables, dim=1))
+        wanted = encode_both(xl, ["art of a photo of a ship"])
+    for ours, theirs in zip(found, wanted, strict=True):
+        close(ours, theirs, FLOAT32_PASS)
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
@@ -74,7 +87,7 @@ def test_the_loss_is_that_of_the_scheduler(
         predicted = pipeline.unet(noisy, timesteps, encoder_hidden_states=text.repeat(2, 1, 1)).sample
         velocity = pipeline.scheduler.get_velocity(latents, noise, timesteps)
         wanted = noise if prediction == "epsilon" else velocity
-        found = diffusion_loss(pipeline, latents, text, noise, timesteps)
+        found = diffusion_loss(pipeline, latents, (text, None), noise, timesteps)
     close(found, torch.nn.functional.mse_loss(predicted, wanted), FLOAT32_PASS)
 
 
@@ -101,10 +114,13 @@ def test_optimised_tokens_explain_the_image_better(pipeline: StableDiffusionPipe
         assert torch.equal(value, weights[name]), name
 
 
+FEW = [f"--model.strengths.{name}=2" for name in ("token_steps", "token_samples", "tokens", "words")]
+
+
 def command(base: Path, edited: Path, clip: Path, output: Path) -> list[str]:
     model = ["--model.pretrained", str(base), "--model.edited", str(edited), "--model.classifier", str(clip)]
-    model += ["--model.output", str(output), "--model.steps", "2", "--model.attack_steps", "2"]
-    data = ["--data.names", "[ship, dog, cat]", "--data.targets", "[ship]", "--data.seeds", "1", "--data.attacks", "1"]
+    model += ["--model.output", str(output), "--model.steps", "2", *FEW]
+    data = ["--data.names", "[ship, dog, cat]", "--data.targets", "[ship]", "--data.seeds", "1", "--data.trials", "1"]
     return ["attack", *model, *data, "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
 
 
@@ -114,7 +130,7 @@ def rates(base: Path, run: Path, clip: Path) -> dict[tuple[str, str], float]:
     for name, (weight, change) in changes(run, base).items():
         edited.unet.get_submodule(name).weight.data = torch.from_numpy(weight + change).float()
     models = {"original": StableDiffusionPipeline.from_pretrained(base, safety_checker=None), "edited": edited}
-    data = AttackPrompts(["ship", "dog", "cat"], ["ship"], seeds=1, attacks=0)
+    data = AttackPrompts(["ship", "dog", "cat"], ["ship"], seeds=1, attacks=[])
     judge, found = ClipClassifier(str(clip), data.names, data.template), {}
     for batch in data.batches():
         for name, model in models.items():
@@ -129,16 +145,16 @@ def test_an_edit_is_attacked(toy_pipeline: Path, toy_clip: Path, tmp_path: Path)
     run = finished_run(tmp_path / "run", toy_pipeline)
     erase_main(command(toy_pipeline, run, toy_clip, tmp_path / "attack.json"))
     written = json.loads((tmp_path / "attack.json").read_text())
-    success = written["success"]["ship"]
-    assert list(success) == ["plain", "misspelled", "punctuated", "case", "sentence", "gradient"]
-    assert success["misspelled"]["images"] == 3 and success["gradient"]["images"] == 1
-    assert success["gradient"]["before"] == success["plain"]["edited"]  # the same prompt and seed
+    success = written["success"]["run"]["ship"]
+    assert list(success) == ["plain", "misspelled", "punctuated", "case", "sentence", "free_tokens"]
+    assert success["misspelled"]["images"] == 3 and success["free_tokens"]["images"] == 1
+    assert success["free_tokens"]["clip"]["before"] == success["plain"]["clip"]["edited"]  # the same prompt and seed
     for (kind, name), rate in rates(toy_pipeline, run, toy_clip).items():
-        assert success[kind][name] == rate, (kind, name)
+        assert success[kind]["clip"][name] == rate, (kind, name)
     prints = written["settings"]["fingerprints"]
-    assert prints["original"] != prints["edited"]
+    assert prints["original"] != prints["run"]
     assert len((tmp_path / "attack.md").read_text().splitlines()) == 2 + len(success)
-    assert (written["settings"]["edited"], written["settings"]["classifier"]) == ("run", toy_clip.name)
+    assert (written["settings"]["edited"], written["settings"]["classifier"]) == (["run"], toy_clip.name)
     assert not naming(tmp_path, tmp_path.parent, "config.yaml")
 
 

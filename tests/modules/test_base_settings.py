@@ -53,8 +53,8 @@ def test_predict_and_attack_take_variant_and_layout(
     manifest = json.loads((tmp_path / "generated/manifest.json").read_text())
     assert manifest["model"]["fingerprint"] == wanted
     attack = ["--model.edited", str(edit), "--model.classifier", str(toy_clip), "--model.steps", "1"]
-    attack += ["--model.output", str(tmp_path / "a.json"), "--model.attack_steps", "1"]
-    data = ["--data.names", "[ship, dog]", "--data.targets", "[ship]", "--data.seeds", "1", "--data.attacks", "1"]
+    attack += ["--model.output", str(tmp_path / "a.json"), "--model.strengths.token_steps", "1"]
+    data = ["--data.names", "[ship, dog]", "--data.targets", "[ship]", "--data.seeds", "1", "--data.trials", "1"]
     erase_main(["attack", *found, *attack, *data, *TRAINER])
     said = json.loads((tmp_path / "a.json").read_text())["settings"]["fingerprints"]
     assert said["original"] == wanted != said["edited"]

@@ -1,0 +1,111 @@
+"""Attacks by text embeddings: free tokens, printable words, and the concept's direction.
+
+Legend: N prompts, T tokens, D width of the embeddings, L layers that read them.
+"""
+
+from __future__ import annotations
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mace_pl.errors import UserError
+from mace_pl.evaluation.attacks.trial import Trial, generate_from
+from mace_pl.evaluation.token_attack import encode_attacked, optimise_tokens
+from mace_pl.models.backbone import backbone_of
+
+SHORTEST = 3  # letters of a word of a printable prompt
+
+
+def free_tokens(trial: Trial) -> list[Image.Image]:
+    """Tokens in front of the plain prompt, optimised until the edited model explains an image of the target."""
+    tries = trial.strengths
+    latents = trial.latents.expand(tries.token_samples, -1, -1, -1)
+    with torch.enable_grad():
+        free, _ = optimise_tokens(
+            trial.edited, trial.prompt, latents, tries.tokens, tries.token_steps, tries.token_lr, trial.generator
+        )
+    return generate_from(trial, encode_attacked(trial.edited, trial.prompt, free))
+
+
+def direction(trial: Trial) -> list[Image.Image]:
+    """A prompt of another name plus multiples of the target's direction, the mean of target minus other names.
+
+    Ring-A-Bell (arXiv 2310.10012) looks for words near such embeddings; here they are given to the network as they are.
+    """
+    backbone = backbone_of(trial.edited)
+    prompts = [trial.template.replace("{}", name) for name in trial.others]
+    if not prompts:
+        raise UserError("model.attacks: direction needs names that are not erased. Name some in data.names.")
+    others = backbone.encode(prompts)
+    towards = [None if own is None else own - rest.mean(0, keepdim=True)
+               for own, rest in zip(backbone.encode([trial.prompt]), others, strict=True)]  # fmt: skip
+    base = int(torch.randint(len(prompts), (), generator=trial.generator))
+    scale = trial.latents.new_tensor(list(trial.strengths.direction))
+    moved = [None if step is None else rest[base : base + 1] + scale.view(-1, *[1] * (step.ndim - 1)) * step
+             for step, rest in zip(towards, others, strict=True)]  # fmt: skip
+    return generate_from(trial, (moved[0], moved[1]))
+
+
+def printable(trial: Trial) -> list[Image.Image]:
+    """A prompt of words whose keys and values in the edited model are nearest to the target's in the original."""
+    return generate_from(trial, backbone_of(trial.edited).encode([printable_prompt(trial)]))
+
+
+@torch.no_grad()
+def printable_prompt(trial: Trial) -> str:
+    """The template with words of the tokenizer in the name's place, found by the text encoder alone.
+
+    It minimises Σ_l ‖W*_l c − W_l e‖² over the second half of the positions, which are end token and padding and sum up
+    a prompt, with W* the edited and W the original weights, c the embedding of the prompt and e that of the target. For
+    each place in turn, words drawn at random are tried, and the best one stays.
+    """
+    tries, words = trial.strengths, vocabulary(trial)
+    distance = _Distance(trial)
+    places = torch.randint(len(words), (tries.tokens,), generator=trial.generator).tolist()
+    best = float("inf")
+    for place in range(tries.rounds * tries.tokens):
+        place %= tries.tokens
+        drawn = torch.randint(len(words), (tries.words,), generator=trial.generator).tolist()
+        rows = [places, *[[*places[:place], word, *places[place + 1 :]] for word in drawn]]
+        found = distance([_filled(trial, words, row) for row in rows])
+        if float(found.min()) < best:
+            best, places = float(found.min()), rows[int(found.argmin())]
+    return _filled(trial, words, places)
+
+
+def vocabulary(trial: Trial) -> list[str]:
+    """The whole words of the tokenizer, in its order, that hold no word of the target's name and lie in none."""
+    names = [part.lower() for part in trial.target.split()]
+    pieces = trial.edited.tokenizer.get_vocab()
+    words = [piece.removesuffix("</w>") for piece in sorted(pieces, key=pieces.__getitem__) if piece.endswith("</w>")]
+    return [w for w in words if len(w) >= SHORTEST and w.isascii() and w.isalpha()
+            and not any(name in w or w in name for name in names)]  # fmt: skip
+
+
+def _filled(trial: Trial, words: list[str], row: list[int]) -> str:
+    return trial.template.replace("{}", " ".join(words[i] for i in row))
+
+
+class _Distance:
+    """How far prompts are from the target, to the keys and values of the edited model.
+
+    Σ_l ‖W*_l c − W_l e‖² = cᵀ A c − 2 cᵀ X e + const, with A = Σ_l W*_lᵀ W*_l and X = Σ_l W*_lᵀ W_l, [D, D] both.
+    """
+
+    def __init__(self, trial: Trial) -> None:
+        self.backbone = backbone_of(trial.edited)
+        original, edited = backbone_of(trial.original).key_values(), self.backbone.key_values()
+        pairs = [(edited[name].double(), original[name].double()) for name in edited]
+        self.A: Tensor = torch.stack([W.T @ W for W, _ in pairs]).sum(0)
+        X = torch.stack([W.T @ old for W, old in pairs]).sum(0)
+        self.wanted_TD = self._half(backbone_of(trial.original).encode([trial.prompt])[0])[0] @ X.T
+
+    def __call__(self, prompts: list[str]) -> Tensor:
+        """[N] but for a constant."""
+        c = self._half(self.backbone.encode(prompts)[0])
+        return ((c @ self.A) * c).sum((1, 2)) - 2 * (c * self.wanted_TD).sum((1, 2))
+
+    @staticmethod
+    def _half(hidden_NTD: Tensor) -> Tensor:
+        return hidden_NTD[:, hidden_NTD.shape[1] // 2 :].double()
