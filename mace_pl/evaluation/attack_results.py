@@ -40,13 +40,14 @@ def figures(
                 n = int(generated[c, k])
                 if n:
                     own[kind] = {"images": n} | {
-                        judge: _rates(*seen[e, c, k, j].tolist(), n, kind in ATTACKS) for j, judge in enumerate(judges)
+                        judge: _rates(seen[e, c, k, j], n, kind in ATTACKS) for j, judge in enumerate(judges)
                     }
     return results
 
 
-def _rates(before: int, after: int, n: int, attack: bool) -> dict[str, Any]:
+def _rates(seen: Tensor, n: int, attack: bool) -> dict[str, Any]:
     """Both rates, and the interval of the second."""
+    before, after = int(seen[0]), int(seen[1])
     names = ("before", "after") if attack else ("original", "edited")
     return {names[0]: before / n, names[1]: after / n, "interval": interval(after, n)}
 

@@ -37,14 +37,16 @@ def direction(trial: Trial) -> list[Image.Image]:
     prompts = [trial.template.replace("{}", name) for name in trial.others]
     if not prompts:
         raise UserError("model.attacks: direction needs names that are not erased. Name some in data.names.")
-    others = backbone.encode(prompts)
-    towards = [None if own is None else own - rest.mean(0, keepdim=True)
-               for own, rest in zip(backbone.encode([trial.prompt]), others, strict=True)]  # fmt: skip
     base = int(torch.randint(len(prompts), (), generator=trial.generator))
-    scale = trial.latents.new_tensor(list(trial.strengths.direction))
-    moved = [None if step is None else rest[base : base + 1] + scale.view(-1, *[1] * (step.ndim - 1)) * step
-             for step, rest in zip(towards, others, strict=True)]  # fmt: skip
-    return generate_from(trial, (moved[0], moved[1]))
+    scales = trial.latents.new_tensor(list(trial.strengths.direction))
+
+    def moved(own: Tensor, rest: Tensor) -> Tensor:
+        step = own - rest.mean(0, keepdim=True)
+        return rest[base : base + 1] + scales.view(-1, *[1] * (step.ndim - 1)) * step
+
+    (hidden, pooled), (others, others_pooled) = backbone.encode([trial.prompt]), backbone.encode(prompts)
+    both = None if pooled is None or others_pooled is None else moved(pooled, others_pooled)
+    return generate_from(trial, (moved(hidden, others), both))
 
 
 def printable(trial: Trial) -> list[Image.Image]:
