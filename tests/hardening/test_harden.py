@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from mace_pl.hardening.step import Material
 from mace_pl.hardening.wording import Wording
 from mace_pl.models.backbone import backbone_of
 from mace_pl.models.pipeline import load_pipeline
+from mace_pl.run import Run
 
 FEW = {"rank": 2, "rounds": 2, "steps": 2, "found": 2, "tokens": 2, "attack_steps": 2, "attack_samples": 2}
 FEW |= {"images": 2, "preserved_images": 2, "batch": 4, "preserved_batch": 2}
@@ -172,6 +174,21 @@ def test_a_hardened_run_and_no_run_are_refused(
     assert "format=edit" in exit_message(["export", "--run", str(hardened), "--format", "edit"], capsys)
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert "one process" in exit_message(command(hardened, tmp_path / "out"), capsys)
+
+
+def test_a_library_is_hardened_but_a_hardened_run_is_none(
+    run: Path, hardened: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    library = tmp_path / "library"
+    shutil.copytree(run, library)
+    erase_main(["remove", "--run", str(library), "--targets", "[painter]"])
+    erase_main(command(library, tmp_path / "out", "--export", "[]", rounds=1))
+    found = Run.load(tmp_path / "out")
+    assert found.hardened and found.targets == ["ship"] and found.statistics_file("ship").parents[1] == found.folder
+    assert found.config["output_dir"] == str(tmp_path / "out")
+    assert "is hardened, for the edit" in exit_message(
+        ["remove", "--run", str(hardened), "--targets", "[painter]"], capsys
+    )
 
 
 def test_a_model_of_two_text_encoders_is_hardened_through_both(toy_pipeline: Path) -> None:
