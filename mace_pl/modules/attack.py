@@ -127,7 +127,7 @@ class Attack(LightningModule):
         self.labels = judge_labels(self.given_judges)
         if not self.labels:
             raise UserError("model.judge is empty. Name at least one judge, as in [clip], or leave the setting out.")
-        self.unets = torch.nn.ModuleList([self.original.unet, *(pipeline.unet for pipeline in self.edited)])
+        self.networks = torch.nn.ModuleList(backbone_of(one).network for one in (self.original, *self.edited))
         prints = [model_fingerprint(pipeline) for pipeline in (self.original, *self.edited)]
         named = {"pretrained": model_name(pretrained), "edited": list(self.edits), "judges": self.labels}
         fingerprints = dict(zip((ORIGINAL, *self.edits), prints, strict=True))
