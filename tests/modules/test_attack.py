@@ -17,6 +17,7 @@ from support.tolerances import EXPLAINED, FLOAT32_PASS, above, close
 from mace_pl.cli import erase_main
 from mace_pl.data.attack_prompts import AttackPrompts
 from mace_pl.data.hidden_prompts import cased, hidden_prompts, misspelled, punctuated
+from mace_pl.evaluation.attacks.registry import ATTACKS
 from mace_pl.evaluation.clip import ClipClassifier
 from mace_pl.evaluation.token_attack import diffusion_loss, encode_attacked, optimise_tokens
 from mace_pl.models.text_encoding import encode_both, encode_prompts
@@ -156,6 +157,27 @@ def test_an_edit_is_attacked(toy_pipeline: Path, toy_clip: Path, tmp_path: Path)
     assert len((tmp_path / "attack.md").read_text().splitlines()) == 2 + len(success)
     assert (written["settings"]["edited"], written["settings"]["classifier"]) == (["run"], toy_clip.name)
     assert not naming(tmp_path, tmp_path.parent, "config.yaml")
+
+
+def test_edits_and_judges_stand_side_by_side_with_a_page_of_images(
+    toy_pipeline: Path, toy_clip: Path, tmp_path: Path
+) -> None:
+    runs = [finished_run(tmp_path / name, toy_pipeline) for name in ("first", "second")]
+    args = command(toy_pipeline, runs[0], toy_clip, tmp_path / "attack.json")
+    args[args.index("--model.edited") + 1] = json.dumps([str(run) for run in runs])
+    bright = {"class_path": "support.judges.Brightness", "init_args": {"names": ["cat", "dog", "ship"]}}
+    args += ["--model.judge", json.dumps(["clip", bright]), "--data.attacks", json.dumps(list(ATTACKS))]
+    erase_main(args)
+    success = json.loads((tmp_path / "attack.json").read_text())["success"]
+    assert success["first"] == success["second"]  # equal edits, equal seeds
+    for attack in ATTACKS:
+        found = success["first"]["ship"][attack]
+        assert set(found) == {"images", "clip", "Brightness"} and found["clip"]["after"] in (0, 1)
+        assert found["clip"]["before"] == success["first"]["ship"]["plain"]["clip"]["edited"]
+    page = (tmp_path / "attack.html").read_text("utf-8")
+    assert page.count("<img") == len(ATTACKS) * 5  # the original's, and of each edit before and after
+    assert page.count("data:image/png;base64") == len(ATTACKS) * 5 and "free tokens" in page
+    assert not list(tmp_path.glob(".attack*"))
 
 
 def test_a_target_that_is_no_class_is_refused(
