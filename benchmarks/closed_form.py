@@ -18,7 +18,8 @@ from reference import textbook_fuse, textbook_refine
 from torch import Tensor
 
 from mace_pl.methods.closed_form import Preservation, apply_edit, gram
-from mace_pl.methods.edit import ConceptSums, SumsOnDisk, fusion, refinement
+from mace_pl.methods.edit import ConceptSums, SumsOnDisk, refinement
+from mace_pl.methods.fusion import fusion
 
 OUTPUTS = [320] * 10 + [640] * 10 + [1280] * 12  # rows of the keys and values of SD 1.4's cross-attentions
 PRIOR = 1e-4  # weights of the published settings for celebrities

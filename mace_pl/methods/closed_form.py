@@ -10,7 +10,7 @@ multi-LoRA fusion, in the factored form in which nothing depends on the layer bu
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -208,6 +208,11 @@ class Fusion:
         """A*_{l,i} = A_{l,i} F_i M⁻¹ [K, D] of one concept; K rows of A_{l,i}, of one layer or of all of them."""
         return solve_right(A_KD.double() @ F_DD.double(), self.factor)
 
+    def again(self, T_DD: Tensor) -> Fusion:
+        """Of the same concepts with another T: M stays. R = I + (T − I)(Σ F_i + λ_I I) M⁻¹, exact where T = I."""
+        identity = torch.eye(len(self.own), dtype=torch.float64)
+        return replace(self, R=identity + solve_right((T_DD.double() - identity) @ self.own, self.factor))
+
 
 def fuse(T_DD: Tensor, F_DD: Tensor, preservation: Preservation) -> Fusion:
     """Stage 3 for all layers at once, Identity 4.
@@ -223,13 +228,10 @@ def fuse(T_DD: Tensor, F_DD: Tensor, preservation: Preservation) -> Fusion:
     Raises:
         UserError: M is singular.
     """
-    T = T_DD.double()
-    identity = torch.eye(len(T), dtype=torch.float64)
+    identity = torch.eye(len(T_DD), dtype=torch.float64)
     damped = F_DD.double() + preservation.identity * identity
-    M = damped + preservation.statistics(len(T))
-    factor = factored(M, preservation, "fuse")
-    # R = I + (T − I)(Σ F_i + λ_I I) M⁻¹, the same matrix, exact where T = I
-    return Fusion(identity + solve_right((T - identity) @ damped, factor), factor, damped)
+    factor = factored(damped + preservation.statistics(len(T_DD)), preservation, "fuse")
+    return Fusion(identity, factor, damped).again(T_DD)
 
 
 def apply_edit(W_OD: Tensor, R_DD: Tensor, A_RD: Tensor, B_OR: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mace_pl.errors import UserError
 from mace_pl.files.artifacts import read_tensors, write_tensors
-from mace_pl.methods.closed_form import Preservation, apply_columns, apply_edit, fuse, gram, refine
+from mace_pl.methods.closed_form import Preservation, apply_columns, apply_edit, gram, refine
 from mace_pl.methods.lora import from_peft, to_peft
 from mace_pl.models.attention_layers import reads_image_only
 from mace_pl.models.cross_attention import is_value
@@ -24,8 +24,6 @@ Factors = dict[str, tuple[Tensor, Tensor]]
 TOGETHER = 1024  # tokens of several concepts that are summed at once; larger blocks leave holes in the memory
 
 NONE = torch.zeros(0, dtype=torch.float64)  # sums that a run does not have
-
-LESS = "Train with a smaller --model.lr, or raise --model.fuse.identity."
 
 STAGE2 = "stage2"  # kind of the files with what stage 2 trained, which on the base model is not the edit
 STAGE2_PREFIX = "mace_stage2."  # no loader of LoRAs knows it, and diffusers refuses names without "lora"
@@ -195,8 +193,8 @@ class SumsOnDisk(Mapping[str, ConceptSums]):
     Of a concept with few tokens these are kept in place of its sums: a vector for two matrices, where it is one token.
     """
 
-    def __init__(self) -> None:
-        self.store = TensorStore()
+    def __init__(self, store: TensorStore | None = None) -> None:
+        self.store = TensorStore() if store is None else store
         self.places: dict[str, tuple[type[ConceptSums] | type[Pairs], dict[str, int]]] = {}
 
     def add(self, target: str, sums: ConceptSums | Pairs) -> None:
@@ -208,6 +206,12 @@ class SumsOnDisk(Mapping[str, ConceptSums]):
         """What was written."""
         kind, places = self.places[target]
         return kind(**{name: self.store[place] for name, place in places.items()})
+
+    def only(self, targets: Iterable[str]) -> SumsOnDisk:
+        """Those of some targets, out of the same files."""
+        found = SumsOnDisk(self.store)
+        found.places = {target: self.places[target] for target in targets}
+        return found
 
     def __getitem__(self, target: str) -> ConceptSums:
         found = self.read(target)
@@ -253,45 +257,3 @@ def refinement(sums: Mapping[str, ConceptSums], preservation: Preservation) -> E
     """Stage 1 of MACE over all concepts."""
     total = summed(sums.values())
     return Edit(refine(total.F, total.G, preservation))
-
-
-def fusion(
-    refined: Edit, sums: Mapping[str, ConceptSums], loras: Mapping[str, Factors], preservation: Preservation
-) -> Edit:
-    """Stage 3 over all concepts, one at a time.
-
-    Args:
-        refined: what stage 1 made; whatever it has per layer, B_0 A_0, is fused to B_0 A_0 (Σ F_i + λ_I I) M⁻¹.
-        sums: by target.
-        loras: by target, then by layer, (A [r, D], B [O, r]).
-        preservation: what is preserved.
-    """
-    fused = fuse(refined.R, summed(sums.values()).F_all, preservation)
-    layers = list(next(iter(loras.values())))
-    A: dict[str, list[Tensor]] = {name: [] for name in layers}
-    for target, s in sums.items():
-        factors = [loras[target][name][0].cpu() for name in layers]
-        rows = fused.fused(torch.cat(factors), s.F_all).split([len(a) for a in factors])
-        for name, part in zip(layers, rows, strict=True):
-            A[name].append(part)
-    B = {name: [loras[target][name][1].double().cpu() for target in sums] for name in layers}
-    for name, (A_0, B_0) in refined.factors.items():
-        A[name].append(fused.fused(A_0, fused.own))
-        B[name].append(B_0.double())
-    fused_factors = {name: (torch.cat(A[name]), torch.cat(B[name], dim=1)) for name in layers}
-    edit = replace(refined, R=fused.R, factors=fused_factors)
-    edit.check_finite(f"fusion of the LoRAs of {', '.join(sums)}. {LESS}")
-    return edit
-
-
-def added(refined: Edit, loras: Sequence[Factors]) -> Edit:
-    """The LoRAs simply on top of the refined weights: Σ_i B_i A_i by layer, as one LoRA of all ranks."""
-    parts = [refined.factors, *loras]
-    factors = {}
-    for name in dict.fromkeys(name for part in parts for name in part):
-        own = [part[name] for part in parts if name in part]
-        A, B = (torch.cat([pair[i].double().cpu() for pair in own], dim=i) for i in (0, 1))
-        factors[name] = (A, B)
-    edit = replace(refined, factors=factors)
-    edit.check_finite(f"the added LoRAs. {LESS}")
-    return edit

@@ -23,6 +23,7 @@ def generate(
     progress: Callable[[int], None] | None = None,
     negative: str | None = None,
     size: tuple[int | None, int | None] = (None, None),
+    on_step: Callable[[], None] | None = None,
 ) -> list[Image.Image]:
     """One image per prompt and seed, with the pipeline's scheduler.
 
@@ -36,9 +37,16 @@ def generate(
         progress: called with the number of images done since the last call.
         negative: what every image is guided away from; nothing in particular when None.
         size: (height, width) in pixels; the pipeline's own where None.
+        on_step: called after each denoising step of a batch; what it raises ends the generation.
     """
     pipeline.set_progress_bar_config(disable=True)
     images: list[Image.Image] = []
+
+    def stepped(*_: object) -> dict[str, Tensor]:
+        if on_step is not None:
+            on_step()
+        return {}  # nothing is changed
+
     for start in range(0, len(prompts), batch_size):
         rows = slice(start, start + batch_size)
         generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds[rows]]
@@ -51,6 +59,7 @@ def generate(
                 negative_prompt=None if negative is None else [negative] * len(generators),
                 height=size[0],
                 width=size[1],
+                callback_on_step_end=stepped,
             )
         images += result.images
         if progress is not None:

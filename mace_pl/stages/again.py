@@ -13,7 +13,8 @@ from mace_pl.concepts.preservation import NAMES, StageWeights
 from mace_pl.errors import UserError
 from mace_pl.files.paths import resolve
 from mace_pl.methods.base import ClosedForm
-from mace_pl.methods.edit import Edit, SumsOnDisk, added, fusion
+from mace_pl.methods.edit import Edit, SumsOnDisk
+from mace_pl.methods.fusion import added, fusion
 from mace_pl.models.backbone import backbone_of
 from mace_pl.models.protocols import Pipeline
 from mace_pl.models.text_encoding import encoder_fingerprint

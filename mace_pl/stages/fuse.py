@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from mace_pl.methods.base import ClosedForm
 from mace_pl.methods.closed_form import fuse
-from mace_pl.methods.edit import Edit, Factors, fusion
+from mace_pl.methods.edit import Edit, Factors
+from mace_pl.methods.fusion import fusion
 from mace_pl.stages.refine import Refined
 
 

@@ -127,16 +127,40 @@ def solve(
     backbone, sums = backbone_of(pipeline), with_beside(sums, wanted.beside)
     original, total = backbone.key_values(), sums.total
     preserved = preserve(pipeline, wanted, method, total, list(sums), original)
-    empty = backbone.encode([""]) if method.reads_names else (None, None)
+    edit = solve_total(pipeline, method, total, wanted, preserved, original)
+    return edit, original if edit.pooled is None else backbone.text_layers(), preserved
+
+
+def solve_total(
+    pipeline: Pipeline,
+    method: ClosedForm,
+    total: ConceptSums,
+    wanted: Preserving,
+    preserved: Preserved,
+    original: Mapping[str, Tensor],
+) -> Edit:
+    """The closed form, once what is preserved is known.
+
+    Args:
+        pipeline: the original model.
+        method: the closed form.
+        total: the sums over all targets.
+        wanted: what the run was told to preserve.
+        preserved: what it preserves.
+        original: the keys and values W [O, D] by layer name.
+
+    Raises:
+        UserError: the system is singular, or the edit is not finite.
+    """
+    empty = backbone_of(pipeline).encode([""]) if method.reads_names else (None, None)
     text, pooled = (None if one is None else one.cpu().double() for one in empty)
     names, blank = preserved.named.last if preserved.named else None, None if text is None else text[0]
     edit = method.solve(Sums(total.F, total.G, preserved.refine, original, float(total.pairs), names, blank))
-    T = pooled_matrix(pipeline, method, total, wanted.pooled, preserved.named, pooled)
-    edit = replace(edit, pooled=T)
+    edit = replace(edit, pooled=pooled_matrix(pipeline, method, total, wanted.pooled, preserved.named, pooled))
     edit.check_finite(
         f"model.method {method!r}. Give its settings nearer to the published ones, or raise --model.refine.identity."
     )
-    return edit, original if T is None else backbone.text_layers(), preserved
+    return edit
 
 
 def sum_concepts(

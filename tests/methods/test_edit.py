@@ -13,7 +13,8 @@ from torch import Tensor
 from mace_pl.errors import UserError
 from mace_pl.methods import OCE, RECE, SPEED, ClosedForm, Mace, MaceRefinement, NullSpace
 from mace_pl.methods.closed_form import Preservation
-from mace_pl.methods.edit import ConceptSums, Edit, added, fusion
+from mace_pl.methods.edit import ConceptSums, Edit
+from mace_pl.methods.fusion import added, fusion
 
 FORMS = [MaceRefinement("all"), RECE(), NullSpace(), SPEED("shared"), SPEED("layers"), OCE()]
 
