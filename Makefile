@@ -25,11 +25,11 @@ demo: $(READY)
 	$(BIN)/python erase.py fit --config configs/emoji/erase_ship.yaml
 
 # two processes with a thread each: half the time of one with two
-test: lint docs compat
+test: lint docs compat $(VENV)/studio/.ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile \
 		$(if $(SHUFFLE),--random-order --random-order-seed=$(SHUFFLE))
 
-stress: $(READY) compat
+stress: $(READY) compat $(VENV)/studio/.ready
 	PYTHON=$(BIN)/python tests/stress.sh $(RUNS)
 
 lint: $(READY)
@@ -41,12 +41,20 @@ lint: $(READY)
 # each beside the packages of $(VENV), whose torch it uses
 compat: $(OLDER)
 
-$(VENV)/compat/%/.ready: tests/compat/%.txt $(READY)
+define BESIDE
 	$(BIN)/python -m venv --clear --without-pip $(@D)
 	$(BIN)/python -c "import sysconfig; print(f'import site; site.addsitedir({sysconfig.get_path(\"purelib\")!r})')" \
 	  > $$($(@D)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/parent.pth
 	$(BIN)/python -m pip --python $(@D)/bin/python install --no-warn-conflicts --requirement $<
 	touch $@
+endef
+
+$(VENV)/compat/%/.ready: tests/compat/%.txt $(READY)
+	$(BESIDE)
+
+# what the page of `studio` needs, with an older pillow
+$(VENV)/studio/.ready: tests/studio/packages.txt $(READY)
+	$(BESIDE)
 
 # a link that leads nowhere is an error; no network is needed
 docs: $(READY)

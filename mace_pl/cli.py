@@ -144,6 +144,11 @@ COMMANDS = {
     "log": Command(
         "print what was done to a library, and its entries", "mace_pl.commands.library:show_log", tells=False
     ),
+    "studio": Command(
+        "move the strengths of a run's concepts on a page in the browser, and see the images follow (extra studio)",
+        "mace_pl.studio.serve:studio",
+        tells=False,
+    ),
     "export": Command(
         "write a finished run in another format: pipeline, refined, edit, lora, single_file, unet ...",
         "mace_pl.commands.export:export_run",

@@ -46,7 +46,7 @@ class Event:
 
     Attributes:
         action: ``fit`` or ``fuse`` (the run that became the library), ``add``, ``merge``, ``remove``, ``replace``,
-            ``retrain`` or ``undo``.
+            ``retrain``, ``strengths`` or ``undo``.
         state: id of the state that it left.
         before: the number of the event before it; of ``undo`` that of the event whose state is back. None of the first.
         date: in UTC.

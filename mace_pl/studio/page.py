@@ -1,0 +1,205 @@
+"""The page: what is on it, and what each part does. All that a user sets comes from the user's own browser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import gradio as gr
+
+from mace_pl.errors import UserError
+from mace_pl.studio.facts import facts_of, preserved_names
+from mace_pl.studio.session import FORMATS, MOST_IMAGES, MOST_STEPS, Asked, Shown, Studio
+from mace_pl.studio.turns import Cancelled
+
+QUIET: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": None, "show_progress": "minimal"}
+INTRODUCTION = "Move a strength: 1 erases the concept, 0 preserves it. A concept without its tick is left out."
+LAST: dict[str, Any] = {"trigger_mode": "multiple"}  # what is asked anew ends what was asked before
+
+
+def page_of(studio: Studio, steps: int, guidance: float) -> gr.Blocks:
+    """The whole page.
+
+    Args:
+        studio: the run that it shows.
+        steps: denoising steps at first.
+        guidance: classifier-free guidance scale at first.
+    """
+    title = f"Studio · {studio.run.home.name}"
+    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(3600, 3600)) as page:
+        gr.Markdown(f"# {title}\n{INTRODUCTION}")
+        asked = gr.State(None)
+        with gr.Row():
+            prompt = gr.Textbox(_first_prompt(studio), label="Prompt", elem_id="prompt", scale=3)
+            seeds = gr.Textbox("0, 1, 2, 3", label=f"Seeds, at most {MOST_IMAGES}", elem_id="seeds", scale=1)
+        with gr.Row():
+            n_steps = gr.Slider(1, MOST_STEPS, steps, step=1, label="Steps", elem_id="steps")
+            scale = gr.Slider(1, 15, guidance, step=0.5, label="Guidance", elem_id="guidance")
+        concepts = _concept_rows(studio)
+        with gr.Row():
+            go = gr.Button("Generate", variant="primary", elem_id="generate")
+            stop = gr.Button("Cancel", elem_id="cancel")
+        said = gr.Markdown("", elem_id="said")
+        with gr.Row(elem_id="images"):
+            original = _gallery("Original", "original")
+            edited = _gallery("Edited", "edited")
+        given = [prompt, seeds, n_steps, scale, *concepts]
+        shown = [original, edited, said, asked]
+        follow = _follow(studio)
+        for control in concepts:
+            control.input(follow, given, shown, **QUIET, **LAST)
+        gr.on([go.click, prompt.submit, seeds.submit, page.load], follow, given, shown, **QUIET, **LAST)
+        stop.click(_cancelling(studio), None, said, api_visibility="private", queue=False)
+        _grid_part(studio, given)
+        facts = _facts_part(studio)
+        _written_part(studio, given, facts)
+    return page
+
+
+def _concept_rows(studio: Studio) -> list[Any]:
+    """A check box and a slider for each target, in this order."""
+    found: list[Any] = []
+    anchors = {concept["target"]: concept.get("anchor") for concept in studio.run.concepts}
+    with gr.Group(elem_id="concepts"):
+        for target, strength in studio.strengths.items():
+            said = f"{target} → {anchors[target]}" if anchors[target] else target
+            with gr.Row(elem_classes="concept"):
+                found.append(gr.Checkbox(True, label=said, min_width=120, scale=1))
+                able = studio.takes_strength
+                found.append(
+                    gr.Slider(0, 1, strength, step=0.05, label=f"Strength of {target}", scale=3, interactive=able)
+                )
+    return found
+
+
+def _gallery(label: str, name: str) -> Any:
+    return gr.Gallery(label=label, elem_id=name, columns=2, object_fit="contain", format="png", interactive=False)
+
+
+def _asked(studio: Studio, values: Sequence[Any]) -> Asked:
+    """What is set on the page.
+
+    Raises:
+        UserError: seeds that are no numbers.
+    """
+    prompt, seeds, steps, guidance, *concepts = values
+    try:
+        numbers = tuple(int(seed) for seed in str(seeds).replace(",", " ").split())
+    except ValueError:
+        raise UserError(f"seeds={seeds} must be whole numbers, as in 0, 1, 2, 3.") from None
+    pairs = zip(studio.live.targets, concepts[::2], concepts[1::2], strict=True)
+    strengths = {target: float(strength) for target, ticked, strength in pairs if ticked}
+    asked = Asked(str(prompt), numbers, int(steps), float(guidance), strengths)
+    asked.check()
+    return asked
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What a user can mend is shown on the page."""
+    try:
+        yield
+    except UserError as error:
+        raise gr.Error(str(error), duration=None, print_exception=False) from error
+
+
+def _follow(studio: Studio) -> Callable[..., Any]:
+    """Images of what is set."""
+
+    def follow(request: gr.Request, *values: Any, progress: gr.Progress = gr.Progress()) -> Any:  # noqa: B008 - Gradio's
+        with _told():
+            asked = _asked(studio, values)
+            try:
+                shown = studio.images(asked, str(request.session_hash), _bar(progress))
+            except Cancelled:
+                return [gr.skip()] * 4
+        names = [f"seed {seed}" for seed in asked.seeds]
+        return [_captioned(shown.original, names), _captioned(shown.edited, names), _timed(shown), asked]
+
+    return follow
+
+
+def _cancelling(studio: Studio) -> Callable[..., str]:
+    """End what is generated for the user."""
+
+    def cancel(request: gr.Request) -> str:
+        studio.turns.cancel(str(request.session_hash))
+        return "Cancelled."
+
+    return cancel
+
+
+def _bar(progress: gr.Progress) -> Callable[[int, int], None]:
+    return lambda done, whole: progress((done, whole), desc="generating", unit="steps")
+
+
+def _captioned(images: Sequence[Any], names: Sequence[str]) -> list[tuple[Any, str]]:
+    return list(zip(images, names, strict=True))
+
+
+def _timed(shown: Shown) -> str:
+    return f"Solved and swapped in {shown.solving:.2f} s, generated in {shown.generating:.1f} s."
+
+
+def _first_prompt(studio: Studio) -> str:
+    return f"a photo of a {studio.run.targets[0]}"
+
+
+# --- the parts below the images --------------------------------------------------------------------------------------
+
+
+def _grid_part(studio: Studio, given: Sequence[Any]) -> None:
+    """Targets and preserved names, original beside edited."""
+    with gr.Accordion("Targets and preserved names", open=False, elem_id="grid"):
+        names = gr.Textbox(
+            ", ".join(preserved_names(studio.run)), label="Preserved names", info="An image of each, of the first seed."
+        )
+        make = gr.Button("Generate the grid")
+        gallery = gr.Gallery(
+            label="Original and edited", columns=[2, 2, 4], object_fit="contain", format="png", interactive=False
+        )
+
+    def grid(request: gr.Request, names: str, *values: Any, progress: gr.Progress = gr.Progress()) -> Any:  # noqa: B008
+        with _told():
+            asked, wanted = _asked(studio, values), [name.strip() for name in names.split(",") if name.strip()]
+            try:
+                named, shown = studio.grid(asked, wanted, str(request.session_hash), _bar(progress))
+            except Cancelled:
+                return gr.skip()
+        pairs = zip(named, shown.original, shown.edited, strict=True)
+        return [one for n, before, after in pairs for one in ((before, f"{n}: original"), (after, f"{n}: edited"))]
+
+    make.click(grid, [names, *given], gallery, **QUIET)
+
+
+def _facts_part(studio: Studio) -> Any:
+    with gr.Accordion("Where it comes from", open=False, elem_id="facts"):
+        return gr.Markdown(facts_of(studio))
+
+
+def _written_part(studio: Studio, given: Sequence[Any], facts: Any) -> None:
+    """Save and export."""
+    with gr.Accordion("Save and export", open=False, elem_id="written"):
+        with gr.Row():
+            reason = gr.Textbox("", label="Reason", elem_id="reason")
+            requester = gr.Textbox("", label="Requested by")
+            save = gr.Button("Save as a state of the library", elem_id="save")
+        with gr.Row():
+            form = gr.Dropdown(list(FORMATS), value=FORMATS[0], label="Format", elem_id="format")
+            name = gr.Textbox("", label="Name of the export", elem_id="name")
+            export = gr.Button("Export", elem_id="export")
+        done = gr.Markdown("", elem_id="done")
+
+    def saved(request: gr.Request, reason: str, requester: str, *values: Any) -> Any:
+        with _told():
+            state = studio.save(_asked(studio, values), str(request.session_hash), reason, requester)
+        return [f"Saved as state `{state}` of `{studio.run.home}`.", facts_of(studio)]
+
+    def exported(request: gr.Request, form: str, name: str, *values: Any) -> Any:
+        with _told():
+            place = studio.export(_asked(studio, values), str(request.session_hash), form, name)
+        return f"Written to `{place}`."
+
+    save.click(saved, [reason, requester, *given], [done, facts], **QUIET)
+    export.click(exported, [form, name, *given], done, **QUIET)

@@ -1,0 +1,270 @@
+"""What the page does, without the page: a run's edit for any strengths, its images, and saving it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from PIL import Image
+
+from mace_pl.concepts.templates import IMAGE_TEMPLATE
+from mace_pl.errors import UserError
+from mace_pl.export.formats import Finished
+from mace_pl.files.artifacts import slug, written_aside
+from mace_pl.library.change import Library
+from mace_pl.library.states import Base
+from mace_pl.methods.chosen import chosen
+from mace_pl.methods.edit import Edit
+from mace_pl.models.backbone import backbone_of
+from mace_pl.models.sampling import generate
+from mace_pl.run import PLACES, Fused, Run
+from mace_pl.stages.again import check_files
+from mace_pl.stages.live import LiveEdit
+from mace_pl.studio.saving import Saved, save_state
+from mace_pl.studio.turns import SETTLE, Turns
+
+Progress = Callable[[int, int], None]  # steps that are done, and all of them
+FORMATS = ("pipeline", "lora", "single_file", "edit")
+MOST_IMAGES = 16
+MOST_STEPS = 100
+REMEMBERED = 32  # requests whose images of the original are remembered
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a user has set on the page: a value that no other user sees.
+
+    Attributes:
+        prompt: of all images.
+        seeds: one per image.
+        steps: denoising steps.
+        guidance: classifier-free guidance scale.
+        strengths: in [0, 1] by target; a target that is not named is left out of the edit.
+    """
+
+    prompt: str
+    seeds: tuple[int, ...]
+    steps: int
+    guidance: float
+    strengths: Mapping[str, float]
+
+    def check(self) -> None:
+        """Refuse what cannot be generated.
+
+        Raises:
+            UserError: no seeds, too many of them, or steps or a strength out of their range.
+        """
+        if not 1 <= len(self.seeds) <= MOST_IMAGES:
+            raise UserError(f"seeds: give 1 to {MOST_IMAGES} of them, not {len(self.seeds)}.")
+        if any(not 0 <= seed < 2**63 for seed in self.seeds):
+            raise UserError(f"seeds={list(self.seeds)} must be whole numbers from 0 to 2^63 − 1.")
+        if not 1 <= self.steps <= MOST_STEPS:
+            raise UserError(f"steps={self.steps} must be between 1 and {MOST_STEPS}.")
+        for target, strength in self.strengths.items():
+            if not 0 <= strength <= 1:
+                raise UserError(f"strengths: {target}={strength} must be between 0 (preserved) and 1 (erased).")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What the page shows.
+
+    Attributes:
+        original: images of the original model.
+        edited: of the edited one, from the same seeds.
+        solving: seconds that solving the edit and swapping the weights took.
+        generating: seconds that generating took.
+    """
+
+    original: Sequence[Image.Image]
+    edited: Sequence[Image.Image]
+    solving: float
+    generating: float
+
+
+class Studio:
+    """One pipeline and the edits of one run, for any number of users.
+
+    Between two turns the pipeline has its original weights.
+
+    Args:
+        base: the base model, with the run that is shown.
+        output: folder into which exports are written.
+    """
+
+    def __init__(self, base: Base, output: Path) -> None:
+        self.base, self.output, self.turns = base, output, Turns()
+        self.saved = Saved(base.run, {})
+        method = chosen(base.run.config["model"].get("method"))
+        self.takes_strength = method.takes_strength
+        self.live = LiveEdit(base.run, base.pipeline, method, base.way)
+        self.originals: dict[tuple[object, ...], Sequence[Image.Image]] = {}
+
+    @staticmethod
+    def open(run: str, output: str | None = None, pretrained: str | None = None, layout: str | None = None) -> Studio:
+        """Read a run or a library, and load its base model.
+
+        Raises:
+            UserError: no run there, no sums or LoRAs of its concepts, or another base model.
+        """
+        library = Library.open(run)
+        check_files(library.run.config["model"])
+        home = library.folder
+        return Studio(
+            Base.load(library.run, pretrained, layout),
+            Path(output) if output else home.with_name(f"{home.name}-studio"),
+        )
+
+    @property
+    def run(self) -> Run:
+        """The run as it was opened, or as it was saved last."""
+        return self.saved.run
+
+    @property
+    def strengths(self) -> dict[str, float]:
+        """Those of the run."""
+        own = self.run.fused.weights if self.run.fused else {}
+        return {target: float(own.get(target, 1.0)) for target in self.run.targets}
+
+    # --- images ---------------------------------------------------------------------------------------------------
+
+    def images(self, asked: Asked, who: str, progress: Progress | None = None) -> Shown:
+        """Images of the original and of the edited model; those of the original are remembered.
+
+        Args:
+            asked: what the user has set.
+            who: the user.
+            progress: called after each denoising step.
+
+        Raises:
+            Cancelled: the user has cancelled, or asked for something else.
+            UserError: what is asked for cannot be.
+        """
+        asked.check()
+        with self.turns.turn(who, SETTLE) as check:
+            return self._generated([asked.prompt] * len(asked.seeds), asked, check, progress)
+
+    def grid(
+        self, asked: Asked, names: Sequence[str], who: str, progress: Progress | None = None
+    ) -> tuple[list[str], Shown]:
+        """The prompts and an image of each target and of some preserved names, from the first seed.
+
+        Args:
+            asked: what the user has set; its prompt is not used.
+            names: those that are preserved.
+            who: the user.
+            progress: called after each denoising step.
+
+        Raises:
+            Cancelled: the user has cancelled, or asked for something else.
+            UserError: what is asked for cannot be.
+        """
+        asked.check()
+        kinds = {concept["target"]: concept.get("kind", "object") for concept in self.base.run.concepts}
+        named = [*kinds, *(name for name in names if name not in kinds)]
+        prompts = [IMAGE_TEMPLATE[kinds.get(name, "object")].replace("{}", name) for name in named]
+        each = replace(asked, seeds=asked.seeds[:1] * len(named))
+        with self.turns.turn(who) as check:
+            return named, self._generated(prompts, each, check, progress)
+
+    def _generated(
+        self, prompts: Sequence[str], asked: Asked, check: Callable[[], None], progress: Progress | None
+    ) -> Shown:
+        """Images of both models; the pipeline is this turn's."""
+        key = (tuple(prompts), asked.seeds, asked.steps, asked.guidance)
+        batch = min(len(prompts), MOST_IMAGES)
+        batches, done = -(-len(prompts) // batch), 0
+        whole = asked.steps * batches * (1 if key in self.originals else 2)
+
+        def stepped() -> None:
+            nonlocal done
+            check()
+            done += 1
+            if progress is not None:
+                progress(min(done, whole), whole)
+
+        def made() -> Sequence[Image.Image]:
+            settings = (asked.steps, asked.guidance, batch)
+            return generate(self.base.pipeline, prompts, asked.seeds, *settings, on_step=stepped)
+
+        started = time.perf_counter()
+        if key not in self.originals:
+            while len(self.originals) >= REMEMBERED:
+                del self.originals[next(iter(self.originals))]
+            self.originals[key] = made()
+        original, between = self.originals[key], time.perf_counter()
+        with self._edited(asked.strengths):
+            solved = time.perf_counter()
+            edited = made()
+        ended = time.perf_counter()
+        return Shown(original, edited, solved - between, ended - solved + between - started)
+
+    @contextmanager
+    def _edited(self, strengths: Mapping[str, float]) -> Iterator[Edit | None]:
+        """Within the context the pipeline has the edited weights."""
+        edit, backbone = self.live.edit(strengths), backbone_of(self.base.pipeline)
+        try:
+            if edit is not None:
+                backbone.set_key_values(edit.weights(self.live.original))
+            yield edit
+        finally:
+            backbone.set_key_values(self.live.original)
+
+    # --- written --------------------------------------------------------------------------------------------------
+
+    def save(self, asked: Asked, who: str, reason: str | None = None, requester: str | None = None) -> str:
+        """Make the strengths a new state of the library, which a run becomes by that; returns the state's id.
+
+        Args:
+            asked: what the user has set.
+            who: the user.
+            reason: why; free text.
+            requester: who asked for it; free text.
+
+        Raises:
+            UserError: no target is left, or someone else has changed or is writing the library.
+        """
+        asked.check()
+        with self.turns.turn(who):
+            saved = save_state(self.saved, self.base, asked.strengths, reason, requester)
+            self.saved = saved
+            return saved.run.folder.name
+
+    def export(self, asked: Asked, who: str, form: str, name: str) -> Path:
+        """Write the edit in a format; returns the place.
+
+        Args:
+            asked: what the user has set.
+            who: the user.
+            form: one of :data:`FORMATS`.
+            name: of the folder below :attr:`output` that is written.
+
+        Raises:
+            UserError: another format, no name, no target, or a place that exists.
+        """
+        asked.check()
+        if form not in FORMATS or not name.strip():
+            raise UserError(f"export: choose a format ({', '.join(FORMATS)}) and give a name.")
+        if not asked.strengths:
+            raise UserError("export: no target is chosen. Use the original model instead.")
+        place = self.output / slug(name.strip()) / PLACES[form]
+        with self.turns.turn(who), self._edited(asked.strengths) as edit:
+            assert edit is not None
+            if place.exists():
+                raise UserError(f"export: {place} exists. Give another name.")
+            finished = Finished(
+                self._as_run(asked, place), self.base.pipeline, self.base.source, edit, self.live.original
+            )
+            with written_aside(place) as aside:
+                finished.write(form, aside)
+        return place
+
+    def _as_run(self, asked: Asked, place: Path) -> Run:
+        """The run whose edit has these strengths."""
+        model = self.base.run.config["model"]
+        fused = Fused(self.base.way, dict(asked.strengths), model["refine"], model["fuse"])
+        concepts = [concept for concept in self.base.run.concepts if concept["target"] in asked.strengths]
+        return replace(self.base.run, folder=place.parent, concepts=concepts, fused=fused, entries={})
