@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from mace_pl.errors import UserError
@@ -64,6 +65,8 @@ def studio(
     if find_spec("gradio") is None:
         raise UserError("studio: the package gradio is not installed. Run pip install gradio.")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported
+    images = TemporaryDirectory(prefix="mace-pl-studio-")  # of this user alone, removed at the end
+    os.environ.setdefault("GRADIO_TEMP_DIR", images.name)
     from mace_pl.studio.page import page_of
     from mace_pl.studio.session import Studio
 
