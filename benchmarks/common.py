@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import multiprocessing
 import os
@@ -21,6 +20,9 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from mace_pl.training.memory import Peak, resident
+
+__all__ = ["Peak", "alone", "machine", "made_up", "quiet", "resident", "show_table"]
 IMAGES = 8  # of each concept, as the method has them
 
 
@@ -49,29 +51,6 @@ def made_up(folder: Path, count: int, size: tuple[int, int]) -> list[dict[str, s
         Image.fromarray(mask.numpy()).save(folder / "masks" / f"{i}.png")
     shared = {"kind": "object", "anchor": "house", "images": str(folder / "images"), "masks": str(folder / "masks")}
     return [{"target": f"ship {i}", **shared} for i in range(count)]
-
-
-def resident(name: str) -> int:
-    """Bytes of this process: ``VmRSS`` now, or ``VmHWM`` at its peak."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(name)) * 1024
-
-
-class Peak:
-    """The peak of this process's memory since it was made, on Linux.
-
-    Attributes:
-        before: bytes at the start, once freed memory was given back.
-    """
-
-    def __init__(self) -> None:
-        ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts here
-        self.before = resident("VmRSS")
-
-    def bytes(self) -> int:
-        """The peak, with what lay there before."""
-        return resident("VmHWM")
 
 
 def alone(measure: Callable[..., Any], *arguments: Any) -> Any:

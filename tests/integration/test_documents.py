@@ -89,7 +89,10 @@ SMALL = {
     "make": "--dry-run",
 }
 #: scripts that another test runs, small
-ELSEWHERE = {"scripts/tables.py": "scripts/test_tables.py"}
+ELSEWHERE = {
+    "scripts/tables.py": "scripts/test_tables.py",
+    "scripts/compare_methods.py": "scripts/test_compare_methods.py",
+}
 #: packages that a command cannot do without: it ends with a message that names them
 OPTIONAL = {"python erase.py detect": "nudenet"}
 

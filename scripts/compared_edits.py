@@ -1,0 +1,103 @@
+"""Edits of one original in one process: a solve for a closed form alone, all stages for MACE."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from compared import Method, Settings, Targets
+from lightning.pytorch import seed_everything
+from torch import Tensor
+
+from mace_pl.concepts.concept import Concept, templates_of
+from mace_pl.concepts.preservation import StageWeights
+from mace_pl.data.concepts import ConceptData
+from mace_pl.methods import ClosedForm
+from mace_pl.models.backbone import backbone_of
+from mace_pl.models.pipeline import load_pipeline
+from mace_pl.models.text_encoding import encoder_fingerprint
+from mace_pl.modules.concept_erasure import ConceptErasure
+from mace_pl.stages.preserve import preserving
+from mace_pl.stages.refine import check_anchors, refine_concepts
+from mace_pl.training.memory import Peak
+from mace_pl.training.trainer import MaceTrainer
+
+
+class Edits:
+    """Makes edits of a pipeline, and puts them into it.
+
+    Args:
+        pretrained: the original.
+        prior: file of prior statistics.
+        pictures: folder for images of targets, which methods that train need.
+    """
+
+    def __init__(self, pretrained: str, prior: str, pictures: Path) -> None:
+        self.pretrained, self.prior, self.pictures = pretrained, prior, pictures
+        self.pipeline = load_pipeline(pretrained)
+        self.backbone = backbone_of(self.pipeline)
+        self.fingerprint = encoder_fingerprint(self.pipeline)
+        self.original = {name: W.clone() for name, W in self.backbone.text_layers().items()}
+
+    def put(self, weights: Mapping[str, Tensor]) -> None:
+        """Let the pipeline have the original's weights, but for some."""
+        self.backbone.set_key_values({**self.original, **weights})
+
+    def make(
+        self, method: Method, settings: Settings, targets: Targets, keep: list[str]
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """The edited weights, with ``seconds`` and ``peak_mb`` of making them beyond what lay in memory before.
+
+        Loading the model counts as neither, images of the targets count where they are not there yet.
+
+        Raises:
+            UserError: a singular system, or settings out of range.
+        """
+        self.put({})
+        form = method.made(settings)
+        concepts = [{**c, "anchor": c["anchor"] if form.anchored else ""} for c in targets.concepts]
+        model = self.preserved(form, settings, keep)
+        peak, started = Peak(), time.perf_counter()
+        if form.trains:
+            data = {k.removeprefix("data."): v for k, v in settings.items() if k.startswith("data.")}
+            weights, started = self.trained(model | {"method": form, "lr": settings["lr"]}, concepts, data)
+        else:
+            weights = self.solved(model, form, concepts)
+        cost = {"seconds": time.perf_counter() - started, "peak_mb": (peak.bytes() - peak.before) / 2**20}
+        return weights, cost
+
+    def preserved(self, form: ClosedForm, settings: Settings, keep: list[str]) -> dict[str, Any]:
+        """Weights of the stages, and what they weigh."""
+        stages = {
+            stage: StageWeights(
+                **{k.removeprefix(f"{stage}."): float(v) for k, v in settings.items() if k.startswith(f"{stage}.")}
+            )
+            for stage in ("refine", "fuse")
+        }
+        counting = list(stages.values()) if form.trains else [stages["refine"]]
+        named = form.reads_names or any(weights.domain for weights in counting)
+        prior = self.prior if any(weights.prior for weights in counting) else None
+        return {**stages, "prior": prior, "domain_names": keep if named else None}
+
+    def solved(self, model: Mapping[str, Any], form: ClosedForm, concepts: list[dict[str, str]]) -> dict[str, Tensor]:
+        """By a closed form alone."""
+        erased = [Concept(**concept) for concept in concepts]
+        check_anchors(form, erased)
+        wanted = preserving(model, (model["refine"], model["fuse"]), form, self.backbone, self.fingerprint)
+        refined = refine_concepts(self.pipeline, erased, templates_of(None, erased), form, wanted, attend_padding=True)
+        return refined.weights()
+
+    def trained(
+        self, model: Mapping[str, Any], concepts: list[dict[str, str]], data: Mapping[str, Any]
+    ) -> tuple[dict[str, Tensor], float]:
+        """By all stages; the weights, and when it was that the model was loaded."""
+        seed_everything(2024, verbose=False)
+        module = ConceptErasure(self.pretrained, **model)
+        started = time.perf_counter()
+        given = ConceptData(concepts, pictures=str(self.pictures), **data)
+        quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False, "max_epochs": 1}
+        MaceTrainer(**quiet, enable_model_summary=False, accelerator="cpu").fit(module, datamodule=given)
+        assert module.edit is not None
+        return module.edit.weights(self.original), started
