@@ -27,6 +27,7 @@ class Vocabulary:
         names: the classes; every name is asked for.
         keep: the keep list of every method: names, or files of names.
         synonyms: of names, asked for where a set erases them.
+        others: further classes of the judges, such as anchors: without them no judge sees one.
         judged: whether names are concepts or styles to the convolutional judge.
         templates: the prompts.
         sentences: file of levels of prompts.
@@ -39,6 +40,7 @@ class Vocabulary:
     names: Sequence[str]
     keep: Sequence[str]
     synonyms: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    others: Sequence[str] = ()
     judged: Literal["concepts", "styles"] = "concepts"
     templates: Sequence[str] = ("a photo of a {}",)
     sentences: str | None = None

@@ -56,7 +56,7 @@ class Images:
     ) -> None:
         self.pipeline, self.vocabulary, self.steps, self.guidance = pipeline, vocabulary, steps, guidance
         names, synonyms = list(vocabulary.names), {n: list(words) for n, words in vocabulary.synonyms.items()}
-        self.words = Words(names, synonyms, [], synonyms)
+        self.words = Words(names, synonyms, list(vocabulary.others), synonyms)
         self.clip = ClipEncoder(clip)
         given: list[Any] = [CLIP] if judge is None else [ConvolutionalJudge(judge, vocabulary.judged), CLIP]
         self.labels = judge_labels(given)
@@ -149,13 +149,14 @@ class Images:
     def score(self, targets: Targets) -> dict[str, float]:
         """Acc_e, Acc_s and H_c of the edit that the pipeline has, by CLIP, on the seeds that choose; and ``score``.
 
-        That is H_c, less 1 where more images of targets are empty than an erasure may have.
+        That is the mean of the H_c of what is seen and of the H_c of probabilities, which also tells apart edits that
+        all leave the target; less 1 where more images of targets are empty than an erasure may have.
         """
         erased = [concept["target"] for concept in targets.concepts]
         tables = self.named(self.words.names, self.vocabulary.trial_seeds, CHOICE)
-        right = is_right(tables["seen"][..., self.labels.index(CLIP)], self.words.right())
-        means = right.double().mean((1, 2))[None]
-        found = accuracies(means, self.words.groups(erased, []))
-        scores = {name: float(found[name]) for name in ("acc_e", "acc_s", "h_c")}
+        groups, judge = self.words.groups(erased, []), self.labels.index(CLIP)
+        right = is_right(tables["seen"][..., judge], self.words.right()).double()
+        top, soft = (accuracies(t.mean((1, 2))[None], groups) for t in (right, tables["probability"][..., judge]))
         empty = float(tables["empty"][[self.words.all.index(name) for name in erased]].double().mean())
-        return scores | {"empty": empty, "score": scores["h_c"] - float(empty > FAILS)}
+        scores = {name: float(top[name]) for name in ("acc_e", "acc_s", "h_c")}
+        return scores | {"empty": empty, "score": (scores["h_c"] + float(soft["h_c"])) / 2 - float(empty > FAILS)}

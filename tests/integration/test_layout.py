@@ -66,7 +66,7 @@ def test_config_starts_with_its_command(path: Path) -> None:
             break
         head.append(line)
     name = path.relative_to(ROOT).as_posix()
-    command = re.compile(rf"python (erase|train)\.py \w+ .*{re.escape(name)}")
+    command = re.compile(rf"python (erase\.py \w+|train\.py \w+|scripts/\w+\.py) .*{re.escape(name)}")
     assert any(command.search(line) for line in head), f"{name}: no command with {name} in the comment at its top"
 
 
