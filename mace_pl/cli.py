@@ -125,6 +125,11 @@ COMMANDS = {
         logs=True,
         interrupted="No run is written. The same command resumes.",
     ),
+    "tune": Command(
+        "search the weights of a finished run's closed forms, without training, and confirm what is found (extra tune)",
+        "mace_pl.commands.tune:tune_run",
+        interrupted="No run is written. The same command continues the search.",
+    ),
     "add": Command(
         "add concepts to a run, which becomes a library: only these are trained, all are fused again",
         "mace_pl.commands.library:add_concepts",

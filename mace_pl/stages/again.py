@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,16 @@ from mace_pl.concepts.preservation import NAMES, StageWeights
 from mace_pl.errors import UserError
 from mace_pl.files.paths import resolve
 from mace_pl.methods.base import ClosedForm
-from mace_pl.methods.edit import Edit, SumsOnDisk
+from mace_pl.methods.closed_form import Preservation
+from mace_pl.methods.edit import Edit, Factors, SumsOnDisk
 from mace_pl.methods.fusion import added, fusion
 from mace_pl.models.backbone import backbone_of
 from mace_pl.models.protocols import Pipeline
 from mace_pl.models.text_encoding import encoder_fingerprint
 from mace_pl.run import CONFIG, Run
-from mace_pl.stages.preserve import Preserving, preserving
-from mace_pl.stages.refine import solve
+from mace_pl.stages.beside import with_beside
+from mace_pl.stages.preserve import Preserving, preserve, preserving
+from mace_pl.stages.refine import solve, solve_total
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,58 @@ def solve_again(old: Run, new: Run, pipeline: Pipeline, method: ClosedForm) -> S
     elif new.fused.method == "added":
         edit = added(refined, list(loras.values()))
     return Solved(refined, edit, original)
+
+
+class Again:
+    """A run that is solved again and again with other weights; what does not depend on these is made once.
+
+    Args:
+        run: its sums and LoRAs, and how it was fused before.
+        pipeline: the original model; afterwards its keys and values may be any edit's.
+        method: the closed form.
+
+    Raises:
+        UserError: a file of a concept that is not there or does not fit.
+    """
+
+    def __init__(self, run: Run, pipeline: Pipeline, method: ClosedForm) -> None:
+        self.pipeline, self.method = pipeline, method
+        strengths = run.fused.weights if run.fused else {}
+        self.layers = backbone_of(pipeline).key_values()
+        self.original = backbone_of(pipeline).text_layers()
+        self.sums, self.loras = SumsOnDisk(), dict[str, Factors]()
+        for target in run.targets:
+            weight = strengths.get(target, 1.0)
+            statistics, factors = run.concept(target, self.layers, method.trains)
+            self.sums.add(target, statistics.weighted(weight))
+            self.loras[target] = {n: (A, weight * B) for n, (A, B) in factors.items()}
+        self.wanted = wanted_of(pipeline, run.config["model"], method)
+        joined = with_beside(self.sums, self.wanted.beside)
+        self.total = joined.total
+        self.preserved = preserve(pipeline, self.wanted, method, self.total, list(joined), self.layers)
+
+    def solve(self, refine: StageWeights, fuse: StageWeights) -> dict[str, Tensor]:
+        """The edited weights by layer name.
+
+        Raises:
+            UserError: a system is singular.
+        """
+        preserved = replace(
+            self.preserved,
+            refine=weighted(self.preserved.refine, refine),
+            fuse=weighted(self.preserved.fuse, fuse),
+        )
+        pooled = None if self.wanted.pooled is None else weighted(self.wanted.pooled, refine)
+        wanted = replace(self.wanted, pooled=pooled)
+        edit = solve_total(self.pipeline, self.method, self.total, wanted, preserved, self.layers)
+        if self.method.trains:
+            edit = fusion(edit, self.sums, self.loras, preserved.fuse)
+        return edit.weights(self.original if edit.pooled is not None else self.layers)
+
+
+def weighted(preservation: Preservation, weights: StageWeights) -> Preservation:
+    """The same terms with other weights."""
+    return replace(preservation, identity=weights.identity, prior_weight=weights.prior, domain_weight=weights.domain)
 
 
 def wanted_of(pipeline: Pipeline, model: Mapping[str, Any], method: ClosedForm) -> Preserving:

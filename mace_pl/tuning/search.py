@@ -1,0 +1,128 @@
+"""The search: Optuna proposes weights, and keeps every trial on disk."""
+
+from __future__ import annotations
+
+import logging
+import os
+import statistics
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from mace_pl.errors import UserError
+from mace_pl.files.screen import screen
+from mace_pl.tuning.measure import Scores
+from mace_pl.tuning.pick import Tried, beats
+
+RANDOM = 8  # trials that are drawn before the sampler models what it has seen
+UNPRUNED = 4  # trials that are never cut short
+IDENTITY, PILOT, PROCESS = "identity", "pilot", "process"  # what is written beside trials
+
+Space = Mapping[str, tuple[float, float]]  # the least and the largest weight by ``stage.term``
+Score = Callable[[Mapping[str, float], Callable[[Scores], bool]], Scores | None]
+
+
+def optuna() -> Any:
+    """The library, which is optional.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        import optuna as library
+    except ImportError as error:
+        raise UserError("tune needs Optuna, which is not installed. Run pip install 'mace-pl[tune]'.") from error
+    library.logging.disable_default_handler()
+    library.logging.enable_propagation()
+    logging.getLogger("optuna").setLevel(logging.WARNING)
+    return library
+
+
+class Search:
+    """A search that lies in a file: it resumes, and several processes may work on it.
+
+    Args:
+        file: SQLite; made where it does not exist.
+        space: what is searched, on a log scale.
+        seed: of the proposals; the n-th one depends on it, n, and on the scores of those before.
+        identity: of all inputs on which scores depend.
+
+    Raises:
+        UserError: the file holds a search with other inputs.
+    """
+
+    def __init__(self, file: Path, space: Space, seed: int, identity: str) -> None:
+        self.library, self.space, self.seed = optuna(), space, seed
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self.study = self.library.create_study(
+            storage=f"sqlite:///{file}",
+            study_name="tune",
+            directions=["maximize", "maximize"],
+            load_if_exists=True,
+        )
+        known = self.study.user_attrs.get(IDENTITY)
+        if known not in (None, identity):
+            raise UserError(
+                f"study: {file} is a search with another run, judge, prompts or ranges. Give another --study, or "
+                f"remove its folder."
+            )
+        self.study.set_user_attr(IDENTITY, identity)
+
+    def run(self, trials: int, score: Score, first: Mapping[str, float]) -> None:
+        """Go on until so many trials are done, by this and other processes.
+
+        Args:
+            trials: how many in all.
+            score: scores weights; asks with the scores of a few seeds whether it shall continue, None where not.
+            first: the weights that are tried first.
+        """
+        self.drop_killed()
+        while len(self.of("COMPLETE", "PRUNED")) < trials:
+            number = len(self.of("COMPLETE", "PRUNED", "RUNNING"))
+            if number == 0:
+                self.study.enqueue_trial(dict(first), skip_if_exists=True)
+            self.study.sampler = self.library.samplers.TPESampler(seed=self.seed + number, n_startup_trials=RANDOM)
+            trial = self.study.ask()
+            trial.set_user_attr(PROCESS, [os.getpid(), psutil.Process().create_time()])
+            weights = {name: trial.suggest_float(name, *ends, log=True) for name, ends in self.space.items()}
+            found = score(weights, lambda pilot, trial=trial: self.goes_on(trial, pilot))  # type: ignore[misc]
+            if found is None:
+                self.study.tell(trial, state=self.library.trial.TrialState.PRUNED)
+            else:
+                self.study.tell(trial, (1 - found.acc_e, found.acc_s))
+            said = "cut short" if found is None else str(found)
+            values = ", ".join(f"{name} {value:.3g}" for name, value in weights.items())
+            screen().print(f"trial {number + 1} of {trials}: {values}: {said}", highlight=False)
+
+    def of(self, *states: str) -> list[Any]:
+        """The trials of some states."""
+        wanted = tuple(self.library.trial.TrialState[state] for state in states)
+        found: list[Any] = self.study.get_trials(deepcopy=False, states=wanted)
+        return found
+
+    def drop_killed(self) -> None:
+        """Give trials up whose process is no more: they are proposed again."""
+        for trial in self.of("RUNNING"):
+            pid, began = trial.user_attrs.get(PROCESS, (-1, 0.0))
+            alive = pid >= 0 and psutil.pid_exists(pid) and psutil.Process(pid).create_time() == began
+            if not alive:
+                self.study.tell(trial.number, state=self.library.trial.TrialState.FAIL)
+
+    def goes_on(self, trial: Any, pilot: Scores) -> bool:
+        """Whether a trial is worth all its seeds: no earlier one beats its few, or its H is above their median."""
+        earlier = [Scores(*t.user_attrs[PILOT]) for t in self.of("COMPLETE", "PRUNED") if PILOT in t.user_attrs]
+        trial.set_user_attr(PILOT, [pilot.acc_e, pilot.acc_s])
+        if len(earlier) < UNPRUNED or not any(beats(other, pilot) for other in earlier):
+            return True
+        return pilot.h >= statistics.median(other.h for other in earlier)
+
+    def tried(self) -> list[Tried]:
+        """The trials that were scored by all seeds."""
+        return [Tried(t.number, dict(t.params), Scores(1 - t.values[0], t.values[1])) for t in self.of("COMPLETE")]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many trials were scored, and how many cut short."""
+        return {"scored": len(self.of("COMPLETE")), "cut short": len(self.of("PRUNED"))}
