@@ -262,11 +262,11 @@ def trial_of(measure: Measure, again: Again) -> Score:
 
 def changed(picked: Tried) -> dict[str, Any]:
     """The weights as ``fuse`` takes them."""
-    stages: dict[str, dict[str, float]] = {"refine": {}, "fuse": {}}
+    stages: dict[str, dict[str, float]] = {}
     for key, value in picked.weights.items():
         stage, _, term = key.partition(".")
-        stages[stage][term] = value
-    return {stage: weights or None for stage, weights in stages.items()}
+        stages.setdefault(stage, {"absolute": True})[term] = value
+    return dict(stages)
 
 
 def tell(folder: Path, search: Search, picked: Tried, found: Mapping[str, Scores], settings: Mapping[str, Any]) -> None:

@@ -31,11 +31,14 @@ class StageWeights:
         identity: λ_I, keeps the matrix itself.
         prior: λ_p in stage 1, μ_p in stage 3; weight of the statistics in ``model.prior``.
         domain: λ_d in stage 1, μ_d in stage 3; weight of ``model.domain`` and ``model.domain_names``.
+        absolute: whether the weights are those of the equations, as the published ones; else they are relative: at 1 a
+            term weighs as much as all tokens of the targets (by the traces of the sums), whatever their numbers.
     """
 
     identity: float = 0.0
     prior: float = 0.0
     domain: float = 0.0
+    absolute: bool = True
 
 
 def check_weights(stages: Sequence[StageWeights]) -> None:
@@ -73,7 +76,7 @@ def preservation(
             log.info(f"model.{term}: {', '.join(idle)} changes nothing, for {why}")
     P = weighted_statistics(prior, fingerprint, width, "model.prior")
     D = weighted_statistics(domain, fingerprint, width, "model.domain")
-    return [Preservation(w.identity, P, w.prior, D, w.domain) for w in stages]
+    return [Preservation(w.identity, P, w.prior, D, w.domain, w.absolute) for w in stages]
 
 
 def names_to_preserve(

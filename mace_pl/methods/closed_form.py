@@ -54,6 +54,7 @@ class Preservation:
         prior_weight: λ_p (stage 1) or μ_p (stage 3).
         domain: D [D, D] or None.
         domain_weight: λ_d or μ_d.
+        absolute: whether the weights are those of the equations; else parts of the targets' sum, see :func:`absolute`.
     """
 
     identity: float = 0.0
@@ -61,6 +62,7 @@ class Preservation:
     prior_weight: float = 0.0
     domain: Tensor | None = None
     domain_weight: float = 0.0
+    absolute: bool = True
 
     def statistics(self, width: int) -> Tensor:
         """prior_weight·P + domain_weight·D, [D, D] in float64."""
@@ -80,6 +82,48 @@ class Preservation:
         }
         zero = [name for name, weight in terms.items() if weight == 0]
         return f"zero: {', '.join(zero) or 'none'}; " + ", ".join(f"{k} = {v:g}" for k, v in terms.items())
+
+
+def even_weights(kept: Preservation, F_DD: Tensor) -> dict[str, float]:
+    """The weight of each term that makes its trace that of F, the targets' sum: tr F / D, tr F / tr P, tr F / tr D.
+
+    A term without statistics has 0.
+    """
+    trace = float(F_DD.double().trace())
+    sizes = {"identity": float(len(F_DD))}
+    for name, statistics in (("prior", kept.prior), ("domain", kept.domain)):
+        sizes[name] = 0.0 if statistics is None else float(statistics.double().trace())
+    return {name: trace / size if size else 0.0 for name, size in sizes.items()}
+
+
+def absolute(kept: Preservation, F_DD: Tensor) -> Preservation:
+    """The same terms with the weights of the equations.
+
+    Relative weights mean the same for any number of targets, prompts, captions and names, and any size of embeddings: F
+    and the sums of the terms grow with these, their traces too, and T is the same.
+
+    Args:
+        kept: with weights of either sort; absolute ones stay as they are.
+        F_DD: Σ e eᵀ over the targets' tokens of the stage.
+    """
+    if kept.absolute:
+        return kept
+    even = even_weights(kept, F_DD)
+    return Preservation(
+        kept.identity * even["identity"],
+        kept.prior,
+        kept.prior_weight * even["prior"],
+        kept.domain,
+        kept.domain_weight * even["domain"],
+    )
+
+
+def both_forms(kept: Preservation, F_DD: Tensor) -> str:
+    """The absolute weights that count, each with the relative one behind it."""
+    even = even_weights(kept, F_DD)
+    weights = {"identity": kept.identity, "prior": kept.prior_weight, "domain": kept.domain_weight}
+    said = [f"{name} {w:.4g} (relative {w / even[name]:.4g})" for name, w in weights.items() if w and even[name]]
+    return ", ".join(said) or "none"
 
 
 def factored(normal_DD: Tensor, preservation: Preservation, stage: str) -> Tensor:

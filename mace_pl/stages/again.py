@@ -136,7 +136,8 @@ class Again:
 
 def weighted(preservation: Preservation, weights: StageWeights) -> Preservation:
     """The same terms with other weights."""
-    return replace(preservation, identity=weights.identity, prior_weight=weights.prior, domain_weight=weights.domain)
+    own, absolute = preservation, weights.absolute
+    return Preservation(weights.identity, own.prior, weights.prior, own.domain, weights.domain, absolute)
 
 
 def wanted_of(pipeline: Pipeline, model: Mapping[str, Any], method: ClosedForm) -> Preserving:

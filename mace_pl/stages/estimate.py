@@ -31,6 +31,7 @@ from mace_pl.training.frozen_layers import frozen_layers
 from mace_pl.training.memory import concepts_at_once, free_bytes
 
 REPORTED = 20  # images of the report that are generated at once
+ENCODED = 64  # prompts that are encoded at once
 OF_A_NAME = 6  # prompts of a name that is preserved
 
 
@@ -179,8 +180,9 @@ class Estimator:
         text = torch.zeros(1, self.text.shape[1], self.width)
         encoded = self.machine.timed(lambda n: self.backbone.encode(["a photo"] * n))
         summed = self.host.timed(lambda n: gram(text.expand(n, -1, -1), text.expand(n, -1, -1)))
-        work = encoded.of(prompts + of_names).then(summed.of(1.5 * prompts + of_names))
-        return work.then(self.solved).then(self.applied)
+        taken = encoded.of(prompts + of_names).seconds + summed.of(1.5 * prompts + of_names).seconds
+        size = max(call.of(min(prompts + of_names, ENCODED)).bytes for call in (encoded, summed))
+        return Taken(taken, size).then(self.solved).then(self.applied)
 
     @cached_property
     def solved(self) -> Taken:

@@ -17,7 +17,7 @@ from mace_pl.concepts.named import Named
 from mace_pl.concepts.preservation import StageWeights, with_domain
 from mace_pl.errors import Advice, UserError
 from mace_pl.methods.base import ClosedForm, Sums
-from mace_pl.methods.closed_form import Preservation, gram
+from mace_pl.methods.closed_form import Preservation, absolute, gram
 from mace_pl.methods.edit import ConceptSums
 from mace_pl.methods.gram_statistics import pooled_statistics
 from mace_pl.models.backbone import Backbone, backbone_of
@@ -59,7 +59,9 @@ def pooled_preservation(
             f"again with `python erase.py cache`, {OFF}.",
             category=Advice,
         )
-    return Preservation(weights.identity, found["prior"], weights.prior, found["domain"], weights.domain)
+    return Preservation(
+        weights.identity, found["prior"], weights.prior, found["domain"], weights.domain, weights.absolute
+    )
 
 
 def pooled_matrix(
@@ -73,7 +75,7 @@ def pooled_matrix(
     """T [E, E] by which the layer reads pooled embeddings, in float64; None where it is not edited.
 
     A prompt has one pooled embedding where it has many tokens, and so have captions; λ_I alone does not shrink with the
-    number of pairs, so it counts in proportion to them: λ_I · (pooled pairs) / (pairs of tokens).
+    number of pairs, so it counts in proportion to them: λ_I · (pooled pairs) / (pairs of tokens). Relative weights do.
 
     Args:
         pipeline: the original model.
@@ -93,7 +95,9 @@ def pooled_matrix(
     own = bare if method.tokens in ("last", "bare") else prompts
     preservation = with_domain(preservation, None if own is None else gram(own, own))
     pairs = float(total.pooled_pairs)
-    preservation = replace(preservation, identity=preservation.identity * pairs / float(total.pairs))
+    if preservation.absolute:
+        preservation = replace(preservation, identity=preservation.identity * pairs / float(total.pairs))
+    preservation = absolute(preservation, total.F_pooled)
     layers = {name: W[:, :width] for name, W in backbone.pooled_layer().items()}
     try:
         return method.solve(Sums(total.F_pooled, total.G_pooled, preservation, layers, pairs, bare, blank)).R

@@ -23,7 +23,7 @@ from mace_pl.concepts.preservation import (
 )
 from mace_pl.errors import UserError
 from mace_pl.methods.base import ClosedForm, Tokens
-from mace_pl.methods.closed_form import Preservation, metric, plain_edit, sizes
+from mace_pl.methods.closed_form import Preservation, absolute, both_forms, metric, plain_edit, sizes
 from mace_pl.methods.edit import ConceptSums
 from mace_pl.models.backbone import Backbone
 from mace_pl.models.protocols import Pipeline
@@ -147,8 +147,12 @@ def preserve(
     by_prompts: Tokens = "coexisting" if method.trains and method.tokens in ("last", "bare") else method.tokens
     named = sum_names(pipeline, names, {method.tokens, by_prompts})
     grams = named.grams if named else {}
-    refine = with_domain(wanted.refine, grams.get(method.tokens))
-    return Preserved(refine, with_domain(wanted.fuse, grams.get(by_prompts)), named, moved)
+    refine = absolute(with_domain(wanted.refine, grams.get(method.tokens)), total.F)
+    fuse = absolute(with_domain(wanted.fuse, grams.get(by_prompts)), total.F_all)
+    log.info(f"Weights of stage 1: {both_forms(refine, total.F)}")
+    if method.trains:
+        log.info(f"Weights of stage 3: {both_forms(fuse, total.F_all)}")
+    return Preserved(refine, fuse, named, moved)
 
 
 def most_affected(

@@ -8,7 +8,9 @@ from torch import Tensor
 
 from mace_pl.methods.closed_form import (
     Preservation,
+    absolute,
     apply_edit,
+    both_forms,
     down_projection,
     fuse,
     gram,
@@ -145,3 +147,28 @@ def test_how_far_another_matrix_moves_keys_and_values() -> None:
     F, A = gram(tokens, tokens), metric(layers)
     close(moved_by(before, after, F, A), (moved / size) ** 0.5, FLOAT64_SOLVES)
     assert moved_by(before, before, F, A) == 0
+
+
+def test_relative_weights_do_not_depend_on_how_many_tokens_were_summed() -> None:
+    generator = torch.Generator().manual_seed(seeded(11))
+    e_f, e_g, e_p, e_d = torch.randn(4, 20, 6, generator=generator).double()
+    F, G, P, D = e_f.T @ e_f, e_g.T @ e_f, e_p.T @ e_p, e_d.T @ e_d
+    own = Preservation(0.1, P, 0.2, D, 0.3, absolute=False)
+    expected = refine(F, G, absolute(own, F))
+    for targets, captions, names in ((100.0, 1.0, 1.0), (1.0, 1e4, 0.5), (7.0, 0.01, 30.0)):
+        more = Preservation(0.1, captions * P, 0.2, names * D, 0.3, absolute=False)
+        close(refine(targets * F, targets * G, absolute(more, targets * F)), expected, FLOAT64_SOLVES)
+
+
+def test_absolute_weights_stay_to_the_bit_and_both_forms_are_said() -> None:
+    generator = torch.Generator().manual_seed(seeded(12))
+    e_f, e_p = torch.randn(2, 20, 6, generator=generator).double()
+    F, P = e_f.T @ e_f, e_p.T @ e_p
+    published = Preservation(1e3, P, 1e-4)
+    assert absolute(published, F) is published
+    by_hand = {"identity": 1e3 * 6 / float(F.trace()), "prior": 1e-4 * float(P.trace() / F.trace())}
+    assert both_forms(published, F) == (
+        f"identity 1000 (relative {by_hand['identity']:.4g}), prior 0.0001 (relative {by_hand['prior']:.4g})"
+    )
+    again = absolute(Preservation(by_hand["identity"], P, by_hand["prior"], absolute=False), F)
+    close([again.identity, again.prior_weight], [1e3, 1e-4], BY_HAND)

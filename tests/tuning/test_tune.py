@@ -1,0 +1,89 @@
+"""The command: a toy run is searched, what is found is written as a run of its own and confirmed."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from support.runs import checksums, config, exit_message
+from support.tolerances import FLOAT32_EDIT, close
+
+from mace_pl.cli import erase_main
+from mace_pl.concepts.preservation import StageWeights
+from mace_pl.methods.chosen import chosen
+from mace_pl.run import Run
+from mace_pl.stages.again import Again
+
+NAMES = ["bird", "cat", "house"]
+CONCEPTS = [{"target": "ship", "anchor": "ground", "kind": "object"}, {"target": "dog", "anchor": "sky"}]
+
+
+@pytest.fixture(scope="module")
+def run(toy_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tune")
+    args = config(folder, toy_pipeline, "run", CONCEPTS, steps_per_concept=2)
+    names = ["--model.domain_names", f"[{', '.join(NAMES)}]", "--model.refine.domain", "0.1"]
+    erase_main([*args, *names, "--report_seeds", "0", "--save_pipeline", "false"])
+    return folder / "run"
+
+
+def words(run: Path, clip: Path, output: Path, *more: str) -> list[str]:
+    few = ["--trials", "3", "--seeds", "4", "--confirm_seeds", "4", "--steps", "1", "--save_pipeline", "false"]
+    judges = []
+    for name, part in (("judge", "64"), ("confirm_by", "100")):
+        known = f"[{', '.join(['ship', 'dog', *NAMES])}]"
+        judges += [f"--{name}", "support.judges.Sums", f"--{name}.names", known, f"--{name}.part", part]
+    return ["tune", "--run", str(run), "--output_dir", str(output), "--classifier", str(clip), *few, *judges, *more]
+
+
+def test_what_is_solved_again_is_what_the_run_holds(run: Path) -> None:
+    old = Run.load(run)
+    pipeline, *_ = old.base.load(None, None)
+    again = Again(old, pipeline, chosen(old.config["model"].get("method")))
+    weights = again.solve(*(StageWeights(**old.config["model"][stage]) for stage in ("refine", "fuse")))
+    held = old.refined({f"{name}.weight": weight for name, weight in again.layers.items()})
+    close({f"{name}.weight": weight for name, weight in weights.items()}, held, FLOAT32_EDIT)
+
+
+def test_a_run_is_searched_confirmed_and_written(
+    run: Path, toy_clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, tuned, study = checksums(run), tmp_path / "tuned", tmp_path / "tuned.study"
+    erase_main(words(run, toy_clip, tuned))
+    said = capsys.readouterr().out
+    found = json.loads((study / "tuning.json").read_text())
+    assert checksums(run) == before and sorted(f.name for f in study.iterdir() if f.suffix != ".sqlite3") == [
+        "tuning.html",
+        "tuning.json",
+    ]
+    assert found["trials"]["scored"] + found["trials"]["cut short"] == 3
+    assert {"refine.identity", "refine.domain", "fuse.identity", "fuse.domain"} == set(found["weights"])
+    assert found["gap"] == found["figures"]["search, taken"]["h"] - found["figures"]["confirmation, taken"]["h"]
+    assert f"H fell by {found['gap']:.3f}" in said and "Trials that no other beats" in said
+    written = yaml.safe_load((tuned / "config.yaml").read_text())["model"]
+    for key, value in found["weights"].items():
+        stage, _, term = key.partition(".")
+        assert written[stage][term] == value
+    first = found["tried"][0]["weights"]
+    assert (first["refine.identity"], first["refine.domain"], first["fuse.identity"]) == (1.0, 0.1, 1.0)
+    erase_main(words(run, toy_clip, tmp_path / "again", "--study", str(study)))  # all trials are there
+    assert (
+        checksums(tmp_path / "again")[str(tmp_path / "again/refined.safetensors")]
+        == checksums(tuned)[str(tuned / "refined.safetensors")]
+    )
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--at_most", "acc_e"], "at_most=acc_e must be acc_e="),
+        (["--pilot_seeds", "5"], "pilot_seeds=5 must be at most"),
+        (["--spread", "1"], "spread=1.0 must be above 1"),
+        (["--names", "[ship]"], "names: the run has no model.domain_names"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_named(
+    run: Path, toy_clip: Path, tmp_path: Path, more: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message in exit_message(words(run, toy_clip, tmp_path / "tuned", *more), capsys)
+    assert not list(tmp_path.iterdir())
