@@ -164,13 +164,15 @@ def solver(run: Run, pretrained: str | None, layout: str | None) -> Again:
     """The run, ready to be solved again, with its original model on the device that there is.
 
     Raises:
-        UserError: a method without weights to search, or a run that was fused in another way.
+        UserError: a run that is hardened, or was fused in another way.
     """
     model = model_of(run)
     method = chosen(model.get("method"))
     way = run.fused.method if run.fused else ""
     if way and way != ("fused" if method.trains else "refined"):
         raise UserError(f"run={run.folder} was fused with method={way}, whose weights are not searched. Give another.")
+    if run.hardened:
+        raise UserError(f"run={run.folder} is hardened, for the edit as it is. Give the run that it was made from.")
     check_files(model)
     pipeline, *_ = run.base.load(pretrained, layout)
     again = Again(run, pipeline, method)

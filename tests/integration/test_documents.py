@@ -51,6 +51,10 @@ SMALL = {
     "python erase.py cache --config configs/emoji/cache_domain.yaml": f"{ONE} --model.overwrite true",
     "python erase.py export": "--overwrite true",
     "python erase.py push": "",
+    "python erase.py tune": (
+        "--trials 1 --confirm_seeds 4 --steps 1 --names [dog,cat] --judge support.judges.Sums "
+        "--judge.names [ship,dog,cat] --save_pipeline false --overwrite true"
+    ),
     "python erase.py harden": (
         "--overwrite true --harden.rounds 1 --harden.steps 1 --harden.found 1 --harden.attack_steps 1 "
         "--harden.images 1 --harden.preserved_images 1 --harden.batch 2 --harden.preserved_batch 1"
