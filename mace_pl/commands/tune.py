@@ -189,9 +189,7 @@ def preserved_names(run: Run, again: Again, given: list[str] | str | None) -> li
     names = read_names(run.config["model"].get("domain_names") if given is None else given, "names")
     left = names_beside(again.pipeline, names, run.targets)
     if not left:
-        raise UserError(
-            "names: what is to be preserved is not known, for the run has no model.domain_names. Give a list."
-        )
+        raise UserError("names: the run has no model.domain_names to score beside its targets. Give a list of others.")
     return left
 
 
