@@ -309,5 +309,5 @@ def tell(folder: Path, search: Search, picked: Tried, found: Mapping[str, Scores
     say(rule)
     for name, one in found.items():
         say(f"{name}: {one}")
-    say(f"H fell by {gap:.3f} from the search to the confirmation (judge: {content['confirmed']['judge']}).")
+    say(f"H from search to confirmation: {-gap:+.3f} (judge of the confirmation: {content['confirmed']['judge']})")
     say(f"Page of the search: {folder / 'tuning.html'}")

@@ -66,5 +66,5 @@ def test_the_page_shows_the_front_and_needs_no_other_file() -> None:
     trials = {"scored": 6, "cut short": 0}
     content = {"run": "<run>", "trials": trials, "rule": "r", "judge": "a", "confirmed": {"judge": "b"}}
     text = page(content | {"figures": figures, "gap": 0.25}, TRIED, Scores(0.5, 0.5), TRIED[1])
-    assert "&lt;run&gt;" in text and 'class="taken"><td>1<' in text and "0.250" in text
+    assert "&lt;run&gt;" in text and 'class="taken"><td>1<' in text and "-0.250" in text
     assert "http" not in text.replace("http://www.w3.org", "")

@@ -59,7 +59,7 @@ def test_a_run_is_searched_confirmed_and_written(
     assert found["trials"]["scored"] + found["trials"]["cut short"] == 3
     assert {"refine.identity", "refine.domain", "fuse.identity", "fuse.domain"} == set(found["weights"])
     assert found["gap"] == found["figures"]["search, taken"]["h"] - found["figures"]["confirmation, taken"]["h"]
-    assert f"H fell by {found['gap']:.3f}" in said and "Trials that no other beats" in said
+    assert f"H from search to confirmation: {-found['gap']:+.3f}" in said and "Trials that no other beats" in said
     written = yaml.safe_load((tuned / "config.yaml").read_text())["model"]
     for key, value in found["weights"].items():
         stage, _, term = key.partition(".")
