@@ -46,7 +46,7 @@ TOPICS = {
     "Fusion": r"--(drop|weights|method|refine|fuse)",
     "Attacks": r"--(data\.(attacks|trials)|model\.strengths.*)",
     "Output": r"--(model\.)?(output|output_dir|overwrite|save_pipeline|export|classifier|report_seeds|format)",
-    "Run": r"--(seed_everything|\w+_every_n_steps|model\.(save_every|seed)|seed)",
+    "Run": r"--(seed_everything|dry_run|\w+_every_n_steps|model\.(save_every|seed)|seed)",
 }
 OTHER = "Settings of the command"
 HEAD = """# Options
