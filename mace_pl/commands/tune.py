@@ -24,14 +24,13 @@ from mace_pl.models.backbone import backbone_of
 from mace_pl.models.text_encoding import names_beside
 from mace_pl.run import Run
 from mace_pl.stages.again import Again, check_files, model_of
-from mace_pl.tuning.measure import Measure, Scores, scores, seeing
+from mace_pl.tuning.measure import Judge, Measure, Scores, says, scores, seeing
 from mace_pl.tuning.page import page, table
 from mace_pl.tuning.pick import Tried, limit, pick
 from mace_pl.tuning.prompts import Part, Row, roles_of, rows_of
 from mace_pl.tuning.search import Score, Search
-from mace_pl.tuning.space import space_of, stage_weights
+from mace_pl.tuning.space import changed, space_of, stage_weights
 
-Judge = torch.nn.Module | Literal["clip"]
 LARGEST = 12  # names next to the targets
 SEARCHED = ("search, the run as it was", "search, taken")
 CONFIRMED = ("confirmation, the run as it was", "confirmation, taken")
@@ -231,12 +230,6 @@ class Asking:
         return seeing(judge, self.clip, [*self.run.targets, *self.names])
 
 
-def says(judge: Judge) -> list[Any]:
-    """What tells a judge from another: its class, and a sum over each of its weights."""
-    weights = {} if isinstance(judge, str) else judge.state_dict()
-    return [judge_labels([judge])[0], *(float(weight.double().sum()) for weight in weights.values())]
-
-
 def of(measure: Measure, run: Run) -> Scores:
     """Scores of a run, by the weights that its folder holds."""
     backbone = backbone_of(measure.pipeline)
@@ -258,15 +251,6 @@ def trial_of(measure: Measure, again: Again) -> Score:
         return scores(measure.score(measure.rows, pilot)) if goes_on(scores(pilot)) else None
 
     return score
-
-
-def changed(picked: Tried) -> dict[str, Any]:
-    """The weights as ``fuse`` takes them."""
-    stages: dict[str, dict[str, float]] = {}
-    for key, value in picked.weights.items():
-        stage, _, term = key.partition(".")
-        stages.setdefault(stage, {"absolute": True})[term] = value
-    return dict(stages)
 
 
 def tell(folder: Path, search: Search, picked: Tried, found: Mapping[str, Scores], settings: Mapping[str, Any]) -> None:

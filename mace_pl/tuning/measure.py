@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -12,12 +13,13 @@ from torch import Tensor, nn
 from mace_pl.errors import UserError
 from mace_pl.evaluation.clip import ClipEncoder
 from mace_pl.evaluation.emptiness import empty
-from mace_pl.evaluation.judges import CLIP, ByClip, ByOwnNames
+from mace_pl.evaluation.judges import CLIP, ByClip, ByOwnNames, judge_labels
 from mace_pl.models.backbone import backbone_of
 from mace_pl.models.protocols import Pipeline
 from mace_pl.models.sampling import generate
 from mace_pl.tuning.prompts import Row
 
+Judge = nn.Module | Literal["clip"]
 Sees = Callable[[Sequence[Image.Image]], list[str]]
 
 
@@ -127,3 +129,9 @@ def scores(seen: Mapping[Row, bool]) -> Scores:
     both = ([value for (side, _), value in means.items() if side == wanted] for wanted in ("target", "preserved"))
     erased, preserved = (sum(values) / len(values) if values else 0.0 for values in both)
     return Scores(erased, preserved)
+
+
+def says(judge: Judge) -> list[Any]:
+    """What tells a judge from another: its class, and a sum over each of its weights."""
+    weights = {} if isinstance(judge, str) else judge.state_dict()
+    return [judge_labels([judge])[0], *(float(weight.double().sum()) for weight in weights.values())]

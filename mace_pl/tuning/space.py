@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from mace_pl.concepts.preservation import StageWeights
 from mace_pl.methods.closed_form import even_weights
 from mace_pl.stages.again import Again
+from mace_pl.tuning.pick import Tried
 
 FAINT = (1e-4, 1.0)  # a weight that was 0, relative to the sum of the targets
 
@@ -40,3 +42,12 @@ def stage_weights(weights: Mapping[str, float]) -> list[StageWeights]:
         identity, prior, domain = (weights.get(f"{stage}.{term}", 0.0) for term in ("identity", "prior", "domain"))
         found.append(StageWeights(identity, prior, domain))
     return found
+
+
+def changed(picked: Tried) -> dict[str, Any]:
+    """The weights as ``fuse`` takes them."""
+    stages: dict[str, dict[str, float]] = {}
+    for key, value in picked.weights.items():
+        stage, _, term = key.partition(".")
+        stages.setdefault(stage, {"absolute": True})[term] = value
+    return dict(stages)
