@@ -15,6 +15,7 @@ from mace_pl.stages.again import wanted_of
 from mace_pl.stages.beside import with_beside
 from mace_pl.stages.preserve import Preserved, preserve
 from mace_pl.stages.refine import solve_total
+from mace_pl.training.tensor_store import TensorStore
 
 SETS = 8  # sets of targets that are remembered; each holds some matrices [D, D]
 
@@ -59,11 +60,12 @@ class LiveEdit:
         self.original = backbone_of(pipeline).text_layers()
         self.wanted = wanted_of(pipeline, run.config["model"], method)
         self.targets = list(run.targets)
-        self.sums = SumsOnDisk()
+        self.sums, self.changes = SumsOnDisk(), Changes()
         self.loras: dict[str, Factors] = {}
         for target in self.targets:
             sums, factors = run.concept(target, self.layers, method.trains and way != "refined")
             self.sums.add(target, sums)
+            self.changes.add(target, sums)
             self.loras[target] = factors
         self.known: dict[tuple[str, ...], Together] = {}
 
@@ -80,15 +82,14 @@ class LiveEdit:
         if not chosen:
             return None
         together = self._together(chosen)
-        total = self._weighted(together.total, strengths)
+        total = self.changes.weighted(together.total, strengths)
         preserved = together.preserved or self._preserved(together, total)
         refined = solve_total(self.pipeline, self.method, total, self.wanted, preserved, self.layers)
         if self.way == "fused":
             fused = together.fused or FusedLoras.of(self._own(chosen), self._loras(chosen), preserved.fuse)
             return fused.edit(refined, strengths)
         if self.way == "added":
-            weighted = [{n: (A, strengths[t] * B) for n, (A, B) in self.loras[t].items()} for t in chosen]
-            return added(refined, weighted)
+            return added(refined, [{n: (A, strengths[t] * B) for n, (A, B) in self.loras[t].items()} for t in chosen])
         return refined
 
     def _together(self, chosen: tuple[str, ...]) -> Together:
@@ -109,18 +110,36 @@ class LiveEdit:
     def _preserved(self, together: Together, total: ConceptSums) -> Preserved:
         return preserve(self.pipeline, self.wanted, self.method, total, list(together.sums), self.layers)
 
-    def _weighted(self, total: ConceptSums, strengths: Mapping[str, float]) -> ConceptSums:
-        """G of the strengths: Σ w G_i + (1 − w) F_i = Σ G_i + Σ (1 − w)(F_i − G_i)."""
-        G, G_pooled = total.G.clone(), total.G_pooled.clone()
-        for target, weight in strengths.items():
-            if weight != 1:
-                own = self.sums[target]
-                G += (1 - weight) * (own.F - own.G)
-                G_pooled += (1 - weight) * (own.F_pooled - own.G_pooled)
-        return replace(total, G=G, G_pooled=G_pooled)
-
     def _own(self, chosen: tuple[str, ...]) -> SumsOnDisk:
         return self.sums.only(chosen)
 
     def _loras(self, chosen: tuple[str, ...]) -> dict[str, Factors]:
         return {target: self.loras[target] for target in chosen}
+
+
+class Changes:
+    """F_i − G_i of each concept in files, by which G of other strengths than 1 differs."""
+
+    def __init__(self) -> None:
+        self.store = TensorStore()
+        self.places: dict[str, tuple[int, int]] = {}
+
+    def add(self, target: str, sums: ConceptSums) -> None:
+        """Write a concept's."""
+        pooled = sums.F_pooled - sums.G_pooled
+        self.places[target] = self.store.add(sums.F - sums.G), self.store.add(pooled)
+
+    def weighted(self, total: ConceptSums, strengths: Mapping[str, float]) -> ConceptSums:
+        """G of strengths w: Σ w G_i + (1 − w) F_i = Σ G_i + Σ (1 − w)(F_i − G_i).
+
+        Args:
+            total: the sums over all targets at full strength.
+            strengths: w by target.
+        """
+        G, G_pooled = total.G.clone(), total.G_pooled.clone()
+        for target, weight in strengths.items():
+            if weight != 1:
+                change, pooled = (self.store[place] for place in self.places[target])
+                G.add_(change, alpha=1 - weight)
+                G_pooled.add_(pooled, alpha=1 - weight)
+        return replace(total, G=G, G_pooled=G_pooled)

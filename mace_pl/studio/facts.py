@@ -9,6 +9,7 @@ from mace_pl.concepts.concept import read_names
 from mace_pl.errors import UserError
 from mace_pl.files.markdown import markdown_table
 from mace_pl.library.history import History, Note
+from mace_pl.models.pipeline import relative_to_project
 from mace_pl.run import Run
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def facts_of(studio: Studio) -> str:
         f"{part.replace('_', ' ')} `{(getattr(base, part) or 'unknown')[:SHORT]}`" for part in ("unet", "text_encoder")
     ]
     lines = [
-        f"- Run: `{run.home}`, {state}",
+        f"- Run: `{relative_to_project(run.home)}`, {state}",
         f"- Base model: `{base.name}`, {', '.join(hashes)}",
         f"- Fused by: {studio.base.way}",
     ]

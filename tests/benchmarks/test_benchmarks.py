@@ -60,3 +60,8 @@ def test_growth(toy_pipeline: Path, tmp_path: Path) -> None:
     printed = output("growth", *options)
     assert re.search(r"seconds -?[\d.]+ \+ -?[\d.]+ n, peak MB", printed), printed
     assert (tmp_path / "g.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_live() -> None:
+    printed = output("live", "--concepts", "3", "--width", "32", "--moves", "2")
+    assert re.search(r"a move +│ +[\d.]+ │ +[\d.]+", printed), printed

@@ -82,6 +82,7 @@ SMALL = {
         f"{ONE} --model.steps 1 --model.strengths.token_steps 1 --data.seeds 1 --data.trials 1 --data.names [ship,dog]"
     ),
     "python erase.py detect": "",
+    "python erase.py studio": "",
     "python train.py fit --config configs/train/emoji_vae.yaml": f"{TRAIN} --data.images 2",
     "python train.py fit --config configs/train/emoji_clip.yaml": f"{TRAIN} --data.images 2 --model.layers 1",
     "python train.py fit --config configs/train/emoji_scorer.yaml": f"{TRAIN} --data.images 2",
@@ -98,7 +99,9 @@ ELSEWHERE = {
     "scripts/compare_methods.py": "scripts/test_compare_methods.py",
 }
 #: packages that a command cannot do without: it ends with a message that names them
-OPTIONAL = {"python erase.py detect": "nudenet"}
+OPTIONAL = {"python erase.py detect": "nudenet", "python erase.py studio": "gradio"}
+
+SERVES = "python erase.py studio"  # until Ctrl+C: tests/studio/test_page.py waits for that
 
 
 def blocks(language: str) -> list[Any]:
@@ -240,6 +243,8 @@ def run(words: list[str], place: Path, service: str) -> None:
             with pytest.raises(SystemExit, match=package):
                 MAINS[words[1]]([*words[2:], *more])
             return
+    if line.startswith(SERVES):
+        return
     MAINS[words[1]]([*words[2:], *more])
 
 
