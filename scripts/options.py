@@ -32,7 +32,7 @@ NOT_OURS = (
 #: headings of the help, and the options under each
 TOPICS = {
     "Model": r"--(model\.)?(pretrained|revision|variant|layout|edited|runs?|apply)",
-    "Concepts": r"--(data\.)?(concepts|targets?|templates?|names|synonyms|descriptions|kept|preserved)",
+    "Concepts": r"--(data\.)?(concepts|anchors|targets?|templates?|names|synonyms|descriptions|kept|preserved)",
     "Method and preservation": r"--model\.(method|prior|domain|domain_\w+|pooled|beside|(refine|fuse)\..*)",
     "Hardening": r"--harden\..*",
     "LoRA training": r"--(model|data)\.(rank|lr|weight_decay|gradient_\w+|importance_sampling|squared_loss"

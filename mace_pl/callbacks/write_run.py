@@ -92,7 +92,7 @@ class WriteRun(Callback):
         base = BaseModel.of(self.config["model"], module.fingerprint, module.unet_hash)
         data: RunData = trainer.datamodule  # type: ignore[attr-defined]
         concepts = [{"target": c.target, "anchor": c.anchor, "kind": c.kind} for c in data.concepts]
-        run = Run(self.folder, base, concepts, self.config, module.seed)
+        run = Run(self.folder, base, concepts, with_anchors(self.config, data), module.seed)
         if trainer.is_global_zero:
             with run.save(self.overwrite) as aside:
                 self.write(aside, run, module)
@@ -133,3 +133,11 @@ class WriteRun(Callback):
         folder = relative_to_project(self.folder)
         for path in sorted(p for p in self.folder.iterdir() if not p.name.startswith(".")):
             console.print(f"{folder}/{path.name}{'/' if path.is_dir() else ''}", highlight=False)
+
+
+def with_anchors(config: dict[str, Any], data: RunData) -> dict[str, Any]:
+    """The configuration with the anchors that the run has chosen, so that it is repeated without choosing again."""
+    if not data.chosen:
+        return config
+    concepts = [{name: value for name, value in vars(one).items() if value is not None} for one in data.concepts]
+    return {**config, "data": {**config["data"], "concepts": concepts}}

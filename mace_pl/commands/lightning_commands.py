@@ -12,6 +12,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser
 
 from mace_pl.callbacks.before_after import BeforeAfter
 from mace_pl.callbacks.caption_bar import CaptionBar
+from mace_pl.callbacks.choose_anchors import ChooseAnchors
 from mace_pl.callbacks.lora_checkpoint import LoRACheckpoint
 from mace_pl.callbacks.progress import StageProgress
 from mace_pl.callbacks.write_run import WriteRun
@@ -119,7 +120,8 @@ class _FitCLI(CommandLine):
             before_after=before_after, config=plain, log=self.log, **{name: config[name] for name in names}
         )
         checkpoint = LoRACheckpoint(config["output_dir"], config["keep_every_n_steps"])
-        self.trainer.callbacks += [before_after, self.write_run, checkpoint]  # type: ignore[attr-defined]
+        anchors = ChooseAnchors(config["output_dir"], config["kept"], config["classifier"], not config["dry_run"])
+        self.trainer.callbacks += [anchors, before_after, self.write_run, checkpoint]  # type: ignore[attr-defined]
 
     def after_fit(self) -> None:
         """Refuse to end as if all was well where nothing was written, as after a callback that ends the run early.

@@ -10,7 +10,7 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_only
 
 from mace_pl.commands.lightning_commands import fit
-from mace_pl.concepts.concept import Concept, templates_of
+from mace_pl.concepts.concept import AUTO, Concept, read_names, templates_of
 from mace_pl.concepts.names import clean_name
 from mace_pl.concepts.templates import TEMPLATES
 from mace_pl.files.identity import identity
@@ -22,7 +22,10 @@ from mace_pl.library.change import Library, scores_of, store_run
 from mace_pl.library.history import Event, Note
 from mace_pl.library.states import Base, moved_of
 from mace_pl.library.store import read_entry
+from mace_pl.methods.chosen import chosen
 from mace_pl.run import Run
+from mace_pl.stages.again import model_of, wanted_of
+from mace_pl.stages.anchors import Choice, choose_anchors
 
 #: by what part of their size a target's keys and values may have moved; provisional, its cost is not measured yet
 RETRAIN_ABOVE = 0.2
@@ -44,6 +47,7 @@ def train_entries(library: Library, concepts: Sequence[Concept], templates: Any,
         UserError: a setting that cannot be used.
     """
     given = (library.settings.get("data") or {}).get("templates") if templates is None else templates
+    concepts = anchored(library, concepts)
     made = fitted(library, concepts, templates_for(given, concepts))
     if own_rank():
         return library
@@ -53,6 +57,22 @@ def train_entries(library: Library, concepts: Sequence[Concept], templates: Any,
     why = (event.date, event.reason, event.requester)
     added = {target: Note(content, *why, scores_of(made, target)) for target, content in contents.items()}
     return library.changed(base, library.members.within(contents), replace(event, targets=tuple(contents), added=added))
+
+
+def anchored(library: Library, concepts: Sequence[Concept]) -> list[Concept]:
+    """Concepts with their anchors, chosen where they name none: none of the library's other targets."""
+    if all(concept.anchor != AUTO for concept in concepts):
+        return list(concepts)
+    base, config = Base.load(library.run), library.settings
+    data, method = config.get("data") or {}, chosen(base.run.config["model"].get("method"))
+    wanted = wanted_of(base.pipeline, model_of(base.run), method)
+    names = list(dict.fromkeys([*wanted.names, *wanted.vocabulary, *(config.get("kept") or [])]))
+    own = {concept.target for concept in concepts}
+    beside = [target for target in library.run.targets if target not in own]
+    images = [data[name] for name in ("image_steps", "image_guidance", "image_scheduler")]
+    choice = Choice(read_names(data.get("anchors"), "data.anchors"), names, beside, config.get("classifier"), *images)
+    found = choose_anchors(base.pipeline, concepts, choice, method.anchored)
+    return [replace(concept, anchor=found.get(concept.target, concept.anchor)) for concept in concepts]
 
 
 def train_again(library: Library, above: float | None) -> Library:

@@ -14,6 +14,8 @@ from mace_pl.files.artifacts import slug
 from mace_pl.files.paths import resolve
 from mace_pl.files.tables import read_table, read_text, read_yaml
 
+AUTO = "auto"  # an anchor that is chosen when the run starts: see mace_pl/concepts/anchors.py
+
 
 @dataclass(frozen=True)
 class Concept:
@@ -22,7 +24,7 @@ class Concept:
     Attributes:
         target: the words that name it, as in "ship".
         anchor: what its prompts shall mean instead (the paper's mapping concept), as in "ground"; "" for a method
-            that puts nothing in the target's place.
+            that puts nothing in the target's place; ``auto`` lets the rule of ``mace_pl/concepts/anchors.py`` choose.
         kind: ``object`` or ``person`` (with a mask; prompts of the latter have no article), or ``style`` (all pixels).
         images: folder of the user's own images of it, turned by their EXIF orientation and on white where they are
             transparent; None lets the original model generate them.
@@ -31,7 +33,7 @@ class Concept:
     """
 
     target: str
-    anchor: str
+    anchor: str = AUTO
     kind: str = "object"
     images: str | None = None
     masks: str | None = None
@@ -101,9 +103,8 @@ def _of_line(fields: Mapping[str, str], path: Path, line: int) -> dict[str, str]
     """What a line of a table says of a concept; an empty field says nothing, but that there is no anchor."""
     row = {column: field.strip() for column, field in fields.items() if field.strip() or column == "anchor"}
     unknown = ", ".join(set(fields) - set(Concept.__dataclass_fields__))
-    missing = " and ".join(name for name in ("target", "anchor") if name not in row)
-    if unknown or missing:
-        what = f"has no {missing}" if missing else f"has the columns {unknown}, which no concept has"
+    if unknown or "target" not in row:
+        what = f"has the columns {unknown}, which no concept has" if "target" in row else "has no target"
         raise UserError(
             f"data.concepts: {path}, line {line} {what}. Give columns of {', '.join(Concept.__dataclass_fields__)}."
         )
@@ -124,13 +125,13 @@ def read_concepts(source: str | Sequence[dict[str, Any] | Concept]) -> list[Conc
             concepts.append(row)
             continue
         known = set(Concept.__dataclass_fields__)
-        if not isinstance(row, dict) or set(row) - known or not {"target", "anchor"} <= set(row):
+        if not isinstance(row, dict) or set(row) - known or "target" not in row:
             unknown = next((str(key) for key in row if key not in known), "") if isinstance(row, dict) else ""
             raise UserError(
-                f"data.concepts: cannot read {row!r}. Each needs target and anchor of {', '.join(sorted(known))}."
+                f"data.concepts: cannot read {row!r}. Each needs a target, and has none but {', '.join(sorted(known))}."
                 + (f" {unknown} does not exist.{nearest(unknown, known)}" if unknown else "")
             )
-        concepts.append(Concept(**row | {"anchor": "" if row["anchor"] is None else row["anchor"]}))
+        concepts.append(Concept(**{name: "" if name == "anchor" and v is None else v for name, v in row.items()}))
     if not concepts:
         raise UserError(
             "data.concepts is empty. Name at least one, as in [{target: ship, anchor: ground, kind: object}]."

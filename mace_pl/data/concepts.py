@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +13,7 @@ from lightning import LightningDataModule
 from PIL import Image
 from torch import Tensor
 
-from mace_pl.concepts.concept import Concept, read_concepts, templates_of
+from mace_pl.concepts.concept import Concept, read_concepts, read_names, templates_of
 from mace_pl.errors import UserError
 from mace_pl.files.artifacts import slug
 from mace_pl.files.paths import resolve
@@ -60,6 +62,7 @@ class ConceptData(LightningDataModule):
 
     Args:
         concepts: a list of {target, anchor, kind: object|person|style, optional images, masks}, or a CSV or YAML file.
+            Without an anchor, or with ``auto``, the run chooses one.
         templates: prompts with ``{}`` where the target goes, as a list or a text file, or one of these by kind or
             target, which a YAML file (``erase.py prompts``) may hold too; ``varied`` for our own with styles,
             backgrounds, positions and sentences; at least 30 plain ones of our own per kind when None.
@@ -78,6 +81,11 @@ class ConceptData(LightningDataModule):
         images_per_step: images (each with a prompt, a timestep and noise of its own) that a step of a concept averages
             over; published: 1. Where concepts are fewer than ranks, these share them.
         concepts_per_batch: how many concepts are trained at once; ``auto`` takes as many as the free memory holds.
+        anchors: among what anchors are chosen: a list, or a text file with one on each line; when None, for objects
+            among the names that the run preserves, else among a few general words.
+
+    Attributes:
+        chosen: the anchors that were chosen, by target.
     """
 
     def __init__(
@@ -95,6 +103,7 @@ class ConceptData(LightningDataModule):
         concepts_per_batch: int | Literal["auto"] = "auto",
         segment: Segment = Segment(),  # noqa: B008 - frozen; jsonargparse shows its fields
         images_per_step: int = 1,
+        anchors: list[str] | str | None = None,
     ) -> None:
         super().__init__()
         if mask not in MASKS:
@@ -113,6 +122,7 @@ class ConceptData(LightningDataModule):
             if value < 1:
                 raise UserError(f"data.{name}={value} must be at least 1.")
         self.concepts: list[Concept] = read_concepts(concepts)
+        self.anchors, self.chosen = read_names(anchors, "data.anchors"), dict[str, str]()
         self.templates = templates_of(templates, self.concepts)
         self.pictures = Path(pictures)
         self.images_per_concept = images_per_concept
@@ -131,6 +141,11 @@ class ConceptData(LightningDataModule):
                     load_masks(self.mask_folder(concept), folder, "data.concepts: masks")
                 elif self.masked(concept):
                     by_stem(files, "data.concepts: images")
+
+    def take_anchors(self, chosen: Mapping[str, str]) -> None:
+        """Erase to these anchors, by target, where they were not named."""
+        self.chosen = dict(chosen)
+        self.concepts = [replace(one, anchor=chosen.get(one.target, one.anchor)) for one in self.concepts]
 
     def masked(self, concept: Concept) -> bool:
         """Whether the loss looks inside a mask only; styles without masks of their own have every pixel count."""

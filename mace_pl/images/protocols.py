@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -28,6 +29,8 @@ class RunData(Protocol):
         steps_per_concept: optimizer steps of stage 2.
         images_per_step: over how many images each of them averages.
         concepts_per_batch: how many concepts are trained at once.
+        anchors: among what anchors are chosen; empty for the names of the run.
+        chosen: the anchors that were chosen, by target.
     """
 
     concepts: list[Concept]
@@ -43,6 +46,11 @@ class RunData(Protocol):
     steps_per_concept: int
     images_per_step: int
     concepts_per_batch: int | Literal["auto"]
+    anchors: list[str]
+    chosen: dict[str, str]
+
+    def take_anchors(self, chosen: Mapping[str, str]) -> None:
+        """Erase to these anchors, by target, where they were not named."""
 
     def masked(self, concept: Concept) -> bool:
         """Whether the loss looks inside a mask only."""

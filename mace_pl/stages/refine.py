@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from mace_pl.concepts.concept import Concept
+from mace_pl.concepts.concept import AUTO, Concept
 from mace_pl.concepts.tokens import attended_positions, matched_positions
 from mace_pl.errors import UserError
 from mace_pl.methods.base import ClosedForm, Sums
@@ -70,6 +70,11 @@ def check_anchors(method: ClosedForm, concepts: Sequence[Concept]) -> None:
         UserError: naming the first such target.
     """
     for concept in concepts:
+        if concept.anchor == AUTO:
+            raise UserError(
+                f"data.concepts: anchor is {AUTO} in {concept}, and nothing has chosen one. Name it, as in "
+                f"{{target: ship, anchor: ground}}, or add the callback ChooseAnchors, as fit does."
+            )
         if method.anchored and not concept.anchor:
             raise UserError(
                 f"data.concepts: anchor is empty in {concept}. Name it, as in {{target: ship, anchor: ground}}, or "

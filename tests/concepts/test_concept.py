@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from transformers import CLIPTokenizer
 
-from mace_pl.concepts.concept import read_concepts, read_templates
+from mace_pl.concepts.concept import AUTO, read_concepts, read_templates
 from mace_pl.concepts.tokens import aligned_positions, attended_positions, target_span
 
 
@@ -41,7 +41,7 @@ def test_a_target_beyond_the_tokenizers_length_is_refused(tokenizer: CLIPTokeniz
         ([], "is empty"),
         ([{"target": "ship", "anchor": "sky", "kind": "smell"}], "kind='smell'"),
         ([{"target": "ship", "anchor": "sky"}, {"target": "Ship", "anchor": "sky"}], "twice"),
-        ([{"target": "ship"}], "needs target and anchor"),
+        ([{"anchor": "sky"}], "needs a target"),
         ([{"target": "ship", "anchor": " "}], "anchor is empty"),
         ("nowhere.csv", "is no file"),
     ],
@@ -49,6 +49,13 @@ def test_a_target_beyond_the_tokenizers_length_is_refused(tokenizer: CLIPTokeniz
 def test_bad_concepts_are_refused(rows: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_concepts(rows)  # type: ignore[arg-type]
+
+
+def test_an_anchor_that_is_not_named_is_left_to_the_run_and_none_is_none(tmp_path: Path) -> None:
+    (tmp_path / "c.csv").write_text("target,kind\nship,object\n")
+    unnamed = [read_concepts(given)[0].anchor for given in ([{"target": "ship"}], str(tmp_path / "c.csv"))]
+    assert unnamed == [AUTO, AUTO]
+    assert [read_concepts([{"target": "ship", "anchor": none}])[0].anchor for none in ("", None)] == ["", ""]
 
 
 def test_concepts_come_from_csv_and_yaml(tmp_path: Path) -> None:
