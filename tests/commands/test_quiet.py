@@ -18,7 +18,7 @@ OWN = re.compile(
     r"[─━╭╮╰╯│┃┏┓┗┛┡┩┳┇╇┴┬└┘├┤╞╪╡]|^\s*[|+]|^\s*(Before training|Erased|Resuming .*|Not resumed: .*)\s*$"
     r"|^Concepts at once: |^The base model hardly |^Written to |^\s*(concepts|loss|step|stage): "
     r"|^\s*[\d.]+\s*$|^\S+/run/[\w.]+/?$|^data: |^model\.domain_names: |^The log of the run is "
-    r"|^Disk: |^Weights of stage [13]: |^\s*What the run takes on one device, estimated\s*$"
+    r"|^Disk: |^Weights of stage |^Weights of stage [13]: |^\s*What the run takes on one device, estimated\s*$"
 )
 #: of lightning and of transformers
 OTHERS = ["lightning.fabric.utilities.seed: Seed set to 2024", "GPU available: False", "`Trainer.fit` stopped"]

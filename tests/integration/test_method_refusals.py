@@ -94,6 +94,7 @@ def test_files_without_anchors_are_for_methods_without(
     listed = [{"target": "ship", "anchor": "", "kind": "object"}, {"target": "dog", "anchor": ""}]
     erase_main([*config(tmp_path, toy_pipeline, "listed", listed), "--model.method", "CURE", *QUIET])
     close(*(load_file(tmp_path / run / "refined.safetensors") for run in ("run", "listed")), FLOAT32_EDIT)
+    capsys.readouterr()  # what these two have said
     for method in ("UCE", "Mace"):
         said = "anchor is empty in Concept(target='ship'"
         refused(tmp_path, toy_pipeline, ["--model.method", method, "--data.concepts", str(file)], said, capsys)
