@@ -170,13 +170,11 @@ def short_help(command: str, text: str) -> str:
     """What ``erase.py command --help`` prints: the project's options by topic, each on one line."""
     lines = [f"usage: erase.py {command} [options]   [default]; every option in full: docs/options.md, --help.all"]
     options = [option for group in groups(text) for option in of_ours(group)]
-    for topic in (*TOPICS, OTHER):
+    for topic in (OTHER, *TOPICS):
         found = [option for option in options if topic_of(parts(option)[0]) == topic]
         lines += [f"{topic}:", *map(line_of, found)] if found else []
-    lines += [
-        "Configuration:",
-        "  --config FILE                     YAML file of these settings; what stands behind it wins",
-    ]
+    lines += [] if found else ["Run:"]  # under it where it is the last topic
+    lines += ["  --config FILE                     YAML file of these settings; what stands behind it wins"]
     lines += ["  --print_config                    print the configuration that the other options make"]
     if "--trainer." in text:
         lines += ["  --trainer.NAME VALUE              options of Lightning's Trainer, listed by --help.all"]
