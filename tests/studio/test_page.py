@@ -196,6 +196,54 @@ def test_two_browsers_at_once_do_not_mix(browser: Any, served: Served) -> None:
                 page.wait_for_timeout(200)
 
 
+@needs_gradio
+@needs_browser
+def test_it_fits_a_telephone_in_the_dark(browser: Any, served: Served) -> None:
+    telephone = {"viewport": {"width": 390, "height": 800}, "color_scheme": "dark", "has_touch": True}
+    with opened(browser, served, **telephone) as page:
+        for part in ("#grid", "#facts", "#written"):
+            page.click(f"{part} button.label-wrap")
+        page.wait_for_selector("#export")
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        page.wait_for_selector("#facts table")
+        look = page.evaluate(
+            "[getComputedStyle(document.body).backgroundColor, getComputedStyle(title).color]".replace(
+                "title", "document.querySelector('h1')"
+            )
+        )
+        ground, letters = (sum(int(n) for n in re.findall(r"\d+", colour)[:3]) for colour in look)
+        assert ground < 200 < 550 < letters, look
+
+
+@needs_gradio
+@needs_browser
+def test_another_host_asks_for_the_token(browser: Any, run: Path) -> None:
+    with serving(run, "--host", "0.0.0.0") as found, browser.new_context() as user:
+        token = re.search(r"token (\S+)", found.said)[1]
+        url, page = found.url.replace("0.0.0.0", "127.0.0.1"), user.new_page()
+        page.set_default_timeout(PATIENCE * 1000)
+        assert page.request.get(f"{url}config").status == 401
+        assert page.request.post(f"{url}gradio_api/queue/join", data={}).status == 401
+        page.goto(url)
+        page.wait_for_selector("input[type=password]")
+        assert page.locator("#prompt").count() == 0
+        for given, shown in (("wrong", "input[type=password]"), (token, "#prompt")):
+            page.locator("input:not([type=password])").first.fill("anybody")
+            page.fill("input[type=password]", given)
+            page.get_by_role("button").first.click()
+            page.wait_for_timeout(500)
+            page.wait_for_selector(shown)
+
+
+@needs_gradio
+def test_a_port_that_is_taken_is_named(served: Served) -> None:
+    port = served.url.rsplit(":", 1)[1].strip("/")
+    command = [str(PYTHON), str(SCRIPT), "studio", "--run", str(served.run), "--port", port]
+    environment = os.environ | {"PYTHONPATH": str(SCRIPT.parent), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 1 and f"port={port}" in done.stderr and "Traceback" not in done.stderr
+
+
 @pytest.mark.skipif(find_spec("gradio") is not None, reason="gradio is installed")
 def test_without_gradio_the_message_names_it(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "pip install gradio" in exit_message(["studio", "--run", str(run)], capsys)
