@@ -134,12 +134,13 @@ def _chosen(old: Run, drop: list[str], weights: dict[str, float]) -> tuple[list[
 def _changed(model: dict[str, Any], changed: dict[str, float], stage: str) -> dict[str, float]:
     """The weights of a closed form, some of them changed."""
     terms = [field.name for field in fields(StageWeights)]
+    known = "identity, prior and domain, each at least 0 and finite, or absolute, which is true or false"
     domain = next((model[name] for name in ("domain", "domain_names", "domain_vocabulary") if model.get(name)), None)
     preserved = {"prior": model.get("prior"), "domain": domain}
     for term, value in changed.items():
         if value and term in preserved and not preserved[term]:
             raise UserError(f"{stage}: {term}={value} has no effect: the run has no model.{term}. Fit it with one.")
         if term not in terms or not 0 <= value < float("inf"):
-            raise UserError(f"{stage}: {term}={value} must be one of {', '.join(terms)}, each at least 0 and finite.")
+            raise UserError(f"{stage}: {term}={value} must be one of {known}.")
     given: dict[str, float] = model[stage]
     return given | changed

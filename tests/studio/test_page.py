@@ -34,7 +34,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 BESIDE = Path(sys.prefix) / "studio/bin/python"  # `make test` puts gradio there, which wants another pillow
 PYTHON = sys.executable if find_spec("gradio") else str(BESIDE) if BESIDE.is_file() else None
 STEPS = 2
-PATIENCE = 120  # seconds, on a machine that does much else
+PATIENCE = 300  # seconds, on a machine that does much else
 
 needs_gradio = pytest.mark.skipif(PYTHON is None, reason="needs gradio, in this environment or in .venv/studio")
 needs_browser = pytest.mark.skipif(CHROMIUM is None or not find_spec("playwright"), reason="needs Chromium, playwright")
