@@ -11,14 +11,13 @@ from lightning import Callback, LightningModule, Trainer
 from mace_pl.callbacks.protocols import ErasureModule
 from mace_pl.callbacks.report import Report
 from mace_pl.concepts.concept import read_names
-from mace_pl.concepts.token_report import check_prompts, preflight, show_preflight
+from mace_pl.concepts.token_report import preflight, show_preflight
 from mace_pl.errors import Stopped, UserError
 from mace_pl.files.screen import screen
 from mace_pl.images.protocols import RunData
 from mace_pl.models.text_encoding import names_beside
 from mace_pl.stages.estimate import Estimator, Planned, disk_free
 from mace_pl.stages.preflight import check_solvable, show_estimates, warned
-from mace_pl.stages.refine import check_anchors
 
 
 class BeforeAfter(Callback):
@@ -66,9 +65,7 @@ class BeforeAfter(Callback):
         """
         data: RunData = trainer.datamodule  # type: ignore[attr-defined]
         module = cast(ErasureModule, pl_module)
-        check_anchors(module.method, data.concepts)  # this and the next before any image is generated
-        check_prompts(module.pipeline, data.concepts, data.templates)
-        module.pipeline.to(trainer.strategy.root_device)
+        module.begin()
         preserved = names_beside(module.pipeline, self.preserved, [c.target for c in data.concepts])
         self.report = Report(data.concepts, preserved, self.classifier, self.seeds)
         if trainer.is_global_zero:

@@ -62,7 +62,7 @@ class ChooseAnchors(Callback):
             if not why:
                 return dict(left["anchors"])
             not_taken("anchors", self.file, why)
-        module.pipeline.to(trainer.strategy.root_device)
+        module.placed.enter(trainer.strategy.root_device)
         anchors = choose_anchors(module.pipeline, data.concepts, choice, module.method.anchored)
         if self.keep:
             self.file.parent.mkdir(parents=True, exist_ok=True)

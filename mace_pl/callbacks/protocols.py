@@ -11,6 +11,7 @@ from mace_pl.methods.base import ClosedForm
 from mace_pl.methods.edit import Edit
 from mace_pl.methods.lora import ConceptLoRAs
 from mace_pl.methods.metrics import GramMetric
+from mace_pl.models.on_device import OnDevice
 from mace_pl.models.protocols import Pipeline
 from mace_pl.models.source import Source
 from mace_pl.stages.fuse import Trained
@@ -26,6 +27,7 @@ class ErasureModule(Protocol):
     Attributes:
         method: the closed form.
         pipeline: the model that is edited.
+        placed: it, on the device of the Trainer or off it.
         source: the files that it was read from.
         seed: of the run.
         rank: of each LoRA.
@@ -42,6 +44,7 @@ class ErasureModule(Protocol):
 
     method: ClosedForm
     pipeline: Pipeline
+    placed: OnDevice
     source: Source
     seed: int
     rank: int
@@ -54,6 +57,9 @@ class ErasureModule(Protocol):
     trained: Trained | None
     edit: Edit | None
     share: Share
+
+    def begin(self) -> None:
+        """Check the concepts and move the pipeline to the device, once; before anything is generated."""
 
     def current(self) -> list[str]:
         """The targets of this step."""

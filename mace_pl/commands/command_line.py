@@ -175,6 +175,10 @@ class CommandLine(OneLineCLI):
         """The bar that is shown where the user has chosen none; Lightning's own when None."""
         return None
 
+    def callbacks(self) -> list[Callback]:
+        """What the command does beside the hooks of its model."""
+        return []
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The Trainer.
 
@@ -186,7 +190,7 @@ class CommandLine(OneLineCLI):
         callbacks = list(callbacks) if isinstance(callbacks, list) else [callbacks]
         hidden = given["enable_progress_bar"] is False or given["barebones"]
         progress = None if hidden or any(isinstance(c, ProgressBar) for c in callbacks) else self.progress_bar()
-        callbacks += [EndsWhenTold()] if progress is None else [EndsWhenTold(), progress]
+        callbacks += [EndsWhenTold(), *([] if progress is None else [progress]), *self.callbacks()]
         try:
             return super().instantiate_trainer(callbacks=callbacks, **kwargs)
         except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser
 
 from mace_pl.callbacks.before_after import BeforeAfter
@@ -100,7 +100,8 @@ class _FitCLI(CommandLine):
         """A bar that names stage and concepts."""
         return StageProgress(leave=True)
 
-    def before_fit(self) -> None:
+    def callbacks(self) -> list[Callback]:
+        """What chooses anchors, shows the model before and after, writes the run, and saves what it resumes from."""
         config = self.settings
         plain = yaml.safe_load(self.command_parser.dump(config, skip_none=False))
         plain.pop("config", None)
@@ -116,12 +117,17 @@ class _FitCLI(CommandLine):
             config["dry_run"],
         )
         names = ("output_dir", "overwrite", "save_pipeline", "export")
-        self.write_run = WriteRun(
+        write_run = WriteRun(
             before_after=before_after, config=plain, log=self.log, **{name: config[name] for name in names}
         )
         checkpoint = LoRACheckpoint(config["output_dir"], config["keep_every_n_steps"])
         anchors = ChooseAnchors(config["output_dir"], config["kept"], config["classifier"], not config["dry_run"])
-        self.trainer.callbacks += [anchors, before_after, self.write_run, checkpoint]  # type: ignore[attr-defined]
+        return [anchors, before_after, write_run, checkpoint]
+
+    @property
+    def written(self) -> Run | None:
+        """What was written; None where the run ended before that."""
+        return next(one.run for one in self.trainer.callbacks if isinstance(one, WriteRun))  # type: ignore[attr-defined]
 
     def after_fit(self) -> None:
         """Refuse to end as if all was well where nothing was written, as after a callback that ends the run early.
@@ -129,7 +135,7 @@ class _FitCLI(CommandLine):
         Raises:
             UserError: no edit was written.
         """
-        if self.trainer.is_global_zero and self.write_run.run is None and not self.trainer.interrupted:
+        if self.trainer.is_global_zero and self.written is None and not self.trainer.interrupted:
             raise UserError("trainer.callbacks ended the run before the edit was written. Leave such callbacks out.")
 
 
@@ -205,8 +211,8 @@ def fit(settings: dict[str, Any]) -> Run:
         KeyboardInterrupt: the run was interrupted.
     """
     cli = run("fit", settings)
-    assert isinstance(cli, _FitCLI) and cli.write_run.run is not None
-    return cli.write_run.run
+    assert isinstance(cli, _FitCLI) and cli.written is not None
+    return cli.written
 
 
 def run(command: str, args: ArgsType, log: RunLog | None = None) -> CommandLine:

@@ -17,6 +17,7 @@ from mace_pl.images.files import read_image, read_images
 from mace_pl.images.manifest import read_folder
 from mace_pl.models.backbone import backbone_of
 from mace_pl.models.base_model import base_hashes
+from mace_pl.models.on_device import OnDevice
 from mace_pl.models.pipeline import load_pipeline, model_fingerprint
 from mace_pl.models.protocols import Pipeline
 from mace_pl.models.text_encoding import spelled_as
@@ -76,15 +77,16 @@ class WholePipelines:
             UserError: it cannot be loaded.
         """
         self.places[name] = source
-        fingerprint = model_fingerprint(self.load(name))
+        fingerprint = model_fingerprint(self.load(name, torch.device("cpu")))
         self.drop()
         return fingerprint
 
-    def load(self, name: str) -> Any:
-        """The pipeline; another that is in memory is freed first."""
-        if name != self.name:
+    def load(self, name: str, device: torch.device) -> Pipeline:
+        """The pipeline, on a device; another that is in memory is freed first."""
+        if self.pipeline is None or name != self.name:
             self.drop()
             self.pipeline = load_pipeline(self.places[name])
+            self.pipeline.to(device)
             self.name = name
         return self.pipeline
 
@@ -110,7 +112,7 @@ class ScoredModels:
     ) -> None:
         self.pipeline, self.runs = pipeline, dict(runs)
         self.unet = backbone_of(pipeline).network
-        self.wholes = WholePipelines()
+        self.wholes, self.placed = WholePipelines(), OnDevice(pipeline)
         self.fingerprints = {ORIGINAL: model_fingerprint(pipeline)}
         self.weights: dict[str, dict[str, Tensor]] = {ORIGINAL: {}}
         self.anchors: dict[str, dict[str, str | None]] = {}  # what each run erases, with what comes in its place
@@ -150,12 +152,18 @@ class ScoredModels:
         return [whole[index - 1]] if index else [name for name in self.weights if name not in whole]
 
     def take(self, name: str, device: torch.device) -> Pipeline:
-        """The pipeline of a model, on a device."""
-        pipeline: Pipeline = self.wholes.load(name) if name in self.wholes.names else self.pipeline
-        pipeline.to(device)
-        if pipeline is self.pipeline:
-            self.unet.load_state_dict(self.weights[ORIGINAL] | self.weights[name], strict=False)
-        return pipeline
+        """The pipeline of a model, on a device, which another one leaves first."""
+        if name in self.wholes.names:
+            self.placed.leave()
+            return self.wholes.load(name, device)
+        self.placed.enter(device)
+        self.unet.load_state_dict(self.weights[ORIGINAL] | self.weights[name], strict=False)
+        return self.pipeline
+
+    def leave(self) -> None:
+        """All is generated: free what is on the device."""
+        self.placed.leave()
+        self.wholes.drop()
 
 
 class OriginalImages:

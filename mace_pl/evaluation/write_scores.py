@@ -5,29 +5,72 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+from diffusers.utils import make_image_grid
+from lightning.fabric.loggers.logger import Logger
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
+from mace_pl.data.evaluation_prompts import EvaluationPrompts
+from mace_pl.evaluation.compared import ScoredModels
 from mace_pl.evaluation.emptiness import EMPTY
 from mace_pl.evaluation.erasure_scores import LEVEL, SAMPLES
 from mace_pl.evaluation.html_report import html_page
 from mace_pl.evaluation.judges import CLIP
 from mace_pl.evaluation.report_images import ORIGINAL, Gallery
 from mace_pl.evaluation.score_tables import ScoreTable, score_tables
+from mace_pl.evaluation.words import Words
 from mace_pl.files.artifacts import write_json, written_aside
 from mace_pl.files.markdown import markdown_table
 from mace_pl.files.paths import model_name, place_name
 from mace_pl.files.screen import screen
 from mace_pl.images.files import read_images
+from mace_pl.models.protocols import Pipeline
 
 WORST = 5  # preserved concepts on the screen
 
 
-def settings_of(module: Any, data: Any) -> dict[str, Any]:
+class Scoring(Protocol):
+    """What scored the models, such as ErasureScores.
+
+    Attributes:
+        pretrained: the original pipeline.
+        pipeline: it, loaded.
+        models: it and what was made from it.
+        runs: where those lie, by name.
+        classifier: folder of the CLIPModel.
+        labels: of the judges, the first one's scores first.
+        chosen_by: the judge by which settings of the runs were chosen.
+        features: what FID, KID and the distance see of an image.
+        reference: folder of images for FID and KID; those of the original model when None.
+        kid_subset: images in each of KID's subsets.
+        words: names and classes.
+        scheduler: that generated with all models; each model's own when None.
+        steps: denoising steps.
+        guidance: classifier-free guidance scale.
+    """
+
+    pretrained: str
+    pipeline: Pipeline
+    models: ScoredModels
+    runs: dict[str, str]
+    classifier: str
+    labels: list[str]
+    chosen_by: str | None
+    features: nn.Module
+    reference: str | None
+    kid_subset: int
+    words: Words
+    scheduler: str | None
+    steps: int
+    guidance: float
+
+
+def settings_of(module: Scoring, data: EvaluationPrompts) -> dict[str, Any]:
     """Everything that is needed to repeat the scores."""
     return {
         "pretrained": model_name(module.pretrained),
@@ -62,28 +105,33 @@ def settings_of(module: Any, data: Any) -> dict[str, Any]:
     }
 
 
-def write_scores(module: Any) -> None:
-    """Write and show everything; called on one rank."""
-    data = module.trainer.datamodule
-    settings, scores = settings_of(module, data), module.scores
-    content = {"settings": settings, "scores": scores} | ({"ablation": module.ablation} if module.ablation else {})
-    write_json(module.output, content)
-    tables = score_tables(scores, settings["chosen_by"])
-    markdown, page = module.output.with_suffix(".md"), module.output.with_suffix(".html")
+def write_scores(output: Path, content: dict[str, Any], gallery: Gallery, loggers: Sequence[Logger]) -> None:
+    """Write and show everything; called on one rank.
+
+    Args:
+        output: the JSON file; table and report lie beside it.
+        content: ``settings``, as :func:`settings_of` gives them, ``scores`` and perhaps ``ablation``.
+        gallery: images of each model; its folder is removed.
+        loggers: of the Trainer.
+    """
+    scores = content["scores"]
+    write_json(output, content)
+    tables = score_tables(scores, content["settings"]["chosen_by"])
+    markdown, page = output.with_suffix(".md"), output.with_suffix(".html")
     said = [
         markdown_table(table.columns, table.rows) + "".join(f"\n\n{note}" for note in table.notes) for table in tables
     ]
     markdown.write_text("\n\n".join(said) + "\n", encoding="utf-8")
     with written_aside(page) as aside:
-        aside.write_text(html_page(content, module.gallery), encoding="utf-8")
-    for logger in module.loggers:
-        log_scores(logger, scores, module.gallery)
-    shutil.rmtree(module.gallery.folder, ignore_errors=True)  # a folder of its own; the page holds its images
+        aside.write_text(html_page(content, gallery), encoding="utf-8")
+    for logger in loggers:
+        log_scores(logger, scores, gallery)
+    shutil.rmtree(gallery.folder, ignore_errors=True)  # a folder of its own; the page holds its images
     console = screen()
     for table in tables:
         show_table(console, table)
     show_worst(console, scores)
-    console.print(f"Written to {module.output}, {markdown} and {page}", highlight=False)
+    console.print(f"Written to {output}, {markdown} and {page}", highlight=False)
 
 
 def show_table(console: Console, shown: ScoreTable) -> None:
@@ -113,7 +161,7 @@ def show_worst(console: Console, scores: Mapping[str, Any]) -> None:
         console.print(worst)
 
 
-def log_scores(logger: Any, scores: Mapping[str, Any], gallery: Gallery) -> None:
+def log_scores(logger: Logger, scores: Mapping[str, Any], gallery: Gallery) -> None:
     """Scalars of each run to a logger, and images where it takes any, as TensorBoard does."""
     for name, result in scores.items():
         if name == ORIGINAL:
@@ -121,12 +169,13 @@ def log_scores(logger: Any, scores: Mapping[str, Any], gallery: Gallery) -> None
         figures = {f"{name}/{kind}/{k}": v for kind, values in result["after"].items() for k, v in scalars(values)}
         figures |= {f"{name}/{key}": value for key, value in scalars(result["quality"])}
         logger.log_metrics(figures, step=0)
-        if not hasattr(logger.experiment, "add_image"):
+        add_image = getattr(getattr(logger, "experiment", None), "add_image", None)
+        if add_image is None:
             continue
         for row in result["concepts"]:
             pairs = gallery.pairs((ORIGINAL, name), row["word"])
             if pairs:
-                logger.experiment.add_image(f"{name}/{row['word']}", np.asarray(sheet(pairs)), 0, dataformats="HWC")
+                add_image(f"{name}/{row['word']}", np.asarray(sheet(pairs)), 0, dataformats="HWC")
 
 
 def scalars(values: Mapping[str, Any]) -> list[tuple[str, float]]:
@@ -134,12 +183,8 @@ def scalars(values: Mapping[str, Any]) -> list[tuple[str, float]]:
     return [(key, value) for key, value in values.items() if isinstance(value, float)]
 
 
-def sheet(pairs: Sequence[tuple[Any, Path, Path]]) -> Image.Image:
+def sheet(pairs: Sequence[tuple[tuple[int, int], Path, Path]]) -> Image.Image:
     """Original above edited, a column per image."""
-    columns = [read_images(paths, "model.output") for _, *paths in pairs]
-    width, height = columns[0][0].size
-    whole = Image.new("RGB", (width * len(columns), 2 * height))
-    for i, column in enumerate(columns):
-        for k, image in enumerate(column):
-            whole.paste(image, (i * width, k * height))
+    rows = [read_images(files, "model.output") for files in list(zip(*pairs, strict=True))[1:]]
+    whole: Image.Image = make_image_grid([image for row in rows for image in row], rows=2, cols=len(pairs))
     return whole

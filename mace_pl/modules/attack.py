@@ -32,6 +32,7 @@ from mace_pl.files.paths import model_name, place_name
 from mace_pl.files.screen import screen
 from mace_pl.methods.lora import stream
 from mace_pl.models.backbone import backbone_of
+from mace_pl.models.on_device import OnDevice
 from mace_pl.models.pipeline import image_latents, load_pipeline, model_fingerprint
 from mace_pl.models.protocols import Pipeline
 from mace_pl.models.sampling import generate
@@ -133,29 +134,38 @@ class Attack(LightningModule):
         fingerprints = dict(zip((ORIGINAL, *self.edits), prints, strict=True))
         options = {"steps": steps, "guidance": guidance, "seed": seed, "strengths": asdict(strengths)}
         self.settings = named | {"fingerprints": fingerprints} | options
+        self.clip, self.placed = ClipEncoder(classifier), OnDevice(self.original, *self.edited)
+        self.gallery = Gallery(self.output.with_name(f".{self.output.name}.images.partial"), [])
+        self.judges = Judges([], self.clip, Words([], {}), [], strict=False)  # this and the next: made by setup
+        self.counts = SeenCounts(0, 0, 0, 0)
         self.results: dict[str, Any] = {}
+
+    @property
+    def data(self) -> AttackPrompts:
+        """The names, the ways of asking and their prompts."""
+        return self.trainer.datamodule  # type: ignore[attr-defined,no-any-return]
 
     def setup(self, stage: str) -> None:
         """The judges over the data's names, and the counts."""
         check_trainer(self.trainer, "attack")
-        data: AttackPrompts = self.trainer.datamodule  # type: ignore[attr-defined]
+        data = self.data
         check_attacks(data.attacks, "data.attacks")
-        self.names, self.targets, self.kinds = data.names, data.targets, data.kinds
-        self.template = data.template
-        self.clip = ClipEncoder(self.judge_folder)
         words = Words(data.names, {})
         self.judges = Judges(self.given_judges, self.clip, words, [data.template], strict=False)
         self.counts = SeenCounts(len(self.edits), len(data.targets), len(data.kinds), len(self.labels))
         cells = [(kind, trial) for kind in range(len(data.kinds)) for trial in range(data.trials)]
-        self.gallery = Gallery(self.output.with_name(f".{self.output.name}.images.partial"), cells)
+        self.gallery = Gallery(self.gallery.folder, cells)
+
+    def on_test_start(self) -> None:
+        """All pipelines go to the device, as tensors that an attack may differentiate."""
+        with torch.inference_mode(False):
+            self.placed.enter(self.device)
 
     def test_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         """Generate images for one way of asking by all models, or attack the edited ones."""
         target, kind = batch["target"], batch["kind"]
-        row, column = self.targets.index(target), self.kinds.index(kind)
+        row, column = self.data.targets.index(target), self.data.kinds.index(kind)
         with torch.inference_mode(False), torch.no_grad():  # what is made here may be differentiated by an attack
-            for pipeline in (self.original, *self.edited):
-                pipeline.to(self.device)
             prompts, seeds = batch["prompt"], batch["seed"]
             originals = self.generate(self.original, prompts, seeds)
             self.counts.count(row, column, len(prompts))
@@ -178,15 +188,16 @@ class Attack(LightningModule):
         self, edited: Pipeline, kind: str, target: str, seed: int, originals: Sequence[Image.Image]
     ) -> list[Image.Image]:
         """The candidates of an attack's trial."""
-        others = [name for name in self.names if name not in self.targets]
+        data = self.data
+        others = [name for name in data.names if name not in data.targets]
         random = stream(self.seed, target, "attack", *([] if kind == "free_tokens" else [kind]), seed)
         latents = image_latents(edited, originals)
-        made = (self.original, edited, target, self.template, others, latents, seed, random)
+        made = (self.original, edited, target, data.template, others, latents, seed, random)
         return ATTACKS[kind](Trial(*made, self.steps, self.guidance, self.strengths))
 
     def sees(self, target: str, images: Sequence[Image.Image]) -> Tensor:
         """[N, J] whether a judge takes an image for the target."""
-        index = self.names.index(target)
+        index = self.data.names.index(target)
         seen: Tensor = self.judges(images, self.clip.image(images), 0, [index] * len(images))["seen"] == index
         return seen
 
@@ -199,18 +210,19 @@ class Attack(LightningModule):
         self.gallery.save(f"{name} after", target, cell, candidates[int(seen.sum(1).argmax())])
 
     def on_test_epoch_end(self) -> None:
-        """Add up the ranks' counts, print the table and write figures and page."""
+        """Take the pipelines off the device, add up the ranks' counts, print the table, write figures and page."""
+        self.placed.leave()
         counts = self.counts.compute()
         self.results = figures(
-            counts["seen"], counts["generated"], list(self.edits), self.targets, self.kinds, self.labels
+            counts["seen"], counts["generated"], list(self.edits), self.data.targets, self.data.kinds, self.labels
         )
         if self.trainer.is_global_zero:
             self.write()
 
     def write(self) -> None:
         """The figures as JSON, as a table in Markdown and on the screen, and a page with images."""
-        data: AttackPrompts = self.trainer.datamodule  # type: ignore[attr-defined]
-        facts = {"names": self.names, "prompts": data.prompts, "seeds": data.seeds, "trials": data.trials}
+        data = self.data
+        facts = {"names": data.names, "prompts": data.prompts, "seeds": data.seeds, "trials": data.trials}
         settings = self.settings | {"classifier": place_name(self.judge_folder)} | facts
         write_json(self.output, {"settings": settings, "success": self.results})
         markdown, page, rows = (
@@ -219,9 +231,9 @@ class Attack(LightningModule):
             result_rows(self.results),
         )
         markdown.write_text(markdown_table(COLUMNS, rows) + "\n", encoding="utf-8")
-        attacks = [kind for kind in self.kinds if kind in ATTACKS]
+        attacks = [kind for kind in data.kinds if kind in ATTACKS]
         html = attack_page(
-            rows, settings, self.gallery, list(self.edits), self.targets, self.kinds, attacks, data.trials
+            rows, settings, self.gallery, list(self.edits), data.targets, data.kinds, attacks, data.trials
         )
         with written_aside(page) as aside:
             aside.write_text(html, encoding="utf-8")

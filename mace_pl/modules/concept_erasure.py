@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mace_pl.concepts.preservation import StageWeights
-from mace_pl.concepts.token_report import check_prompts
 from mace_pl.data.batches import Batches
 from mace_pl.errors import UserError
 from mace_pl.files.identity import hash_files, identity
@@ -25,20 +24,23 @@ from mace_pl.methods.edit import Edit, Factors
 from mace_pl.methods.lora import ConceptLoRAs
 from mace_pl.methods.mace import Mace
 from mace_pl.models.backbone import backbone_of
+from mace_pl.models.on_device import OnDevice
 from mace_pl.models.pipeline import load_with_source, unet_fingerprint
 from mace_pl.models.text_encoding import encoder_fingerprint
 from mace_pl.stages.down import check_down, new_loras
 from mace_pl.stages.fuse import Trained, check_fusion, fuse_concepts
+from mace_pl.stages.preflight import megabytes
 from mace_pl.stages.preserve import AFFECTED, inputs_of, preserving
-from mace_pl.stages.refine import Refined, refine_concepts
+from mace_pl.stages.refine import Refined, check_concepts, refine_concepts
 from mace_pl.stages.train import (
+    IDLE,
     ConceptState,
     Examples,
     Objective,
     attention_loss,
     encode_examples,
+    rank_schedule,
     restore_state,
-    schedule,
     state_of,
 )
 from mace_pl.training.frozen_layers import frozen_layers
@@ -122,6 +124,7 @@ class ConceptErasure(LightningModule):
         self.pipeline, self.source = load_with_source(pretrained, revision, variant, layout)
         self.backbone = backbone_of(self.pipeline)
         self.unet = self.backbone.network  # registered, so that the Trainer sees it
+        self.placed, self.begun = OnDevice(self.pipeline), False
         self.fingerprint, self.unet_hash = encoder_fingerprint(self.pipeline), unet_fingerprint(self.unet)
         given: dict[str, Any] = {"prior": prior, "domain": domain, "domain_names": domain_names, "pooled": pooled}
         given |= {"domain_vocabulary": domain_vocabulary, "domain_affected": domain_affected, "beside": beside}
@@ -146,15 +149,19 @@ class ConceptErasure(LightningModule):
 
     # --- prepare and refine --------------------------------------------------------------------------------------
 
+    def begin(self) -> None:
+        """Check the concepts and move the pipeline, on every rank alike; a callback begins where it generates first."""
+        if not self.begun:
+            self.begun = True
+            check_concepts(self.pipeline, self.data.concepts, self.data.templates, self.method)
+            self.placed.enter(self.trainer.strategy.root_device)
+
     def setup(self, stage: str) -> None:
         """Stage 1 for all targets in one solve, then their images and masks."""
-        if stage != "fit":
-            return
         check_trainer(self.trainer, "fit")
         data, concepts, prompts = self.data, self.data.concepts, self.data.templates
         self.objective = replace(self.objective, guidance=data.image_guidance, images_per_step=data.images_per_step)
-        self.pipeline.to(self.trainer.strategy.root_device)  # once; on every rank alike, so that their sums are equal
-        check_prompts(self.pipeline, concepts, prompts)  # anchors are checked where they are summed
+        self.begin()
         check_down(self.method, concepts, self.rank, self.backbone)
         self.refined = refine_concepts(self.pipeline, concepts, prompts, self.method, self.wanted, self.attend_padding)
         check_fusion(self.refined, self.method)  # this and what is above before anything is generated
@@ -170,15 +177,14 @@ class ConceptErasure(LightningModule):
 
     def on_fit_start(self) -> None:
         """Encode this rank's images once, and choose how many concepts are trained at once."""
-        data, images = self.data, self.objective.images_per_step
+        data, wanted = self.data, self.data.concepts_per_batch
         if self.loras is None or self.refined is None:
             return
-        self.group = group_of(self.global_rank, self.trainer.world_size, len(data.concepts), images)
-        texts = self.refined.texts
-        self.examples = encode_examples(self.backbone, data, data.concepts, self.share.concepts, texts, self.objective)
+        self.group = group_of(self.global_rank, self.trainer.world_size, len(data.concepts), data.images_per_step)
+        own, texts = self.share.concepts, self.refined.texts
+        self.examples = encode_examples(self.backbone, data, data.concepts, own, texts, self.objective)
         if not self.compile_blocks:  # a compiler decides on its own what it saves for the backward pass
             self.stage.enter_context(frozen_layers(self.unet))
-        wanted = data.concepts_per_batch
         self.concepts_at_once = self.fitting_concepts() if wanted == "auto" else wanted
         if self.compile_blocks:
             self.stage.enter_context(self.backbone.compiled())
@@ -194,23 +200,13 @@ class ConceptErasure(LightningModule):
             ranks = self.trainer.num_devices if self.device.type == "cpu" else 1  # those of a node share its memory
             free = free_bytes(self.device) // ranks
             chosen = concepts_at_once(free, live.peak, len(left))
-            taken, left_over = (f"{size / 2**20:,.1f} MB" for size in (live.peak, free))
-            log.info(f"Concepts at once: {chosen} (one takes {taken}, free: {left_over})")
+            log.info(f"Concepts at once: {chosen} (one takes {megabytes(live.peak)}, free: {megabytes(free)})")
         return int(min(gathered(self.trainer, chosen)))  # the schedules of all ranks have one length
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
-        """This rank's schedule, as long as the longest one: Lightning's ranks go from batch to batch together.
-
-        A batch without concepts trains nothing; there is at least one, or the run would end before the fusion.
-        """
-        data, world = self.data, self.trainer.world_size
-        count = len(data.concepts) if self.method.trains else 0
-        shares = [share_of(rank, world, count, data.images_per_step) for rank in range(world)] if count else []
-        schedules = [schedule(s.concepts, data.steps_per_concept, self.concepts_at_once, self.done) for s in shares]
-        steps = schedules[self.global_rank] if count else []
-        longest = max([1, *(len(batches) for batches in schedules)])
-        empty = [{"concepts": [], "step": 0}] * (longest - len(steps))
-        return DataLoader(Batches([*steps, *empty]), batch_size=None)
+        """This rank's schedule."""
+        given = self.global_rank, self.trainer.world_size, self.concepts_at_once, self.done
+        return DataLoader(Batches(rank_schedule(self.data, *given) if self.method.trains else [IDLE]), batch_size=None)
 
     def configure_optimizers(self) -> torch.optim.Optimizer | None:
         """AdamW over all LoRAs; those without a gradient in a step stay as they are."""
@@ -286,8 +282,7 @@ class ConceptErasure(LightningModule):
         """Gather the LoRAs of all ranks and solve stage 3; the network then holds the edited weights."""
         assert self.refined is not None
         self.stage.close()
-        factors: dict[str, Factors] = {}
-        losses: dict[str, list[float]] = {}
+        factors, losses = dict[str, Factors](), dict[str, list[float]]()
         if self.loras is not None:
             trained = {self.data.concepts[c].target: self.loras.factors(c) for c in self.share.concepts}
             check_whole(self.trainer, list(trained), self.losses)
@@ -298,3 +293,8 @@ class ConceptErasure(LightningModule):
         self.trained = Trained(factors, losses)
         self.edit = fuse_concepts(self.refined, self.trained)
         self.backbone.set_key_values(self.edit.weights({name: W.cpu() for name, W in self.refined.original.items()}))
+
+    def teardown(self, stage: str) -> None:
+        """All is written: the whole pipeline leaves the device."""
+        self.placed.leave()
+        self.begun = False

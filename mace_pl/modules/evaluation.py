@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from mace_pl.concepts.concept import read_names
+from mace_pl.data.evaluation_prompts import EvaluationPrompts
 from mace_pl.errors import UserError
 from mace_pl.evaluation.ablation import read_ablation
 from mace_pl.evaluation.clip import ClipEncoder, clip_score
@@ -22,7 +23,7 @@ from mace_pl.evaluation.quality import generated_features, reference_features, r
 from mace_pl.evaluation.report_images import ORIGINAL, Gallery, first_cells
 from mace_pl.evaluation.results import Measured, all_results
 from mace_pl.evaluation.words import Words, neighbours
-from mace_pl.evaluation.write_scores import write_scores
+from mace_pl.evaluation.write_scores import settings_of, write_scores
 from mace_pl.files.artifacts import claim_output
 from mace_pl.methods.metrics import ImageScores
 from mace_pl.models.pipeline import load_pipeline, scheduled
@@ -115,12 +116,24 @@ class ErasureScores(LightningModule):
         self.features = ClipFeatures(classifier) if features is None else features
         self.reference = reference
         self.references = [] if reference is None else read_reference(reference)
+        folder = self.output.with_name(f".{self.output.name}.images.partial")
+        self.original_images = OriginalImages(folder / ".original")
+        self.gallery = Gallery(folder, [])
+        self.words = Words([], {})  # this and the next: of the data's names, made by setup
+        self.judges = Judges([], self.clip, self.words, [], strict=False)
+        self.tables, self.asked_tables = torch.nn.ModuleList(), torch.nn.ModuleList()
+        self.near: dict[str, dict[str, dict[str, list[str]]]] = {}
         self.scores: dict[str, Any] = {}
+
+    @property
+    def data(self) -> EvaluationPrompts:
+        """The names, their prompts and seeds."""
+        return self.trainer.datamodule  # type: ignore[attr-defined,no-any-return]
 
     def setup(self, stage: str) -> None:
         """The classes of the judges, and tables per model."""
         check_trainer(self.trainer, "test")
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        data = self.data
         others = [name for name in self.names or [] if name not in data.names]
         self.models.spell([*data.names, *others])
         erased = {t for targets in self.models.targets.values() for t in targets}
@@ -133,9 +146,9 @@ class ErasureScores(LightningModule):
         self.tables = torch.nn.ModuleList(ImageScores(*shape, width, judges) for _ in self.models.weights)
         asked, count = (len(data.asked), 1, data.level_seeds), len(self.models.weights) if data.asked else 0
         self.asked_tables = torch.nn.ModuleList(ImageScores(*asked, None, judges) for _ in range(count))
-        folder = self.output.with_name(f".{self.output.name}.images.partial")
-        self.gallery = Gallery(folder, first_cells(len(data.templates), data.seeds, self.shown), data.first_seed)
-        self.original_images = OriginalImages(folder / ".original")
+        self.gallery = Gallery(
+            self.gallery.folder, first_cells(len(data.templates), data.seeds, self.shown), data.first_seed
+        )
         self.near = {name: self.next_to(targets) for name, targets in self.models.targets.items()}
 
     def next_to(self, targets: list[str]) -> dict[str, dict[str, list[str]]]:
@@ -160,8 +173,6 @@ class ErasureScores(LightningModule):
 
     def test_step(self, batch: Mapping[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Generate the batch's rows with every model of the pass that needs them, and measure each image."""
-        if dataloader_idx:
-            self.pipeline.to("cpu")  # the device is that of the whole pipeline now
         if "asked" in batch:
             self.step_of_levels(batch, dataloader_idx)
             return
@@ -186,7 +197,7 @@ class ErasureScores(LightningModule):
 
     def step_of_levels(self, batch: Mapping[str, Any], index: int) -> None:
         """Generate prompts of levels with every model of a pass."""
-        asked = [self.trainer.datamodule.asked[place] for place in batch["asked"]]  # type: ignore[attr-defined]
+        asked = [self.data.asked[place] for place in batch["asked"]]
         places = [self.words.all.index(one.name) for one in asked]
         cells = torch.tensor([(i, 0, seed) for i, seed in zip(batch["asked"], batch["seed"], strict=True)])
         rests = self.clip.text([one.rest for one in asked])
@@ -200,7 +211,7 @@ class ErasureScores(LightningModule):
     def generate(self, name: str, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
         """Images by one of the models."""
         pipeline = self.models.take(name, self.device)
-        first: int = self.trainer.datamodule.first_seed  # type: ignore[attr-defined]
+        first = self.data.first_seed
         with scheduled(pipeline, self.scheduler, "model.scheduler"):
             return generate(
                 pipeline, prompts, [first + seed for seed in seeds], self.steps, self.guidance, len(prompts)
@@ -235,16 +246,17 @@ class ErasureScores(LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Put the ranks' tables together, print and write the figures."""
-        self.models.wholes.drop()
+        self.models.leave()
         main, levels = ([table.compute() for table in each] for each in (self.tables, self.asked_tables))  # type: ignore[operator]
         if not self.trainer.is_global_zero:
             return
         tables, of_levels = (dict(zip(self.models.weights, each, strict=False)) for each in (main, levels))
-        asked = self.trainer.datamodule.asked  # type: ignore[attr-defined]
-        measured = Measured(self.words, tables, asked, of_levels, self.labels)
+        measured = Measured(self.words, tables, self.data.asked, of_levels, self.labels)
         self.scores = all_results(measured, self.models.anchors, self.near)
         self.add_quality(tables)
-        write_scores(self)
+        more = {"ablation": self.ablation} if self.ablation else {}
+        content = {"settings": settings_of(self, self.data), "scores": self.scores} | more
+        write_scores(self.output, content, self.gallery, self.loggers)
 
     def add_quality(self, tables: Mapping[str, Mapping[str, Tensor]]) -> None:
         """FID, KID and mean distance of each run over its preserved names, against the reference or the original."""

@@ -9,12 +9,14 @@ from typing import Any
 from lightning import LightningModule
 from torch.utils.data import DataLoader
 
+from mace_pl.data.prompts import Prompts
 from mace_pl.errors import UserError
 from mace_pl.export.apply import apply_files
 from mace_pl.files.leftovers import clear_folder
 from mace_pl.files.paths import model_name, place_name
 from mace_pl.images.manifest import begin, drop_aside, image_name, set_aside, write_image, write_manifest
 from mace_pl.models.backbone import backbone_of
+from mace_pl.models.on_device import OnDevice
 from mace_pl.models.pipeline import load_pipeline, model_fingerprint, set_scheduler
 from mace_pl.models.sampling import generate
 from mace_pl.training.options import check_trainer
@@ -74,7 +76,7 @@ class Sampler(LightningModule):
         apply_files(self.pipeline, apply or [])
         if scheduler is not None:
             set_scheduler(self.pipeline, scheduler)
-        self.unet = backbone_of(self.pipeline).network
+        self.unet, self.placed = backbone_of(self.pipeline).network, OnDevice(self.pipeline)
         fingerprint = model_fingerprint(self.pipeline)
         applied = [place_name(file) for file in apply or []]
         self.source = {"pretrained": model_name(pretrained), "apply": applied, "fingerprint": fingerprint}
@@ -88,9 +90,9 @@ class Sampler(LightningModule):
         }
 
     @property
-    def data(self) -> Any:
+    def data(self) -> Prompts:
         """The rows."""
-        return self.trainer.datamodule  # type: ignore[attr-defined]
+        return self.trainer.datamodule  # type: ignore[attr-defined,no-any-return]
 
     def setup(self, stage: str) -> None:
         """Claim the folder and leave out the rows that it holds."""
@@ -111,11 +113,14 @@ class Sampler(LightningModule):
 
     def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
         """This rank's share of the rows that the folder does not hold."""
-        return self.data.share(self.done, self.global_rank, self.trainer.world_size)  # type: ignore[no-any-return]
+        return self.data.share(self.done, self.global_rank, self.trainer.world_size)
+
+    def on_predict_start(self) -> None:
+        """The pipeline goes to the device."""
+        self.placed.enter(self.device)
 
     def predict_step(self, batch: Mapping[str, Any], batch_idx: int) -> int:
         """Generate and write the images of a batch of rows; returns their number."""
-        self.pipeline.to(self.device)
         prompts, seeds = batch["prompt"], batch["seed"]
         size, guidance = len(prompts), self.guidance if batch["guidance"] is None else batch["guidance"]
         generated = generate(
@@ -128,7 +133,8 @@ class Sampler(LightningModule):
         return size
 
     def on_predict_end(self) -> None:
-        """The images that were replaced are not needed any more."""
+        """The pipeline leaves the device, and the images that were replaced are not needed any more."""
+        self.placed.leave()
         self.trainer.strategy.barrier("all images are generated")
         if self.trainer.is_global_zero:
             drop_aside(self.output)

@@ -90,6 +90,7 @@ class DiffusionTraining(TrainingModule):
         self.ema_decay = ema_decay
         self.unet: Any = None
         self.average: Any = None
+        self.scheduler: Any = new_scheduler(prediction_type)
         self.latents = self.texts = self.empty = self.text_of = torch.empty(0)
 
     def parts(self) -> Sequence[str]:

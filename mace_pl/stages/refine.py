@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mace_pl.concepts.concept import AUTO, Concept
+from mace_pl.concepts.token_report import check_prompts
 from mace_pl.concepts.tokens import attended_positions, matched_positions
 from mace_pl.errors import UserError
 from mace_pl.methods.base import ClosedForm, Sums
@@ -88,6 +89,18 @@ def check_anchors(method: ClosedForm, concepts: Sequence[Concept]) -> None:
             )
 
 
+def check_concepts(
+    pipeline: Pipeline, concepts: Sequence[Concept], templates: Sequence[Sequence[str]], method: ClosedForm
+) -> None:
+    """Refuse concepts that cannot be erased from this model by this method; before :func:`refine_concepts`.
+
+    Raises:
+        UserError: see :func:`check_anchors` and :func:`mace_pl.concepts.token_report.check_prompts`.
+    """
+    check_anchors(method, concepts)
+    check_prompts(pipeline, concepts, templates)
+
+
 def refine_concepts(
     pipeline: Pipeline,
     concepts: Sequence[Concept],
@@ -100,14 +113,14 @@ def refine_concepts(
 
     Args:
         pipeline: the original model.
-        concepts: what is erased.
+        concepts: what is erased, as :func:`check_concepts` lets it through.
         templates: prompts with ``{}`` of each concept.
         method: which tokens are summed, and the solve.
         wanted: what is preserved.
         attend_padding: whether the loss of stage 2 looks at the end token and the padding too.
 
     Raises:
-        UserError: the system is singular, or anchors that do not go with the method.
+        UserError: the system is singular.
     """
     pooled = wanted.pooled is not None
     sums, texts = sum_concepts(backbone_of(pipeline), concepts, templates, method, attend_padding, pooled)
@@ -180,7 +193,6 @@ def sum_concepts(
 
     With ``pooled`` those of pooled embeddings too.
     """
-    check_anchors(method, concepts)
     sums, texts = SumsOnDisk(), Texts(TensorStore(), [], [])
     bare = method.tokens in ("last", "bare")
     paired = [[BARE] if bare else own for own in templates]

@@ -18,6 +18,7 @@ from mace_pl.methods.lora import ConceptLoRAs, stream
 from mace_pl.methods.losses import importance_density, masked_attention_norm
 from mace_pl.models.backbone import Backbone
 from mace_pl.stages.refine import Texts
+from mace_pl.training.sharding import share_of
 
 
 @dataclass(frozen=True)
@@ -148,6 +149,10 @@ def attention_loss(
     return losses.view(len(concepts), len(numbers)).sum(1) / objective.images_per_step
 
 
+#: a batch that trains nothing; a run has one at least, or it would end before the fusion
+IDLE: dict[str, Any] = {"concepts": [], "step": 0}
+
+
 def schedule(
     concepts: Sequence[int], steps: int, concepts_at_once: int, done: Mapping[int, int]
 ) -> list[dict[str, Any]]:
@@ -165,6 +170,24 @@ def schedule(
         for step in range(steps)
         if (left := [c for c in concepts[start : start + concepts_at_once] if done.get(c, 0) <= step])
     ]
+
+
+def rank_schedule(
+    data: RunData, rank: int, world: int, concepts_at_once: int, done: Mapping[int, int]
+) -> list[dict[str, Any]]:
+    """A rank's batches, as many as the rank with most has: Lightning's ranks go from batch to batch together.
+
+    Args:
+        data: the concepts and their steps.
+        rank: whose they are.
+        world: how many ranks there are.
+        concepts_at_once: as in :func:`schedule`.
+        done: likewise.
+    """
+    shares = [share_of(r, world, len(data.concepts), data.images_per_step) for r in range(world)]
+    schedules = [schedule(share.concepts, data.steps_per_concept, concepts_at_once, done) for share in shares]
+    longest = max([1, *(len(batches) for batches in schedules)])
+    return schedules[rank] + [IDLE] * (longest - len(schedules[rank]))
 
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's state beside the step

@@ -90,6 +90,25 @@ def test_every_room_says_what_is_in_it(folder: str) -> None:
     assert ast.get_docstring(ast.parse((PACKAGE / folder / "__init__.py").read_text(encoding="utf-8")))
 
 
+def born(method: ast.AST) -> set[str]:
+    """The attributes of ``self`` that a method assigns to."""
+    names = (n for n in ast.walk(method) if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Store))
+    return {n.attr for n in names if isinstance(n.value, ast.Name) and n.value.id == "self"}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_all_attributes_exist_after_init(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.ClassDef):
+            continue
+        named = {n.target.id for n in node.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)}
+        named |= {t.id for n in node.body if isinstance(n, ast.Assign) for t in n.targets if isinstance(t, ast.Name)}
+        methods = [n for n in node.body if isinstance(n, ast.FunctionDef)]
+        named |= {name for method in methods if method.name == "__init__" for name in born(method)}
+        late = {method.name: born(method) - named for method in methods}
+        assert not any(late.values()), f"{node.name}: {late}"
+
+
 def test_configs_hold_no_programs() -> None:
     assert not list((ROOT / "configs").rglob("*.py"))
 
