@@ -15,8 +15,9 @@ from torch import Tensor
 from mace_pl.concepts.concept import Concept
 from mace_pl.concepts.templates import TEMPLATES
 from mace_pl.errors import UserError
+from mace_pl.models.backbone import backbone_of
 from mace_pl.models.protocols import Pipeline
-from mace_pl.models.text_encoding import encode_both, names_beside, text_parts, with_all_vectors
+from mace_pl.models.text_encoding import encode_both, names_beside, with_all_vectors
 
 FAR = 0.25  # share of the candidates that are far from a target
 NEIGHBOURS = 3  # the nearest names of a candidate, whose mean similarity says how crowded it is
@@ -98,7 +99,7 @@ def rank_anchors(
 
 def apart_from(pipeline: Pipeline, candidates: Sequence[str], targets: Sequence[str]) -> list[str]:
     """The candidates, each once, that share neither a word nor a token with a target."""
-    tokenizer = text_parts(pipeline)[0][0]
+    tokenizer = backbone_of(pipeline).tokenizers[0]
 
     def pieces(name: str) -> set[object]:
         ids = tokenizer(with_all_vectors(tokenizer, name), add_special_tokens=False).input_ids
@@ -115,7 +116,7 @@ def centred(pipeline: Pipeline, template: str, names: Sequence[str]) -> Tensor:
     The end token sees the whole prompt, and all of them have most of it in common; the mean takes that out.
     """
     prompts = [template.replace("{}", name) for name in names]
-    tokenizer = text_parts(pipeline)[0][0]
+    tokenizer = backbone_of(pipeline).tokenizers[0]
     length = tokenizer.model_max_length
     whole = [with_all_vectors(tokenizer, prompt) for prompt in prompts]
     ids = tokenizer(whole, truncation=True, max_length=length).input_ids

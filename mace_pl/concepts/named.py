@@ -11,9 +11,10 @@ from torch import Tensor
 from mace_pl.concepts.tokens import target_span
 from mace_pl.methods.base import Tokens
 from mace_pl.methods.closed_form import gram
+from mace_pl.models.backbone import backbone_of
 from mace_pl.models.encoded_once import encoded_once, stacked
 from mace_pl.models.protocols import Pipeline
-from mace_pl.models.text_encoding import encode_both, text_parts
+from mace_pl.models.text_encoding import encode_both
 
 BARE = ("{}",)
 TEMPLATES = (
@@ -55,7 +56,7 @@ def sum_names(pipeline: Pipeline, names: Sequence[str], asked: Collection[Tokens
         return None
     templates = BARE if all(choice in ("last", "bare") for choice in asked) else TEMPLATES
     requests = [[template.replace("{}", name) for template in templates] for name in names]
-    tokenizer, last, sums = text_parts(pipeline)[0][0], list[Tensor](), dict[Tokens, Tensor]()
+    tokenizer, last, sums = backbone_of(pipeline).tokenizers[0], list[Tensor](), dict[Tokens, Tensor]()
     pooled: list[Tensor] = []
     encoded = encoded_once(lambda prompts: encode_both(pipeline, prompts), requests)
     for name, prompts, rows in zip(names, requests, encoded, strict=True):

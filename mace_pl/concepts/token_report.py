@@ -11,8 +11,9 @@ from rich.table import Table
 from mace_pl.concepts.concept import Concept
 from mace_pl.concepts.tokens import attended_positions, token_span
 from mace_pl.errors import UserError
+from mace_pl.models.backbone import backbone_of
 from mace_pl.models.protocols import Pipeline, Tokenizer
-from mace_pl.models.text_encoding import name_tokens, text_parts, with_all_vectors
+from mace_pl.models.text_encoding import name_tokens, with_all_vectors
 
 KNOWN = 0.5  # accuracy of the base model's own images below which an edit can hardly be judged
 COLUMNS = ("target", "its tokens", "anchor", "its tokens", "base model", "shares tokens with")
@@ -25,7 +26,7 @@ def check_prompts(pipeline: Pipeline, concepts: Sequence[Concept], templates: Se
         UserError: a template that does not show its target, tokenizers that split it differently, two targets of
             the same tokens, or an anchor with those of its target.
     """
-    tokenizers = text_parts(pipeline)[0]
+    tokenizers = backbone_of(pipeline).tokenizers
     known: dict[Any, str] = {}
     for concept in concepts:
         if concept.anchor and name_tokens(pipeline, concept.anchor) == name_tokens(pipeline, concept.target):
@@ -69,7 +70,7 @@ def preflight(
         Of each concept its tokens and its anchor's, their positions [start, stop) in every template, the tokens that
         it shares with preserved names and with other targets, and the accuracy (None where it is not known).
     """
-    tokenizer = text_parts(pipeline)[0][0]
+    tokenizer = backbone_of(pipeline).tokenizers[0]
     names = list(dict.fromkeys([*preserved, *(c.target for c in concepts)]))
     rows = []
     for concept, prompts in zip(concepts, templates, strict=True):

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mace_pl.models.backbone import backbone_of
 from mace_pl.models.protocols import Pipeline, Tokenizer
-from mace_pl.models.text_encoding import text_parts, with_all_vectors
+from mace_pl.models.text_encoding import with_all_vectors
 
 Text = tuple[Tensor, Tensor | None]  # embeddings [S, T, D'], and pooled ones [S, P] of SDXL
 GUIDANCE = 7.5  # that a distilled network is told while tokens are searched
@@ -51,7 +51,8 @@ def encode_all_attacked(pipeline: Pipeline, prompts: Sequence[str], free_SKD: Te
         prompts: S.
         free_SKD: input embeddings; of two encoders one beside the other.
     """
-    tokenizers, encoders = text_parts(pipeline)
+    backbone = backbone_of(pipeline)
+    tokenizers, encoders = backbone.tokenizers, backbone.encoders
     widths = [encoder.get_input_embeddings().weight.shape[1] for encoder in encoders]
     hidden, pooled = [], None
     for tokenizer, encoder, own_SKD in zip(tokenizers, encoders, free_SKD.split(widths, dim=-1), strict=True):
@@ -65,7 +66,7 @@ def encode_all_attacked(pipeline: Pipeline, prompts: Sequence[str], free_SKD: Te
 
 def embedding_table(pipeline: Pipeline) -> tuple[Tensor, Tensor]:
     """[V, D] input embeddings of all tokens, and [D] their mean sizes; of two encoders one beside the other."""
-    tables = [encoder.get_input_embeddings().weight.detach() for encoder in text_parts(pipeline)[1]]
+    tables = [encoder.get_input_embeddings().weight.detach() for encoder in backbone_of(pipeline).encoders]
     sizes = [table.square().mean().sqrt().expand(table.shape[1]) for table in tables]
     rows = min(len(table) for table in tables)
     return torch.cat([table[:rows] for table in tables], dim=1), torch.cat(sizes)

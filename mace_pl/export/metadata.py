@@ -13,6 +13,7 @@ from typing import Any
 
 from safetensors import safe_open
 
+from mace_pl.models.backbone import backbone_of
 from mace_pl.models.pipeline import image_size
 from mace_pl.models.protocols import Pipeline
 
@@ -26,9 +27,10 @@ STAYS = ("architecture", "resolution", "license", "timestep_range", "encoder_lay
 
 def family(pipeline: Pipeline) -> str:
     """``sd1``, ``sd2`` or ``sdxl``, by the text encoders."""
-    if getattr(pipeline, "text_encoder_2", None) is not None:
+    encoders = backbone_of(pipeline).encoders
+    if len(encoders) > 1:
         return "sdxl"
-    return "sd1" if pipeline.text_encoder.config.hidden_act == "quick_gelu" else "sd2"  # OpenAI's CLIP or OpenCLIP
+    return "sd1" if encoders[0].config.hidden_act == "quick_gelu" else "sd2"  # OpenAI's CLIP or OpenCLIP
 
 
 def base_facts(file: Path | None) -> dict[str, str]:

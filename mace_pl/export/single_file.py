@@ -23,6 +23,7 @@ from torch import Tensor
 
 from mace_pl.errors import UserError
 from mace_pl.export.base_model import stored_dtype
+from mace_pl.export.metadata import family
 from mace_pl.models.backbone import backbone_of
 from mace_pl.models.protocols import Network, Pipeline
 from mace_pl.models.source import Source
@@ -67,7 +68,7 @@ def single_file(pipeline: Pipeline, source: Source, dtype: torch.dtype | None) -
 def _marks(pipeline: Pipeline) -> Tensors:
     """Empty tensors by which other programs know that an SDXL checkpoint predicts v, and to zero terminal SNR."""
     settings = pipeline.scheduler.config
-    if getattr(pipeline, "text_encoder_2", None) is None or settings.get("prediction_type") != "v_prediction":
+    if family(pipeline) != "sdxl" or settings.get("prediction_type") != "v_prediction":
         return {}
     names = ["v_pred", *(["ztsnr"] if settings.get("rescale_betas_zero_snr") else [])]
     return {name: torch.empty(0) for name in names}
@@ -109,7 +110,7 @@ def own_tensors(module: Network) -> Tensors:
 
 def _layout(pipeline: Pipeline) -> list[tuple[str, Names, Convert]]:
     """Each part with its names and the loader's conversion."""
-    unet, vae = backbone_of(pipeline).network, pipeline.vae
+    unet, vae = backbone_of(pipeline).network, backbone_of(pipeline).autoencoder
     if not isinstance(vae, AutoencoderKL):
         raise _refusal("vae", type(vae).__name__)
     convert_vae = partial(convert_ldm_vae_checkpoint, config=vae.config)
@@ -117,12 +118,12 @@ def _layout(pipeline: Pipeline) -> list[tuple[str, Names, Convert]]:
         ("unet", unet_names(unet), _unet_convert(unet)),
         ("vae", _backwards("vae", vae, _vae_candidates(vae), convert_vae), convert_vae),
     ]
-    if getattr(pipeline, "text_encoder_2", None) is not None:
+    if family(pipeline) == "sdxl":
         parts.append(_clip(pipeline, "text_encoder", "conditioner.embedders.0.transformer."))
         parts.append(_open_clip(pipeline, "text_encoder_2", "conditioner.embedders.1.model."))
-    elif pipeline.text_encoder.config.hidden_act == "quick_gelu":  # OpenAI's CLIP, as in SD 1.x
+    elif family(pipeline) == "sd1":
         parts.append(_clip(pipeline, "text_encoder", "cond_stage_model.transformer."))
-    else:  # OpenCLIP, as in SD 2.x
+    else:  # OpenCLIP
         parts.append(_open_clip(pipeline, "text_encoder", "cond_stage_model.model."))
     return parts
 

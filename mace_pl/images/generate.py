@@ -23,7 +23,6 @@ from mace_pl.models.backbone import backbone_of
 from mace_pl.models.pipeline import image_size
 from mace_pl.models.protocols import Pipeline
 from mace_pl.models.sampling import generate
-from mace_pl.models.text_encoding import text_parts
 
 
 def otsu(values: Tensor) -> float:
@@ -173,7 +172,7 @@ def _generate_batch(pipeline: Pipeline, batch: Sequence[Row], masked: bool) -> t
     if not masked:
         return generate(pipeline, prompts, *settings), [torch.empty(0)] * len(batch)
     positions = [
-        attended_positions(text_parts(pipeline)[0][0], t, request.target)
+        attended_positions(backbone_of(pipeline).tokenizers[0], t, request.target)
         for t, (request, _) in zip(templates, batch, strict=True)
     ]
     maps = AttentionMaps(positions, image_size(pipeline))

@@ -115,6 +115,8 @@ def test_configs_hold_no_programs() -> None:
 
 BEHIND_THE_BACKBONE = re.compile(
     r"(?<!self)(?<!base)(?<!models)\.unet\b|\battn2\b|alphas_cumprod|\.encode_prompt\(|bos_token"
+    r"|(?<!self)(?<!base)(?<!clip)\.(tokenizer|text_encoder|vae)(_2)?\b"  # a base's hash, and the classifier's own
+    r"|getattr\(\w+, '(unet|vae|tokenizer|text_encoder)"
 )
 
 

@@ -65,7 +65,9 @@ def test_attack_and_compare(toy_pipeline: Path, toy_clip: Path, tmp_path: Path, 
     small = [*models, "--model.output", str(tmp_path / "s.json"), "--data.seeds", "1", *TRAINER]
     names = ["--data.names", "[ship, dog]"]
     moves.clear()
-    erase_main(["attack", "--model.edited", str(run), *small, *names, "--data.targets", "[ship]", "--data.attacks", "[]"])
+    erase_main(
+        ["attack", "--model.edited", str(run), *small, *names, "--data.targets", "[ship]", "--data.attacks", "[]"]
+    )
     assert moves == ["to cpu"] * 4
     moves.clear()
     whole = [str(run / "pipeline"), "--model.targets", "[ship]"]

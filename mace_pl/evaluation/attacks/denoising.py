@@ -82,7 +82,8 @@ def _prompted(trial: Trial, pipeline: Pipeline) -> Any:
 
 def decoded(pipeline: Pipeline, latents: Tensor) -> list[Image.Image]:
     """The images that latents [N, C, h, w] stand for."""
-    vae, config = pipeline.vae, pipeline.vae.config
+    vae = backbone_of(pipeline).autoencoder
+    config = vae.config
     if config.get("latents_mean") is not None and config.get("latents_std") is not None:
         mean, std = (latents.new_tensor(config[key]).view(1, -1, 1, 1) for key in ("latents_mean", "latents_std"))
         latents = latents * std / config["scaling_factor"] + mean

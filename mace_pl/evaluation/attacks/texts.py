@@ -79,7 +79,7 @@ def printable_prompt(trial: Trial) -> str:
 def vocabulary(trial: Trial) -> list[str]:
     """The whole words of the tokenizer, in its order, that hold no word of the target's name and lie in none."""
     names = [part.lower() for part in trial.target.split()]
-    pieces = trial.edited.tokenizer.get_vocab()
+    pieces = backbone_of(trial.edited).tokenizers[0].get_vocab()
     words = [piece.removesuffix("</w>") for piece in sorted(pieces, key=pieces.__getitem__) if piece.endswith("</w>")]
     return [w for w in words if len(w) >= SHORTEST and w.isascii() and w.isalpha()
             and not any(name in w or w in name for name in names)]  # fmt: skip
