@@ -126,7 +126,9 @@ class Report:
         means = {when: {g: self.mean(when, names) for g, names in groups.items()} for when in self.accuracy}
         content = {"losses": steps, "prompts": self.prompts, "seeds": self.seeds}
         write_json(folder / "metrics.json", content | {"accuracy": self.accuracy, "mean_accuracy": means})
-        summary = f"# Erased concepts\n\n{markdown_table(COLUMNS, self.rows(losses))}\n"
+        note = shown_of(len(self.names) if self.images["after"] else 0)
+        caption = f"\nbefore_after.png: {note}\n" if note else ""
+        summary = f"# Erased concepts\n\n{markdown_table(COLUMNS, self.rows(losses))}\n{caption}"
         (folder / "summary.md").write_text(summary, encoding="utf-8")
 
     def write_images(self, path: Path) -> None:
@@ -134,7 +136,7 @@ class Report:
         erased = [c.target for c in self.concepts]
         edited = f"erased {erased[0] if len(erased) == 1 else f'{len(erased)} concepts'}"
         rows = {name: self.images[when][:MAX_COLUMNS] for name, when in (("original", "before"), (edited, "after"))}
-        labelled_grid(rows, self.prompts[:MAX_COLUMNS]).save(path)
+        labelled_grid(rows, self.prompts[:MAX_COLUMNS], shown_of(len(self.names))).save(path)
 
     def show_table(self, losses: Mapping[str, Sequence[float]], console: Console) -> None:
         """The closing table."""
@@ -147,6 +149,11 @@ class Report:
 
 
 COLUMNS = ("target", "anchor", "kind", "loss, first → last", "seen, before → after")
+
+
+def shown_of(names: int) -> str:
+    """What the before/after image says of the names that it does not show; empty where it shows all."""
+    return f"The first {MAX_COLUMNS} of {names} names." if names > MAX_COLUMNS else ""
 
 
 def write_losses(path: Path, losses: Mapping[str, Sequence[float]]) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import docstring_parser  # jsonargparse reads the options' texts by it too
 from jsonargparse import ArgumentError
 
-from mace_pl.commands.command_line import ProjectConfig, explained
+from mace_pl.commands.command_line import ProjectConfig
+from mace_pl.commands.explained import explained
 from mace_pl.commands.parsing import CommandParser
 from mace_pl.errors import UserError
 from mace_pl.files.screen import program
@@ -36,7 +37,8 @@ def call(command: str, function: Callable[..., Any], args: list[str], words: str
         parser.add_argument(words, nargs="+" if many else None, type=str, help=meaning)
     parser.add_function_arguments(function, as_group=False, skip={words} if words else set())
     try:
-        settings = parser.instantiate_classes(parser.parse_args(args))
+        settings = parser.instantiate(parser.parse_args(args))
     except ArgumentError as error:
-        raise UserError(explained(error, inspect.signature(function).parameters)) from error
+        options = [name for name in inspect.signature(function).parameters if name != words]
+        raise UserError(explained(error, options)) from error
     return function(**{name: settings[name] for name in inspect.signature(function).parameters})

@@ -5,12 +5,9 @@ Whatever a user gets wrong is a :class:`UserError`, on the command line as in Py
 
 from __future__ import annotations
 
-import inspect
-import pydoc
-import re
 import signal
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -23,19 +20,13 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from mace_pl import methods
+from mace_pl.commands.explained import causes, explained
 from mace_pl.commands.parsing import LightningParser, check_config
-from mace_pl.errors import Stopped, UserError, nearest, one_line
+from mace_pl.errors import Stopped, UserError, one_line
 from mace_pl.files.paths import failed_folder, resolve
 from mace_pl.files.run_log import RunLog, logs
 from mace_pl.files.screen import program, screen
 from mace_pl.training.options import check_trainer
-
-#: options that people look for and that are called otherwise here
-INSTEAD = {
-    "ckpt_path": "No checkpoint of Lightning is read: a run resumes by itself when its command is given again.",
-    "weights_only": "No checkpoint of Lightning is read: a run resumes by itself when its command is given again.",
-}
 
 
 class ProjectConfig(ActionConfigFile):
@@ -153,6 +144,11 @@ class CommandLine(OneLineCLI):
         settings: Namespace = self.config[str(self.subcommand)]
         return settings
 
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The seed, as Lightning's own, which says how and not what for."""
+        says = "seed of all that is random; true draws one"
+        parser.add_argument("--seed_everything", type=bool | int, default=self.seed_everything_default, help=says)
+
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Our options first, then those of the Trainer."""
         for name, part in self.parts.items():
@@ -201,59 +197,8 @@ class CommandLine(OneLineCLI):
 
     def after_instantiate_classes(self) -> None:
         """Refuse options that would cut the run short or change what it does."""
+        assert isinstance(self.trainer, Trainer)
         check_trainer(self.trainer, self.subcommand)  # type: ignore[arg-type]
-
-
-def causes(error: BaseException) -> Iterator[BaseException]:
-    """An error, and those that it came from."""
-    seen: set[int] = set()
-    left = [error]
-    while left:
-        cause = left.pop(0)
-        if id(cause) not in seen:
-            seen.add(id(cause))
-            left += [e for e in (cause.__cause__, cause.__context__) if e is not None]
-            yield cause
-
-
-def explained(error: ArgumentError, known: Iterable[str]) -> str:
-    """An error of the parser in one line, with the nearest key that exists where one does not."""
-    message, names = one_line(error), list(known)
-    no_class = missing_class(message)
-    if no_class:
-        return no_class
-    owner = re.search(r"class_path '([\w.]+)'", str(error))
-    if owner is not None:  # the keys are those of a class that the user has named
-        located = pydoc.locate(owner[1])
-        names += list(inspect.signature(located).parameters) if callable(located) else []
-    unknown = [
-        *re.findall(r"[Oo]ption '([\w.]+)'", message),
-        *re.findall(r"--([\w.]+)", message.partition("unrecognized arguments:")[2]),
-    ]
-    nested = re.search(r'Parser key "([\w.]+)".*NestedArg\(key=\'([\w.]+)\', val=(.*)\)', str(error), re.DOTALL)
-    if not unknown and nested is not None:  # a setting of a class that the user has named
-        return f"{nested[1]}.{nested[2]}={nested[3]} is not of the type of this setting."
-    if not unknown:
-        return message
-    where = f" in {owner[1]}" if owner is not None else ""
-    more = INSTEAD.get(unknown[0], "") or nearest(unknown[0], names)
-    return f"{unknown[0]} does not exist{where}. {more.strip()}".strip()
-
-
-def missing_class(message: str) -> str:
-    """One line about a class that cannot be found, with the closed forms that exist; empty where all are found."""
-    key = re.search(r'Parser key "([\w.]+)"', message)
-    paths = re.search(r"dot import path string: ([\w.]+)|class_path '(\w+\.[\w.]+)'", message)
-    path = (paths[1] or paths[2]) if paths else ""
-    if key is None or not path or pydoc.locate(path) is not None:
-        return ""
-    if not key[1].startswith("model.method"):
-        return f"{key[1]}: there is no class {path}. Give one that can be imported, as package.module.Name."
-    exist = [name for name in methods.__all__ if name != "ClosedForm"]
-    return (
-        f"{key[1]}: there is no class {path}.{nearest(path, exist)} Choose from {', '.join(exist)}, or "
-        f"give your own as package.module.Name."
-    )
 
 
 @contextmanager

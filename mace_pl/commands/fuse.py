@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
@@ -13,10 +13,13 @@ from mace_pl.errors import UserError
 from mace_pl.export.formats import Finished
 from mace_pl.files.artifacts import claim_output
 from mace_pl.files.owned import refuse_inputs
+from mace_pl.methods.base import ClosedForm
 from mace_pl.methods.chosen import chosen
 from mace_pl.models.backbone import backbone_of
 from mace_pl.run import Fused, Run, inputs_of
 from mace_pl.stages.again import check_files, model_of, solve_again
+
+Way = Literal["fused", "added", "refined"]
 
 
 def fuse_run(
@@ -26,7 +29,7 @@ def fuse_run(
     weights: dict[str, float] | str | None = None,
     overwrite: bool = False,
     save_pipeline: bool = True,
-    method: Literal["fused", "added", "refined"] | None = None,
+    method: Way | None = None,
     refine: dict[str, float] | None = None,
     fuse: dict[str, float] | None = None,
     pretrained: str | None = None,
@@ -63,18 +66,50 @@ def fuse_run(
         UserError: no run there, an unknown target, nothing left, a weight outside [0, 1], a term that no closed form
             has, or a hardened run.
     """
-    given = _pairs(weights) if isinstance(weights, str) else weights or {}
-    old = Run.load(run)
-    if old.hardened and not without_hardening:
-        raise UserError(
-            f"run={run} is hardened, for the edit as it is. Pass --without_hardening true, and harden the new run."
-        )
+    old = _unhardened(run, without_hardening)
     dropped = clean_names(drop.split(",") if isinstance(drop, str) else drop or [], "drop")
+    given = _pairs(weights) if isinstance(weights, str) else weights or {}
     concepts, strengths = _chosen(old, dropped, {clean_name(name, "weights"): w for name, w in given.items()})
     model = model_of(old)
     for stage, changed in (("refine", refine or {}), ("fuse", fuse or {})):
         model[stage] = _changed(model, changed, stage)
     closed_form = chosen(model.get("method"))
+    way = _way(old, closed_form, method, strengths, fuse)
+    output = Path(output_dir) if output_dir else old.home.with_name(f"{old.home.name}-{way}")
+    claim_output(output, overwrite)
+    check_files(model)
+    pipeline, source, base = old.base.load(pretrained, layout)
+    refuse_inputs(output, [("base model", source.place), *inputs_of({"model": model | base.settings})])
+    config = {**old.config, "model": model | base.settings, "output_dir": str(output)}
+    new = Run(output, base, concepts, config, old.seed, Fused(way, strengths, model["refine"], model["fuse"]))
+    solved = solve_again(old, new, pipeline, closed_form)
+    finished = Finished(new, pipeline, source, solved.edit, solved.original)
+    _write(old, finished, ["edit", "refined", *(("pipeline",) if save_pipeline else ())], overwrite)
+    return output
+
+
+def _unhardened(run: str, without_hardening: bool) -> Run:
+    """The run.
+
+    Raises:
+        UserError: it is not there, or hardened.
+    """
+    old = Run.load(run)
+    if old.hardened and not without_hardening:
+        raise UserError(
+            f"run={run} is hardened, for the edit as it is. Pass --without_hardening true, and harden the new run."
+        )
+    return old
+
+
+def _way(
+    old: Run, closed_form: ClosedForm, method: Way | None, strengths: Mapping[str, float], fuse: dict[str, float] | None
+) -> str:
+    """How the edit is put together.
+
+    Raises:
+        UserError: the closed form has no such way, takes no strengths, or the fusion has weights and is not solved.
+    """
     if not closed_form.takes_strength and any(weight != 1 for weight in strengths.values()):
         raise UserError(f"weights: {closed_form!r} takes no strength: it erases a target or does not. Drop it instead.")
     if method not in (None, "refined") and not closed_form.trains:
@@ -82,22 +117,16 @@ def fuse_run(
     way = method or (old.fused.method if old.fused else "fused" if closed_form.trains else "refined")
     if fuse and way != "fused":
         raise UserError(f"fuse={fuse} has no effect with method {way}, which has no fusion. Change --refine instead.")
-    output = Path(output_dir) if output_dir else old.home.with_name(f"{old.home.name}-{way}")
-    claim_output(output, overwrite)
-    check_files(model)
-    pipeline, source, base = old.base.load(pretrained, layout)
-    refuse_inputs(output, [("base model", source.place), *inputs_of({"model": model | base.settings})])
-    config = {**old.config, "model": model | base.settings, "output_dir": str(output)}
-    again = Fused(way, strengths, model["refine"], model["fuse"])
-    new = Run(output, base, concepts, config, old.seed, again)
-    solved = solve_again(old, new, pipeline, closed_form)
-    finished = Finished(new, pipeline, source, solved.edit, solved.original)
-    backbone_of(pipeline).set_key_values(finished.weights)
-    with new.save(overwrite) as aside:
+    return way
+
+
+def _write(old: Run, finished: Finished, forms: Sequence[str], overwrite: bool) -> None:
+    """The folder of a run that was fused from an old one."""
+    backbone_of(finished.pipeline).set_key_values(finished.weights)
+    with finished.run.save(overwrite) as aside:
         aside.take_concepts(old)
-        for name in ("edit", "refined", *(("pipeline",) if save_pipeline else ())):
+        for name in forms:
             finished.write(name, aside.place(name))
-    return output
 
 
 def _pairs(text: str) -> dict[str, float]:

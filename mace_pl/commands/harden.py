@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -93,8 +93,15 @@ def harden_run(
     hardened = job.run(saved, place, keep_every_n_steps)
     config = {**old.config, "output_dir": str(output)}
     config["model"] = (old.config.get("model") or {}) | base.settings
-    new = replace(old, folder=output, base=base, config=config, entries={})
-    facts = report_of(hardened.state, asked.targets, harden)
+    _write(job, hardened, replace(old, folder=output, base=base, config=config, entries={}), source, forms, overwrite)
+    saved.remove()
+    return output
+
+
+def _write(job: Job, hardened: Hardened, new: Run, source: Source, forms: Sequence[str], overwrite: bool) -> None:
+    """The folder of the hardened run, and what was found on the screen."""
+    old, pipeline = job.old, job.pipeline
+    facts = report_of(hardened.state, job.wording.targets, job.settings)
     edit = replace(old.edit, hardening=hardened.factors)
     pipeline.to("cpu")
     finished = Finished(new, pipeline, source, edit, changed_layers(pipeline, edit))
@@ -107,9 +114,7 @@ def harden_run(
         for form in dict.fromkeys(("refined", *forms)):
             finished.write(form, aside.place(form))
         write_json(aside.report / "hardening.json", facts)
-    saved.remove()
     show(facts)
-    return output
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,14 @@ from mace_pl.commands.train_entries import RETRAIN_ABOVE, own_rank, train_again,
 from mace_pl.concepts.concept import read_concepts
 from mace_pl.concepts.names import clean_names
 from mace_pl.errors import UserError, nearest
+from mace_pl.files.screen import screen
 from mace_pl.library.change import Library
 from mace_pl.library.history import UNDO, Event
 from mace_pl.library.lock import writing
 from mace_pl.library.log import print_log
 from mace_pl.library.merge import merge_library
 from mace_pl.library.states import Base
+from mace_pl.models.pipeline import relative_to_project
 from mace_pl.run import Run
 
 Templates = str | list[str] | dict[str, str | list[str]]
@@ -71,7 +73,7 @@ def add_concepts(
             named = read_concepts(concepts or [])
             _refuse_twice(library, [concept.target for concept in named])
             library = train_entries(library, named, templates, Event("add", reason=reason, requester=requester))
-        return train_again(library, retrain_above).folder
+        return _shown(train_again(library, retrain_above))
 
 
 def replace_concepts(
@@ -107,7 +109,7 @@ def replace_concepts(
         named = read_concepts(concepts)
         _refuse_unknown(library, [concept.target for concept in named], "concepts")
         library = train_entries(library, named, templates, Event("replace", reason=reason, requester=requester))
-        return train_again(library, retrain_above).folder
+        return _shown(train_again(library, retrain_above))
 
 
 def remove_concepts(
@@ -147,7 +149,7 @@ def remove_concepts(
         library = library.founded(base)
         event = Event("remove", targets=tuple(named), reason=reason, requester=requester)
         library = library.changed(base, library.members.within(removed=named), event)
-        return train_again(library, retrain_above).folder
+        return _shown(train_again(library, retrain_above))
 
 
 def undo_change(run: str, to: str | None = None, reason: str | None = None, requester: str | None = None) -> Path:
@@ -171,8 +173,7 @@ def undo_change(run: str, to: str | None = None, reason: str | None = None, requ
             return library.folder
         number = library.history.earlier(to)
         state = library.history.events[number].state
-        library.committed(Event(UNDO, state, number, reason=reason, requester=requester))
-        return library.folder
+        return _shown(library.committed(Event(UNDO, state, number, reason=reason, requester=requester)))
 
 
 def show_log(run: str) -> None:
@@ -197,6 +198,19 @@ def _opened(run: str) -> Iterator[Library]:
     """The library, which no other command writes meanwhile; the first rank writes for all."""
     with nullcontext() if own_rank() else writing(Run.load(run).home):
         yield Library.open(run)
+
+
+def _shown(library: Library) -> Path:
+    """The folder of a library; says where its edit lies now, and what to load."""
+    pipeline = library.run.place("pipeline")
+    shown = f"DiffusionPipeline.from_pretrained('{relative_to_project(pipeline)}') loads it."
+    if not pipeline.is_dir():
+        export = f"erase.py export --run {relative_to_project(library.folder)} --format pipeline"
+        shown = f"For a pipeline: {export}; then {shown}"
+    if not own_rank():
+        edit = relative_to_project(library.run.place("edit"))
+        screen().print(f"The edit is now {edit}. {shown}", highlight=False, soft_wrap=True)
+    return library.folder
 
 
 def _at(library: Library, pretrained: str | None, layout: str | None) -> Library:

@@ -152,7 +152,7 @@ class _CompareCLI(CommandLine):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
-        parser.add_argument("runs", nargs="+", type=str, help="runs and pipelines, two or more")
+        parser.add_argument("runs", nargs="*", default=[], help="runs and pipelines, two or more")
         parser.link_arguments("runs", "model.runs")
         parser.usage = f"{program()} compare RUN_A RUN_B ... [--config FILE] [options]"
 

@@ -79,11 +79,7 @@ def write_prompts(
             cannot be read, or that name nothing; options that do not go together.
     """
     path = Path(output)
-    if path.exists() and not overwrite:
-        raise UserError(f"output={output} exists. Choose another --output, or pass --overwrite true.")
-    for name, value in (("count", count), ("rounds", rounds), ("max_tokens", max_tokens)):
-        if value < 1:
-            raise UserError(f"{name}={value} must be at least 1.")
+    _check_call(path, overwrite, count=count, rounds=rounds, max_tokens=max_tokens)
     if captions is not None or vocabulary is not None:
         if concepts is not None or language_model is not None or endpoint is not None:
             raise UserError("captions: no language model is asked. Leave --concepts, --language_model, --endpoint out.")
@@ -99,6 +95,19 @@ def write_prompts(
     with written_aside(path) as aside:
         aside.write_text(yaml.safe_dump(templates, sort_keys=False, allow_unicode=True), encoding="utf-8")
     return path
+
+
+def _check_call(path: Path, overwrite: bool, **counts: int) -> None:
+    """Refuse an output that exists, and numbers below 1.
+
+    Raises:
+        UserError: either of them.
+    """
+    if path.exists() and not overwrite:
+        raise UserError(f"output={path} exists. Choose another --output, or pass --overwrite true.")
+    for name, value in counts.items():
+        if value < 1:
+            raise UserError(f"{name}={value} must be at least 1.")
 
 
 def learn_templates(

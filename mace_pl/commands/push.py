@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, Mo
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
 from rich.table import Table
 
+from mace_pl.callbacks.report import shown_of
 from mace_pl.errors import UserError
 from mace_pl.export.model_card import HERE, listed
 from mace_pl.files.screen import screen
@@ -26,7 +28,7 @@ SECTION = """
 
 ![The original above, the edited model below]({image})
 
-Images of the same prompts and seeds, the original's and those of the model without {targets}.
+Images of the same prompts and seeds, the original's and those of the model without {targets}. {more}
 """
 
 
@@ -61,7 +63,7 @@ def push_run(
     """
     loaded = Run.load(run)
     files = files_of(loaded, format, images)
-    card = published_card(files[CARD].read_text(encoding="utf-8"), repo, loaded.targets, IMAGE in files)
+    card = published_card(files[CARD].read_text(encoding="utf-8"), repo, loaded, IMAGE in files)
     if dry_run:
         show(files, card, repo)
         return None
@@ -102,12 +104,14 @@ def files_of(run: Run, format: str, images: bool) -> dict[str, Path]:
     return files | ({IMAGE: shown} if images and shown.is_file() else {})
 
 
-def published_card(text: str, repo: str, targets: list[str], image: bool) -> str:
+def published_card(text: str, repo: str, run: Run, image: bool) -> str:
     """The card of an export, which loads from the repository, and shows the images where they are published."""
     card = ModelCard(text.replace(HERE, repo), ignore_metadata_errors=True)
     if image:
         before, limits, after = card.text.rpartition("## Limits")
-        card.text = f"{before}{SECTION.lstrip().format(image=IMAGE, targets=listed(targets))}\n{limits}{after}"
+        known = json.loads(run.metrics.read_text(encoding="utf-8")) if run.metrics.is_file() else {}
+        caption = SECTION.format(image=IMAGE, targets=listed(run.targets), more=shown_of(len(known.get("prompts", []))))
+        card.text = f"{before}{caption.strip()}\n\n{limits}{after}"
     return str(card)
 
 

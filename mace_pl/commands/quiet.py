@@ -18,7 +18,13 @@ ADVICE = re.compile(rf": {Advice.__name__}: (.*)\n")  # as the standard library 
 
 
 class Terminal(logging.Handler):
-    """Shows our own log lines and :class:`Advice` on stderr, on rank 0 alone."""
+    """Shows our own log lines and :class:`Advice` on stderr, on rank 0 alone, and each of them once: a command that
+    solves several times says the same of each solution.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shown: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Show the message without its origin."""
@@ -28,7 +34,8 @@ class Terminal(logging.Handler):
         if record.name == "py.warnings":
             found = ADVICE.search(message)
             message = found[1] if found else ""
-        if message and getattr(rank_zero_only, "rank", 0) == 0:
+        if message and message not in self.shown and getattr(rank_zero_only, "rank", 0) == 0:
+            self.shown.add(message)
             print(message, file=sys.stderr)  # a progress bar that is shown may have put itself between
 
 

@@ -5,7 +5,7 @@ Legend: W words, S seeds, B bootstrap samples.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,7 +78,10 @@ def clip_scores(score_BW: Tensor, groups: Groups) -> dict[str, Tensor]:
     return scores
 
 
-def estimated(values_WS: Tensor, groups: Groups, score: Any) -> tuple[dict[str, float], dict[str, Tensor]]:
+Score = Callable[[Tensor, Groups], dict[str, Tensor]]  # values [B, W] to each score [B]
+
+
+def estimated(values_WS: Tensor, groups: Groups, score: Score) -> tuple[dict[str, float], dict[str, Tensor]]:
     """Scores of all seeds, and [B] of each score over resampled seeds.
 
     Args:
@@ -90,7 +93,7 @@ def estimated(values_WS: Tensor, groups: Groups, score: Any) -> tuple[dict[str, 
     return whole, score(resampled(values_WS.shape[1]) @ values_WS.T, groups)
 
 
-def with_intervals(before_WS: Tensor, after_WS: Tensor, groups: Groups, score: Any) -> dict[str, dict[str, Any]]:
+def with_intervals(before_WS: Tensor, after_WS: Tensor, groups: Groups, score: Score) -> dict[str, dict[str, Any]]:
     """``before``, ``after`` and ``change`` of each score, with 95 % intervals over seeds.
 
     Before and after share their resampled seeds, so that the change has the narrow interval of pairs. With fewer than

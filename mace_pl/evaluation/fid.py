@@ -103,7 +103,7 @@ def compare(reference_ND: Tensor, others_MD: Tensor, subset: int = 50) -> dict[s
     return result
 
 
-def _fed(metric: Any, reference_ND: Tensor, others_MD: Tensor) -> float:
+def _fed(metric: FrechetInceptionDistance | KernelInceptionDistance, reference_ND: Tensor, others_MD: Tensor) -> float:
     """The value of a metric of torchmetrics over two sets of features, in float64; KID's mean over subsets."""
     metric.update(reference_ND.double(), real=True)
     metric.update(others_MD.double(), real=False)

@@ -60,7 +60,7 @@ class ByOwnNames(nn.Module):
         UserError: it does not know one.
     """
 
-    def __init__(self, judge: Any, classes: Sequence[str]) -> None:
+    def __init__(self, judge: Any, classes: Sequence[str]) -> None:  # a module and a Judge: no type says both
         super().__init__()
         self.judge = judge
         unknown = [name for name in classes if name not in judge.names]

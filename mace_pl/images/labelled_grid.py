@@ -13,12 +13,13 @@ MARGIN = 8
 FONT_SIZE = 17
 
 
-def labelled_grid(rows: Mapping[str, Sequence[Image.Image]], prompts: Sequence[str]) -> Image.Image:
+def labelled_grid(rows: Mapping[str, Sequence[Image.Image]], prompts: Sequence[str], note: str = "") -> Image.Image:
     """One image of all: in bands of a few columns, each prompt above its column and each row's name beside it.
 
     Args:
         rows: images under the name of their row; every row has one for each prompt, all of one size.
         prompts: what the columns show.
+        note: stands below all.
     """
     font = ImageFont.load_default(size=FONT_SIZE)
     first = next(iter(rows.values()))[0]
@@ -33,8 +34,12 @@ def labelled_grid(rows: Mapping[str, Sequence[Image.Image]], prompts: Sequence[s
     band = top + len(names) * (height + MARGIN)
     columns = min(COLUMNS, len(prompts))
     bands = -(-len(prompts) // columns)
-    sheet = Image.new("RGB", (left + columns * (width + MARGIN), bands * band), "white")
+    wide = left + columns * (width + MARGIN)
+    said = textwrap.fill(note, max(1, int((wide - 2 * MARGIN) / letter)))
+    foot = _size(pen, said, font)[1] + 2 * MARGIN if note else 0
+    sheet = Image.new("RGB", (wide, bands * band + foot), "white")
     pen = ImageDraw.Draw(sheet)
+    pen.multiline_text((MARGIN, bands * band + MARGIN), said, "black", font)
     for i, head in enumerate(heads):
         y, x = i // columns * band, left + i % columns * (width + MARGIN)
         pen.multiline_text((x + width / 2, y + top - MARGIN), head, "black", font, anchor="md", align="center")

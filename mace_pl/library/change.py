@@ -224,4 +224,4 @@ def refinement_of(base: Base, run: Run, beside: Run | None) -> Edit:
     for target in run.targets:
         sums.add(target, run.concept(target)[0])
     wanted = replace(wanted_of(base.pipeline, model_of(run), method), beside=beside)
-    return solve(base.pipeline, method, sums, wanted)[0]
+    return solve(base.pipeline, method, sums, wanted, said=False)[0]

@@ -17,7 +17,7 @@ from mace_pl.models.attention_layers import Which, projection_names
 from mace_pl.models.cross_attention import attention_losses, compiled, key_values, observed
 from mace_pl.models.pipeline import image_size, vae_latents
 from mace_pl.models.pooled_text import pooled_layer
-from mace_pl.models.protocols import Pipeline
+from mace_pl.models.protocols import Pipeline, Tokenizer
 from mace_pl.models.sampling import noised
 from mace_pl.models.text_encoding import encode_both, text_parts
 from mace_pl.models.unet_inputs import unet_conditions
@@ -39,7 +39,7 @@ class Backbone(Protocol):
         """The denoising network."""
 
     @property
-    def tokenizers(self) -> list[Any]:
+    def tokenizers(self) -> list[Tokenizer]:
         """The pipeline's tokenizers, in order."""
 
     @property
@@ -130,7 +130,7 @@ class UNetBackbone:
         return self.pipeline.unet
 
     @property
-    def tokenizers(self) -> list[Any]:
+    def tokenizers(self) -> list[Tokenizer]:
         """One, or two for SDXL."""
         return text_parts(self.pipeline)[0]
 

@@ -15,7 +15,7 @@ from mace_pl.errors import UserError
 from mace_pl.models.protocols import Pipeline, Tokenizer
 
 
-def text_parts(pipeline: Pipeline) -> tuple[list[Any], list[Any]]:
+def text_parts(pipeline: Pipeline) -> tuple[list[Tokenizer], list[Any]]:
     """The pipeline's tokenizers and text encoders, in order (one pair for SD 1.x and 2.x, two for SDXL)."""
     suffixes = ("", "_2")
     tokenizers = [getattr(pipeline, f"tokenizer{s}", None) for s in suffixes]

@@ -136,7 +136,7 @@ class ConceptErasure(LightningModule):
         self.trained: Trained | None = None
         self.edit: Edit | None = None
         self.share = Share((), (), ())
-        self.group: Any = None  # of the ranks that share a concept's images
+        self.group: torch.distributed.ProcessGroup | None = None  # of the ranks that share a concept's images
         self.concepts_at_once, self.losses = 1, dict[str, list[float]]()
         self.done: dict[int, int] = {}  # steps that an interrupted run has finished
         self.stepped: list[int] = []  # the concepts of this step
@@ -285,7 +285,7 @@ class ConceptErasure(LightningModule):
         factors, losses = dict[str, Factors](), dict[str, list[float]]()
         if self.loras is not None:
             trained = {self.data.concepts[c].target: self.loras.factors(c) for c in self.share.concepts}
-            check_whole(self.trainer, list(trained), self.losses)
+            check_whole(self.trainer, self.data.steps_per_concept, list(trained), self.losses)
             self.loras.remove(self.unet)
             for others, values in gathered(self.trainer, (trained, self.losses)):
                 factors |= others

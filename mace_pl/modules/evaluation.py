@@ -183,7 +183,7 @@ class ErasureScores(LightningModule):
         if not known:
             return
         originals = list(self.features(self.original_images.read(batch))[1]) if dataloader_idx else []
-        tables = dict(zip(self.models.weights, self.tables, strict=True))
+        tables: dict[str, Any] = dict(zip(self.models.weights, self.tables, strict=True))
         for name in self.models.of_pass(dataloader_idx):
             words = self.words_of(name)
             rows = [i for i, word in enumerate(batch["word"]) if word in words]
@@ -219,7 +219,7 @@ class ErasureScores(LightningModule):
 
     def measure(
         self,
-        table: Any,
+        table: ImageScores,
         name: str,
         batch: Mapping[str, Any],
         rows: list[int],

@@ -131,6 +131,7 @@ def preserve(
     total: ConceptSums,
     targets: Sequence[str],
     original: Mapping[str, Tensor],
+    said: bool = True,
 ) -> Preserved:
     """Sum the names that stay, over the tokens that the method sums of its targets; stage 3 over those of prompts.
 
@@ -141,16 +142,18 @@ def preserve(
         total: the sums over all targets.
         targets: what is erased.
         original: the keys and values W [O, D] by layer name.
+        said: log what is preserved.
     """
     moved = most_affected(pipeline, wanted, total, targets, original)
-    names = names_that_stay(pipeline, [*wanted.names, *moved], targets)
+    names = names_that_stay(pipeline, [*wanted.names, *moved], targets, said)
     by_prompts: Tokens = "coexisting" if method.trains and method.tokens in ("last", "bare") else method.tokens
     named = sum_names(pipeline, names, {method.tokens, by_prompts})
     grams = named.grams if named else {}
     refine = absolute(with_domain(wanted.refine, grams.get(method.tokens)), total.F)
     fuse = absolute(with_domain(wanted.fuse, grams.get(by_prompts)), total.F_all)
-    log.info(f"Weights of stage 1: {both_forms(refine, total.F)}")
-    if method.trains:
+    if said:
+        log.info(f"Weights of stage 1: {both_forms(refine, total.F)}")
+    if said and method.trains:
         log.info(f"Weights of stage 3: {both_forms(fuse, total.F_all)}")
     return Preserved(refine, fuse, named, moved)
 

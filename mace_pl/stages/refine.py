@@ -129,7 +129,7 @@ def refine_concepts(
 
 
 def solve(
-    pipeline: Pipeline, method: ClosedForm, sums: SumsOnDisk, wanted: Preserving
+    pipeline: Pipeline, method: ClosedForm, sums: SumsOnDisk, wanted: Preserving, said: bool = True
 ) -> tuple[Edit, dict[str, Tensor], Preserved]:
     """The closed form over all concepts: the edit, the weights that it changes before it, and what is preserved.
 
@@ -138,13 +138,14 @@ def solve(
         method: the closed form.
         sums: by target.
         wanted: what is preserved.
+        said: log what that comes to; not where an edit is solved that was solved before.
 
     Raises:
         UserError: the system is singular, or the edit is not finite.
     """
     backbone, sums = backbone_of(pipeline), with_beside(sums, wanted.beside)
     original, total = backbone.key_values(), sums.total
-    preserved = preserve(pipeline, wanted, method, total, list(sums), original)
+    preserved = preserve(pipeline, wanted, method, total, list(sums), original, said)
     edit = solve_total(pipeline, method, total, wanted, preserved, original)
     return edit, original if edit.pooled is None else backbone.text_layers(), preserved
 

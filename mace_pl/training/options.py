@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from lightning import Trainer
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
@@ -66,7 +67,7 @@ ENVIRONMENTS: dict[type[ClusterEnvironment], str] = {
 }
 
 
-def check_trainer(trainer: Any, command: Command) -> None:
+def check_trainer(trainer: Trainer, command: Command) -> None:
     """Refuse options of the Trainer that would cut a command short or change what it does.
 
     Raises:
@@ -76,7 +77,7 @@ def check_trainer(trainer: Any, command: Command) -> None:
         value = getattr(trainer, name)
         if not any(value == plain and isinstance(value, type(plain)) for plain in allowed):  # a limit of 1 is no 1.0
             raise UserError(f"trainer.{name}={value} cannot be used with {command}. Leave it out: {instead}.")
-    if command != "fit" and any(isinstance(callback, Timer) for callback in trainer.callbacks):
+    if command != "fit" and any(isinstance(callback, Timer) for callback in trainer.callbacks):  # type: ignore[attr-defined]
         raise UserError(f"trainer.max_time cannot be used with {command}. Leave it out: {_NO_TRAINING}.")
     if trainer.precision not in PRECISIONS[command]:
         choices = ", ".join(PRECISIONS[command])
@@ -89,7 +90,7 @@ def check_trainer(trainer: Any, command: Command) -> None:
     check_processes(trainer)
 
 
-def check_processes(trainer: Any) -> None:
+def check_processes(trainer: Trainer) -> None:
     """Refuse another number of ranks than the cluster or launcher has started.
 
     Raises:
@@ -105,25 +106,25 @@ def check_processes(trainer: Any) -> None:
             )
 
 
-def check_whole(trainer: Any, targets: Sequence[str], losses: Mapping[str, Sequence[float]]) -> None:
+def check_whole(trainer: Trainer, planned: int, targets: Sequence[str], losses: Mapping[str, Sequence[float]]) -> None:
     """Refuse to fuse after a training that was stopped. All ranks call this together.
 
     Args:
-        trainer: the Trainer with its data.
+        trainer: the Trainer.
+        planned: steps of each target.
         targets: those of this rank.
         losses: one for each step of a target.
 
     Raises:
         UserError: naming what stopped it.
     """
-    planned: int = trainer.datamodule.steps_per_concept
     every: dict[str, int] = {}
     for counts in gathered(trainer, {target: len(losses.get(target, ())) for target in targets}):
         every |= counts
     short = {target: count for target, count in every.items() if count < planned}
     if not short:
         return
-    limits = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]
+    limits = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
     cause = "trainer.max_time" if limits else "a callback in trainer.callbacks"
     target, count = next(iter(short.items()))
     more = f" (and {len(short) - 1} more)" if len(short) > 1 else ""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from lightning.pytorch.strategies import ParallelStrategy, Strategy
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,12 @@ def share_of(rank: int, world: int, concepts: int, images: int) -> Share:
     return Share((concept,), range(ranks.index(rank), images, len(ranks)), ranks)
 
 
-def group_of(rank: int, world: int, concepts: int, images: int) -> Any:
+def group_of(rank: int, world: int, concepts: int, images: int) -> ProcessGroup | None:
     """The process group in which a rank adds up gradients; None where it has its concepts to itself.
 
     All ranks call this together.
     """
-    joined = None
+    joined: ProcessGroup | None = None
     for first in range(min(concepts, world)):
         ranks = share_of(first, world, concepts, images).ranks
         if len(ranks) > 1:
@@ -59,7 +59,7 @@ def group_of(rank: int, world: int, concepts: int, images: int) -> Any:
     return joined
 
 
-def add_up(parameters: Sequence[nn.Parameter], losses: Tensor, group: Any) -> Tensor:
+def add_up(parameters: Sequence[nn.Parameter], losses: Tensor, group: ProcessGroup) -> Tensor:
     """Replace the gradients by their sums over the group's ranks; returns the sum of the losses [N]."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     sums = torch.cat([losses.detach().to(gradients[0].dtype), *(g.flatten() for g in gradients)])

@@ -1,0 +1,88 @@
+"""What a parser has to say about the settings that it was given, in one line that says what to do."""
+
+from __future__ import annotations
+
+import inspect
+import pydoc
+import re
+from collections.abc import Iterable, Iterator
+
+from jsonargparse import ArgumentError
+
+from mace_pl import methods
+from mace_pl.errors import nearest, one_line
+
+#: options that people look for and that are called otherwise here
+INSTEAD = {
+    "ckpt_path": "No checkpoint of Lightning is read: a run resumes by itself when its command is given again.",
+    "weights_only": "No checkpoint of Lightning is read: a run resumes by itself when its command is given again.",
+}
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An error, and those that it came from."""
+    seen: set[int] = set()
+    left = [error]
+    while left:
+        cause = left.pop(0)
+        if id(cause) not in seen:
+            seen.add(id(cause))
+            left += [e for e in (cause.__cause__, cause.__context__) if e is not None]
+            yield cause
+
+
+def explained(error: ArgumentError, known: Iterable[str]) -> str:
+    """An error of the parser in one line, with the nearest key that exists where one does not."""
+    message, names = one_line(error), list(known)
+    said = missing_class(message) or missing_options(message, names)
+    if said:
+        return said
+    owner = re.search(r"class_path '([\w.]+)'", str(error))
+    if owner is not None:  # the keys are those of a class that the user has named
+        located = pydoc.locate(owner[1])
+        names += list(inspect.signature(located).parameters) if callable(located) else []
+    unknown = [
+        *re.findall(r"[Oo]ption '([\w.]+)'", message),
+        *re.findall(r"--([\w.]+)", message.partition("unrecognized arguments:")[2]),
+    ]
+    nested = re.search(r'Parser key "([\w.]+)".*NestedArg\(key=\'([\w.]+)\', val=(.*)\)', str(error), re.DOTALL)
+    if not unknown and nested is not None:  # a setting of a class that the user has named
+        return f"{nested[1]}.{nested[2]}={nested[3]} is not of the type of this setting."
+    if not unknown:
+        return message
+    where = f" in {owner[1]}" if owner is not None else ""
+    more = INSTEAD.get(unknown[0], "") or nearest(unknown[0], names)
+    return f"{unknown[0]} does not exist{where}. {more.strip()}".strip()
+
+
+def missing_options(message: str, known: Iterable[str]) -> str:
+    """One line about options that are required, as a user types them; empty where all are given.
+
+    Args:
+        message: of the parser, which names the command of an option too, as in ``attack.data.names``.
+        known: all options; others are words without a name.
+    """
+    required = re.search(r"arguments are required: (.+)", message)
+    if required is None:
+        return ""
+    typed = []
+    for name in required[1].split(", "):
+        own = name if name in known else name.partition(".")[2]
+        typed.append(f"--{own}" if own in known else name)
+    return f"give what is required: {', '.join(typed)}"
+
+
+def missing_class(message: str) -> str:
+    """One line about a class that cannot be found, with the closed forms that exist; empty where all are found."""
+    key = re.search(r'Parser key "([\w.]+)"', message)
+    paths = re.search(r"dot import path string: ([\w.]+)|class_path '(\w+\.[\w.]+)'", message)
+    path = (paths[1] or paths[2]) if paths else ""
+    if key is None or not path or pydoc.locate(path) is not None:
+        return ""
+    if not key[1].startswith("model.method"):
+        return f"{key[1]}: there is no class {path}. Give one that can be imported, as package.module.Name."
+    exist = [name for name in methods.__all__ if name != "ClosedForm"]
+    return (
+        f"{key[1]}: there is no class {path}.{nearest(path, exist)} Choose from {', '.join(exist)}, or "
+        f"give your own as package.module.Name."
+    )
