@@ -47,6 +47,21 @@ def test_a_command_without_its_options_is_one_line(name: str) -> None:
     assert message.startswith(f"erase.py {name}: error: ") and "required" in message and "\n" not in message
 
 
+@pytest.mark.parametrize(
+    ("typed", "left"),
+    [
+        ("attack", "--model.pretrained, --model.edited, --data.names, --data.targets"),
+        ("attack --model.pretrained x --model.edited y", "--data.names, --data.targets"),
+        ("compare", "--model.pretrained, --data.names"),
+        ("fuse", "--run"),
+        ("merge", "files, --output"),
+    ],
+)
+def test_what_is_required_is_named_as_it_is_typed(typed: str, left: str) -> None:
+    with pytest.raises(SystemExit, match=f"error: give what is required: {left}$"):
+        erase_main(typed.split())
+
+
 def test_the_help_names_the_program_as_it_was_called(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,11 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from diffusers import StableDiffusionPipeline
+from PIL import Image
 from support.runs import Passes, config
 
+from mace_pl.callbacks.report import Report
 from mace_pl.cli import erase_main
+from mace_pl.concepts.concept import Concept
 from mace_pl.evaluation.clip import ClipClassifier
 from mace_pl.models.sampling import generate
 
@@ -48,3 +52,16 @@ def seen(base: Path, clip: Path, others: list[str]) -> float:
     prompts, seeds = ["a photo of a ship"] * SEEDS, [2024 + i for i in range(SEEDS)]
     images = generate(pipeline, prompts, seeds, STEPS, 7.5)
     return float((ClipClassifier(str(clip), ["ship", *others])(images).argmax(-1) == 0).float().mean())
+
+
+@pytest.mark.parametrize("names", [10, 12])
+def test_an_image_of_some_names_says_so(names: int, tmp_path: Path) -> None:
+    report = Report([Concept("ship", "ground")], [f"thing {i}" for i in range(1, names)], None, 1)
+    for when in ("before", "after"):
+        report.images[when] = [Image.new("RGB", (8, 8), "red")] * names
+    report.write(tmp_path / "report", {})
+    summary = (tmp_path / "report" / "summary.md").read_text(encoding="utf-8")
+    assert ("before_after.png: The first 10 of 12 names." in summary) == (names > 10)
+    shown = np.asarray(Image.open(tmp_path / "report" / "before_after.png"))
+    last = np.nonzero((shown == (255, 0, 0)).all(-1))[0].max()
+    assert bool((shown[last + 1 :] < 128).all(-1).any()) == (names > 10), "words below the images"

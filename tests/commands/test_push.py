@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from support.runs import exit_message
 
 from mace_pl.cli import erase_main
 from mace_pl.commands.export import export_run
+from mace_pl.commands.push import published_card
+from mace_pl.files.artifacts import write_json
+from mace_pl.run import Run
 
 REPO = "somebody/no-ship"
 
@@ -110,3 +114,11 @@ def test_who_may_not_write_and_who_cannot_be_reached(
     assert "hf auth login" in exit_message(push(run), capsys)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
     assert "cannot be reached" in exit_message(push(run), capsys)
+
+
+def test_the_card_says_what_its_image_does_not_show(run: Path, tmp_path: Path) -> None:
+    text = (run / "pipeline" / "README.md").read_text(encoding="utf-8")
+    for count, said in ((10, False), (12, True)):
+        own = Run.load(str(shutil.copytree(run, tmp_path / str(count))))
+        write_json(own.metrics, {"prompts": ["a photo of a thing"] * count})
+        assert ("The first 10 of 12 names." in published_card(text, REPO, own, True)) == said

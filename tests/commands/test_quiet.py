@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 from support.runs import SCRIPT, config, exit_message
 
 from mace_pl.cli import erase_main
+from mace_pl.commands.quiet import quiet_terminal
 
 #: what our own lines are: bars, frames of tables and their titles, stages and the files of the run
 OWN = re.compile(
@@ -92,3 +94,12 @@ def test_a_predict_that_fails_leaves_its_log_beside_the_images(
     assert [path.name for path in tmp_path.iterdir()] == ["samples"]
     exit_message([*args, "--data.names", "[ship]"], capsys)
     assert [path.name for path in tmp_path.iterdir()] == ["samples"], "what a user can mend is one line"
+
+
+def test_a_line_is_shown_once_and_logged_each_time(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with quiet_terminal() as log:
+        for line in ("left out: ship", "left out: dog", "left out: ship"):
+            logging.getLogger("mace_pl.stages").info(line)
+        log.open(tmp_path)
+    assert capsys.readouterr().err == "left out: ship\nleft out: dog\n"
+    assert (tmp_path / "run.log").read_text(encoding="utf-8").count("left out: ship") == 2

@@ -43,3 +43,10 @@ def test_a_longer_name_of_a_row_takes_more_room_and_is_not_cut() -> None:
     assert lefts[0] <= lefts[1]
     for sheet in sheets:
         assert (np.asarray(sheet)[:, :2] == 255).all(), "words reach the edge"
+
+
+def test_a_note_stands_below_all_and_moves_nothing() -> None:
+    rows, prompts = {"original": [Image.new("RGB", (8, 8), "red")] * 7}, ["a photo of a ship"] * 7
+    plain, noted = (np.asarray(labelled_grid(rows, prompts, *note)) for note in ((), ("The first 7 of 70 names.",)))
+    assert (noted[: len(plain)] == plain).all()
+    assert (noted[len(plain) :] < 128).all(-1).any() and (noted[-1] == 255).all()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,53 +85,39 @@ def test_the_page_has_a_place_for_every_table(scripts: dict[str, ModuleType]) ->
     assert all(f"\n| {name} |\n" in text for name in TABLES)
 
 
-def test_every_run_that_a_table_shows_is_made(
-    scripts: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """The whole command with fits that do nothing and scores that are made up."""
-    made: set[str] = set()
-    scored_runs: dict[str, list[str]] = {}
+@pytest.fixture
+def place(scripts: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the configurations, in which a program that does no work answers in the place of ``erase.py``."""
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(scripts["runs"], "ERASE", ROOT / "tests" / "scripts" / "stand_in.py")
+    return tmp_path
 
-    def make(_: object, name: str, *__: object) -> Path:
-        made.add(name)
-        return tmp_path / name
 
-    def count(config: str, name: str, runs: list[Path], *options: str) -> None:
-        scored_runs[name] = [run.name for run in runs]
-
-    def found(name: str) -> dict[str, Any]:
-        return {run: scored(0.1, 0.9, 0.2) for run in scored_runs[name]}
-
-    for module in ("tables", "forty"):
-        for name in ("fit", "fuse", "some"):
-            monkeypatch.setattr(scripts[module], name, make, raising=False)
-    monkeypatch.setattr(scripts["tables"], "score", count)
-    monkeypatch.setattr(scripts["tables"], "scored", found)
-    monkeypatch.setattr(scripts["tables"], "styles", lambda _: "| styles |")
-    monkeypatch.setattr(scripts["tables"], "SCORES", tmp_path)
-    page = tmp_path / "results.md"
+def test_every_run_that_a_table_shows_is_made(scripts: dict[str, ModuleType], place: Path) -> None:
+    """The stand-in fuses and scores only what was made before."""
+    page = place / "results.md"
     page.write_text(PAGE, encoding="utf-8")
     scripts["tables"].main(page=page)
-    assert made == {run for runs in scored_runs.values() for run in runs}
-    assert {name: len(runs) for name, runs in scored_runs.items()} == {
-        "ten": 11,
-        "styles": 1,
-        "characters": 4,
-        "variants": 17,
-        "forty": 2,
-    }
     text = page.read_text(encoding="utf-8")
-    assert "| + LoRAs, simply added | 1.000 → 0.100 | 1.000 → 0.900 | 0.250 |" in text and "| styles |" in text
-    assert (tmp_path / "tradeoff.png").is_file() and (tmp_path / "ablation.json").is_file()
+    tables = dict(re.findall(r"<!-- (\w+) -->\n(.*?)<!-- /\1 -->", text, re.DOTALL))
+    rows = {name: tables[name].strip().splitlines()[2:] for name in TABLES}
+    assert all("1.000 → 0.100" in row for name in TABLES if name != "styles" for row in rows[name] if "mean" not in row)
+    assert len(rows["ten"]) == len(scripts["tables"].TEN) + 2 and len(rows["counts"]) == len(scripts["forty"].NUMBERS)
+    assert (place / "checkpoints/scores/tradeoff.png").is_file()
+    ablation = json.loads((place / "checkpoints/scores/ablation.json").read_text(encoding="utf-8"))
+    assert [row["label"] for row in ablation] == list(scripts["forty"].STAGES.values())
+    before = {file: file.read_bytes() for file in place.rglob("words.json")}
+    scripts["tables"].main(page=page)  # what is there is kept
+    assert {file: file.read_bytes() for file in place.rglob("words.json")} == before
 
 
-def test_the_weight_of_the_domain_follows_the_number(
-    scripts: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    config = tmp_path / "four.yaml"
+def test_the_weight_of_the_domain_follows_the_number(scripts: dict[str, ModuleType], place: Path) -> None:
+    config = place / "four.yaml"
     concepts = [{"target": name, "anchor": "house"} for name in "abcd"]
     model = {"refine": {"domain": 3.0}, "fuse": {"domain": 20.0}}
     config.write_text(yaml.safe_dump({"model": model, "data": {"concepts": concepts}}))
-    monkeypatch.setattr(scripts["runs"], "fit", lambda *arguments: arguments)
-    options = scripts["runs"].some(str(config), "one", concepts[:1])[3:]
-    assert options == ("--model.refine.domain=1.5", "--model.fuse.domain=10")
+    run = scripts["runs"].some(str(config), "one", concepts[:1])
+    words = json.loads((run / "words.json").read_text(encoding="utf-8"))
+    assert words[-2:] == ["--model.refine.domain=1.5", "--model.fuse.domain=10"]
+    assert json.loads(words[words.index("--data.concepts") + 1]) == concepts[:1]

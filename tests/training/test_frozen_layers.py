@@ -102,6 +102,23 @@ def test_layers_to_train_are_left_alone(linear: nn.Sequential) -> None:
     assert linear[0].weight.grad is not None
 
 
+def test_layers_elsewhere_than_on_a_cpu_are_left_alone(linear: nn.Sequential, convolutions: nn.Sequential) -> None:
+    for network in (linear.to("meta"), convolutions.to("meta")):
+        with frozen_layers(network):
+            assert not any("forward" in vars(layer) for layer in network.modules())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_computes_as_without(linear: nn.Sequential, convolutions: nn.Sequential) -> None:
+    for network, shape in ((linear.cuda(), (2, 5, 24)), (convolutions.cuda(), (2, 8, 9, 7))):
+        x = torch.randn(shape, device="cuda")
+        expected = both(network, x)
+        with frozen_layers(network):
+            found = both(network, x)
+        for one, other in zip(found, expected, strict=True):
+            close(one, other, FLOAT32_PASS)
+
+
 def test_one_context_within_another(linear: nn.Sequential) -> None:
     with frozen_layers(linear):
         outer = vars(linear[0])["forward"]
