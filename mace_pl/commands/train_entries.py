@@ -56,7 +56,8 @@ def train_entries(library: Library, concepts: Sequence[Concept], templates: Any,
     contents = store_run(library.folder, base, made, concepts)
     why = (event.date, event.reason, event.requester)
     added = {target: Note(content, *why, scores_of(made, target)) for target, content in contents.items()}
-    return library.changed(base, library.members.within(contents), replace(event, targets=tuple(contents), added=added))
+    event = replace(event, targets=tuple(contents), added=added)
+    return library.changed(base, library.members.within(contents), event, said=False)
 
 
 def anchored(library: Library, concepts: Sequence[Concept]) -> list[Concept]:
@@ -96,7 +97,7 @@ def train_again(library: Library, above: float | None) -> Library:
     contents = store_run(library.folder, base, made, concepts, beside=library.run)
     added = {target: replace(notes[target], content=content) for target, content in contents.items()}
     event = Event("retrain", targets=tuple(late), reason=f"moved by more than {above:g}", added=added)
-    return library.changed(base, library.members.within(contents), event)
+    return library.changed(base, library.members.within(contents), event, said=False)
 
 
 def own_rank() -> int:

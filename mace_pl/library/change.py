@@ -105,20 +105,21 @@ class Library:
         event = Event("fuse" if run.fused else "fit", name, date=date_of(run), targets=run.targets, added=added)
         return replace(self, run=Run.load(folder), history=History([event]))
 
-    def changed(self, base: Base, members: Members, event: Event) -> Library:
+    def changed(self, base: Base, members: Members, event: Event, said: bool = True) -> Library:
         """Solve the edit of other entries, and make it the current state.
 
         Args:
             base: the model.
             members: the entries.
             event: what was done; its ``state`` is set here.
+            said: log what is preserved; not where a training has just done so.
 
         Raises:
             UserError: nothing is left, or the system is singular.
         """
         if not members.entries:
             raise UserError("nothing would be left in the library. Use the original model instead.")
-        name = solve_state(self.folder, base, members)
+        name = solve_state(self.folder, base, members, said)
         return self.committed(replace(event, state=name))
 
     def committed(self, event: Event) -> Library:

@@ -114,13 +114,14 @@ def write_state(aside: Path, members: Members, settings: Mapping[str, Any], move
     write_json(aside / STATE, {**content, "settings": settings})
 
 
-def solve_state(library: Path, base: Base, members: Members) -> str:
+def solve_state(library: Path, base: Base, members: Members, said: bool = True) -> str:
     """Solve the edit of some entries and write the state, unless it is there; returns its id.
 
     Args:
         library: its folder.
         base: the model, and how it is edited.
         members: the entries.
+        said: log what is preserved.
 
     Raises:
         UserError: an entry that cannot be read, or a singular system.
@@ -145,7 +146,7 @@ def solve_state(library: Path, base: Base, members: Members) -> str:
         entries=places,
         config={**base.run.config, "data": data},
     )
-    solved = solve_again(run, run, base.pipeline, chosen(model.get("method")))
+    solved = solve_again(run, run, base.pipeline, chosen(model.get("method")), said)
     finished = Finished(run, base.pipeline, base.source, solved.edit, solved.original)
     with run.save() as aside:
         write_state(aside.folder, members, settings, moved_since(library, base, run, members, solved.refined))

@@ -57,7 +57,7 @@ def model_of(run: Run) -> dict[str, Any]:
     return model
 
 
-def solve_again(old: Run, new: Run, pipeline: Pipeline, method: ClosedForm) -> Solved:
+def solve_again(old: Run, new: Run, pipeline: Pipeline, method: ClosedForm, said: bool = True) -> Solved:
     """The edit of a new run, in the order of its concepts.
 
     Args:
@@ -65,6 +65,7 @@ def solve_again(old: Run, new: Run, pipeline: Pipeline, method: ClosedForm) -> S
         new: its concepts, settings, and how it is fused.
         pipeline: the original model.
         method: the closed form.
+        said: log what is preserved.
 
     Raises:
         UserError: a file of a concept that is not there or does not fit, or the system is singular.
@@ -78,7 +79,7 @@ def solve_again(old: Run, new: Run, pipeline: Pipeline, method: ClosedForm) -> S
         sums.add(target, statistics.weighted(weight))
         loras[target] = {n: (A, weight * B) for n, (A, B) in factors.items()}
     wanted = wanted_of(pipeline, new.config["model"], method)
-    refined, original, preserved = solve(pipeline, method, sums, wanted)
+    refined, original, preserved = solve(pipeline, method, sums, wanted, said)
     edit = refined
     if new.fused.method == "fused":
         edit = fusion(refined, sums, loras, preserved.fuse)
