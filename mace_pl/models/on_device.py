@@ -10,6 +10,8 @@ from mace_pl.models.protocols import Pipeline
 class OnDevice:
     """Pipelines that go to a device once and leave it once; Lightning moves what a module registers of them, no more.
 
+    They move outside of inference mode, in which Lightning tests: gradients may be taken through the tensors later.
+
     Args:
         pipelines: all of them.
     """
@@ -21,12 +23,15 @@ class OnDevice:
         """Move the pipelines, unless they are there."""
         if not self.entered:
             self.entered = True
-            for pipeline in self.pipelines:
-                pipeline.to(device)
+            self._move(device)
 
     def leave(self) -> None:
         """Move them back to the CPU, if they are not there."""
         if self.entered:
             self.entered = False
-            for pipeline in self.pipelines:
-                pipeline.to("cpu")
+            self._move(torch.device("cpu"))
+
+    @torch.inference_mode(False)
+    def _move(self, device: torch.device) -> None:
+        for pipeline in self.pipelines:
+            pipeline.to(device)

@@ -157,9 +157,8 @@ class Attack(LightningModule):
         self.gallery = Gallery(self.gallery.folder, cells)
 
     def on_test_start(self) -> None:
-        """All pipelines go to the device, as tensors that an attack may differentiate."""
-        with torch.inference_mode(False):
-            self.placed.enter(self.device)
+        """All pipelines go to the device."""
+        self.placed.enter(self.device)
 
     def test_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         """Generate images for one way of asking by all models, or attack the edited ones."""

@@ -37,9 +37,11 @@ def test_a_pipeline_that_is_there_is_not_moved(toy_pipeline: Path, moves: list[s
     moves.clear()
     placed, device = OnDevice(pipeline), torch.device("meta")
     placed.leave()
-    placed.enter(device)
-    placed.enter(device)
+    with torch.inference_mode():
+        placed.enter(device)
+        placed.enter(device)
     assert moves == ["to meta"] and pipeline.vae.device == pipeline.text_encoder.device == device
+    assert not any(parameter.is_inference() for parameter in pipeline.vae.parameters())
 
 
 def test_fit(toy_pipeline: Path, toy_clip: Path, tmp_path: Path, moves: list[str]) -> None:
