@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mace_pl.concepts.concept import Concept
+from mace_pl.data.concepts import ConceptData
 from mace_pl.methods.closed_form import Preservation
 from mace_pl.methods.lora import ConceptLoRAs
 from mace_pl.methods.losses import importance_density
@@ -21,7 +22,7 @@ from mace_pl.models.cross_attention import cross_attentions
 from mace_pl.models.pipeline import load_pipeline
 from mace_pl.stages.preserve import Preserving
 from mace_pl.stages.refine import Texts, refine_concepts
-from mace_pl.stages.train import Examples, Objective, attention_loss, sample, schedule
+from mace_pl.stages.train import IDLE, Examples, Objective, attention_loss, rank_schedule, sample, schedule
 
 
 @pytest.fixture
@@ -126,3 +127,12 @@ def test_groups_follow_one_another_and_finished_steps_are_left_out() -> None:
     ]
     assert schedule([0, 2], 2, 2, {0: 1, 2: 2}) == [{"concepts": [0], "step": 1}]
     assert schedule([0], 2, 1, {0: 2}) == []
+
+
+def test_ranks_go_from_batch_to_batch_together_and_never_without_one() -> None:
+    data = ConceptData([{"target": name, "anchor": "sky"} for name in ("ship", "dog", "cat")], steps_per_concept=2)
+    first, second = (rank_schedule(data, rank, 2, 1, {}) for rank in range(2))
+    assert [(batch["concepts"], batch["step"]) for batch in first] == [([0], 0), ([0], 1), ([2], 0), ([2], 1)]
+    assert second == [{"concepts": [1], "step": 0}, {"concepts": [1], "step": 1}, IDLE, IDLE]
+    done = dict.fromkeys(range(3), 2)
+    assert rank_schedule(data, 0, 2, 1, done) == rank_schedule(data, 1, 2, 1, done) == [IDLE]
