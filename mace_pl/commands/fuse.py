@@ -66,9 +66,9 @@ def fuse_run(
         UserError: no run there, an unknown target, nothing left, a weight outside [0, 1], a term that no closed form
             has, or a hardened run.
     """
+    given = _pairs(weights) if isinstance(weights, str) else weights or {}
     old = _unhardened(run, without_hardening)
     dropped = clean_names(drop.split(",") if isinstance(drop, str) else drop or [], "drop")
-    given = _pairs(weights) if isinstance(weights, str) else weights or {}
     concepts, strengths = _chosen(old, dropped, {clean_name(name, "weights"): w for name, w in given.items()})
     model = model_of(old)
     for stage, changed in (("refine", refine or {}), ("fuse", fuse or {})):
