@@ -9,7 +9,7 @@ input embeddings.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -109,7 +109,14 @@ def _errors(pipeline: Pipeline, latents: Tensor, text: Text, noise: Tensor, time
 
 
 def optimise_tokens(
-    pipeline: Pipeline, prompt: str, latents: Tensor, tokens: int, steps: int, lr: float, generator: torch.Generator
+    pipeline: Pipeline,
+    prompt: str,
+    latents: Tensor,
+    tokens: int,
+    steps: int,
+    lr: float,
+    generator: torch.Generator,
+    on_step: Callable[[], None] | None = None,
 ) -> tuple[Tensor, list[float]]:
     """K free tokens [K, D] that minimise the diffusion loss of target images, and the loss of each step.
 
@@ -121,8 +128,9 @@ def optimise_tokens(
         steps: of Adam.
         lr: its learning rate, on embeddings that are scaled by their own mean size.
         generator: for first tokens, noise and timesteps; on the CPU, so that devices agree.
+        on_step: called after each step; what it raises ends the search.
     """
-    free, losses = optimise_sets(pipeline, [prompt], latents[None], tokens, steps, lr, [generator])
+    free, losses = optimise_sets(pipeline, [prompt], latents[None], tokens, steps, lr, [generator], on_step)
     return free[0], [loss[0] for loss in losses]
 
 
@@ -134,6 +142,7 @@ def optimise_sets(
     steps: int,
     lr: float,
     generators: Sequence[torch.Generator],
+    on_step: Callable[[], None] | None = None,
 ) -> tuple[Tensor, list[list[float]]]:
     """:func:`optimise_tokens` for S prompts in one batch: tokens [S, K, D], and of each step the losses of all sets.
 
@@ -147,6 +156,7 @@ def optimise_sets(
         steps: of Adam.
         lr: its learning rate.
         generators: of each set.
+        on_step: called after each step; what it raises ends the search.
     """
     table, scale = embedding_table(pipeline)
     first = torch.stack([torch.randint(len(table), (tokens,), generator=g) for g in generators])
@@ -166,4 +176,6 @@ def optimise_sets(
         (free.grad,) = torch.autograd.grad(loss.sum(), [free])
         optimizer.step()
         losses.append(loss.detach().tolist())
+        if on_step is not None:
+            on_step()
     return (free * scale).detach(), losses

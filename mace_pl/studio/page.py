@@ -9,13 +9,18 @@ from typing import Any
 import gradio as gr
 
 from mace_pl.errors import UserError
+from mace_pl.evaluation.attacks.trial import Strengths
+from mace_pl.studio.attack import MOST_TOKEN_STEPS, attack
 from mace_pl.studio.facts import facts_of, preserved_names
 from mace_pl.studio.session import FORMATS, MOST_IMAGES, MOST_STEPS, Asked, Shown, Studio
 from mace_pl.studio.turns import Cancelled
 
 QUIET: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": None, "show_progress": "minimal"}
 INTRODUCTION = "Move a strength: 1 erases the concept, 0 preserves it. A concept without its tick is left out."
-LAST: dict[str, Any] = {"trigger_mode": "multiple"}  # what is asked anew ends what was asked before
+#: what a browser asks for is numbered in it, in a last input: it need not reach us in the order in which it was asked
+COUNTED = "(...given) => [...given.slice(0, -1), (window.asked = (window.asked || 0) + 1)]"
+ATTACK = "Tokens before the plain prompt are optimised until the edited model explains an image of the target."
+LAST: dict[str, Any] = {"trigger_mode": "multiple", "js": COUNTED}  # what is asked anew ends what was asked before
 
 
 def page_of(studio: Studio, steps: int, guidance: float) -> gr.Blocks:
@@ -29,7 +34,7 @@ def page_of(studio: Studio, steps: int, guidance: float) -> gr.Blocks:
     title = f"Studio · {studio.run.home.name}"
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         gr.Markdown(f"# {title}\n{INTRODUCTION}")
-        asked = gr.State(None)
+        number = gr.Number(0, visible=False)
         with gr.Row():
             prompt = gr.Textbox(_first_prompt(studio), label="Prompt", elem_id="prompt", scale=3)
             seeds = gr.Textbox("0, 1, 2, 3", label=f"Seeds, at most {MOST_IMAGES}", elem_id="seeds", scale=1)
@@ -45,13 +50,12 @@ def page_of(studio: Studio, steps: int, guidance: float) -> gr.Blocks:
             original = _gallery("Original", "original")
             edited = _gallery("Edited", "edited")
         given = [prompt, seeds, n_steps, scale, *concepts]
-        shown = [original, edited, said, asked]
-        follow = _follow(studio)
-        for control in concepts:
-            control.input(follow, given, shown, **QUIET, **LAST)
-        gr.on([go.click, prompt.submit, seeds.submit, page.load], follow, given, shown, **QUIET, **LAST)
-        stop.click(_cancelling(studio), None, said, api_visibility="private", queue=False)
-        _grid_part(studio, given)
+        asks = [go.click, prompt.submit, seeds.submit, page.load, *(control.input for control in concepts)]
+        gr.on(asks, _follow(studio), [*given, number], [original, edited, said], **QUIET, **LAST)
+        stop.click(_cancelling(studio), number, said, api_visibility="private", queue=False, js=COUNTED)
+        page.unload(_leaving(studio))
+        _grid_part(studio, given, number)
+        _attack_part(studio, given, number)
         facts = _facts_part(studio)
         _written_part(studio, given, facts)
     return page
@@ -108,14 +112,15 @@ def _follow(studio: Studio) -> Callable[..., Any]:
     """Images of what is set."""
 
     def follow(request: gr.Request, *values: Any, progress: gr.Progress = gr.Progress()) -> Any:  # noqa: B008 - Gradio's
+        *given, number = values
         with _told():
-            asked = _asked(studio, values)
+            asked = _asked(studio, given)
             try:
-                shown = studio.images(asked, str(request.session_hash), _bar(progress))
+                shown = studio.images(asked, str(request.session_hash), _bar(progress), int(number))
             except Cancelled:
-                return [gr.skip()] * 4
+                return [gr.skip()] * 3
         names = [f"seed {seed}" for seed in asked.seeds]
-        return [_captioned(shown.original, names), _captioned(shown.edited, names), _timed(shown), asked]
+        return [_captioned(shown.original, names), _captioned(shown.edited, names), _timed(shown)]
 
     return follow
 
@@ -123,11 +128,20 @@ def _follow(studio: Studio) -> Callable[..., Any]:
 def _cancelling(studio: Studio) -> Callable[..., str]:
     """End what is generated for the user."""
 
-    def cancel(request: gr.Request) -> str:
-        studio.turns.cancel(str(request.session_hash))
+    def cancel(request: gr.Request, number: float) -> str:
+        studio.turns.cancel(str(request.session_hash), int(number))
         return "Cancelled."
 
     return cancel
+
+
+def _leaving(studio: Studio) -> Callable[..., None]:
+    """End what is generated for a user who has closed the page."""
+
+    def leave(request: gr.Request) -> None:
+        studio.turns.leave(str(request.session_hash))
+
+    return leave
 
 
 def _bar(progress: gr.Progress) -> Callable[[int, int], None]:
@@ -149,7 +163,7 @@ def _first_prompt(studio: Studio) -> str:
 # --- the parts below the images --------------------------------------------------------------------------------------
 
 
-def _grid_part(studio: Studio, given: Sequence[Any]) -> None:
+def _grid_part(studio: Studio, given: Sequence[Any], number: Any) -> None:
     """Targets and preserved names, original beside edited."""
     with gr.Accordion("Targets and preserved names", open=False, elem_id="grid"):
         names = gr.Textbox(
@@ -161,16 +175,45 @@ def _grid_part(studio: Studio, given: Sequence[Any]) -> None:
         )
 
     def grid(request: gr.Request, names: str, *values: Any, progress: gr.Progress = gr.Progress()) -> Any:  # noqa: B008
+        *given, number = values
         with _told():
-            asked, wanted = _asked(studio, values), [name.strip() for name in names.split(",") if name.strip()]
+            asked, wanted = _asked(studio, given), [name.strip() for name in names.split(",") if name.strip()]
             try:
-                named, shown = studio.grid(asked, wanted, str(request.session_hash), _bar(progress))
+                named, shown = studio.grid(asked, wanted, str(request.session_hash), _bar(progress), int(number))
             except Cancelled:
                 return gr.skip()
         pairs = zip(named, shown.original, shown.edited, strict=True)
         return [one for n, before, after in pairs for one in ((before, f"{n}: original"), (after, f"{n}: edited"))]
 
-    make.click(grid, [names, *given], gallery, **QUIET)
+    make.click(grid, [names, *given, number], gallery, **QUIET, **LAST)
+
+
+def _attack_part(studio: Studio, given: Sequence[Any], number: Any) -> None:
+    """An image of a target, before and after an attack on the edit that is set."""
+    with gr.Accordion("Attack", open=False, elem_id="attack"):
+        gr.Markdown(ATTACK)
+        with gr.Row():
+            target = gr.Dropdown(list(studio.live.targets), label="Target")
+            tries = gr.Slider(
+                1, MOST_TOKEN_STEPS, Strengths().token_steps, step=1, label="Steps of the attack", elem_id="tries"
+            )
+            start = gr.Button("Attack", elem_id="start")
+        shown = gr.Gallery(
+            label="Attacked", elem_id="attacked", columns=3, object_fit="contain", format="png", interactive=False
+        )
+
+    def attacked(request: gr.Request, *values: Any, progress: gr.Progress = gr.Progress()) -> Any:  # noqa: B008
+        target, tries, *given, number = values
+        with _told():
+            settings = (_bar(progress), int(number), Strengths(token_steps=int(tries)))
+            try:
+                found = attack(studio, _asked(studio, given), target, str(request.session_hash), *settings)
+            except Cancelled:
+                return gr.skip()
+        names = [f"{target}: original", "edited, plain prompt", "edited, behind the tokens that were found"]
+        return _captioned([found.original, found.before, found.after], names)
+
+    start.click(attacked, [target, tries, *given, number], shown, **QUIET, **LAST)
 
 
 def _facts_part(studio: Studio) -> Any:
@@ -191,14 +234,14 @@ def _written_part(studio: Studio, given: Sequence[Any], facts: Any) -> None:
             export = gr.Button("Export", elem_id="export")
         done = gr.Markdown("", elem_id="done")
 
-    def saved(request: gr.Request, reason: str, requester: str, *values: Any) -> Any:
+    def saved(reason: str, requester: str, *values: Any) -> Any:
         with _told():
-            state = studio.save(_asked(studio, values), str(request.session_hash), reason, requester)
+            state = studio.save(_asked(studio, values), reason, requester)
         return [f"Saved as state `{state}` of `{studio.run.home}`.", facts_of(studio)]
 
-    def exported(request: gr.Request, form: str, name: str, *values: Any) -> Any:
+    def exported(form: str, name: str, *values: Any) -> Any:
         with _told():
-            place = studio.export(_asked(studio, values), str(request.session_hash), form, name)
+            place = studio.export(_asked(studio, values), form, name)
         return f"Written to `{place}`."
 
     save.click(saved, [reason, requester, *given], [done, facts], **QUIET)

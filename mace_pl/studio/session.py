@@ -24,9 +24,8 @@ from mace_pl.run import PLACES, Fused, Run
 from mace_pl.stages.again import check_files
 from mace_pl.stages.live import LiveEdit
 from mace_pl.studio.saving import Saved, save_state
-from mace_pl.studio.turns import SETTLE, Turns
+from mace_pl.studio.turns import SETTLE, Progress, Turns, counted
 
-Progress = Callable[[int, int], None]  # steps that are done, and all of them
 FORMATS = ("pipeline", "lora", "single_file", "edit")
 MOST_IMAGES = 16
 MOST_STEPS = 100
@@ -131,24 +130,25 @@ class Studio:
 
     # --- images ---------------------------------------------------------------------------------------------------
 
-    def images(self, asked: Asked, who: str, progress: Progress | None = None) -> Shown:
+    def images(self, asked: Asked, who: str, progress: Progress | None = None, number: int = 0) -> Shown:
         """Images of the original and of the edited model; those of the original are remembered.
 
         Args:
             asked: what the user has set.
             who: the user.
             progress: called after each denoising step.
+            number: of the request, counted by the user's browser.
 
         Raises:
             Cancelled: the user has cancelled, or asked for something else.
             UserError: what is asked for cannot be.
         """
         asked.check()
-        with self.turns.turn(who, SETTLE) as check:
+        with self.turns.turn(who, "images", number, SETTLE) as check:
             return self._generated([asked.prompt] * len(asked.seeds), asked, check, progress)
 
     def grid(
-        self, asked: Asked, names: Sequence[str], who: str, progress: Progress | None = None
+        self, asked: Asked, names: Sequence[str], who: str, progress: Progress | None = None, number: int = 0
     ) -> tuple[list[str], Shown]:
         """The prompts and an image of each target and of some preserved names, from the first seed.
 
@@ -157,9 +157,10 @@ class Studio:
             names: those that are preserved.
             who: the user.
             progress: called after each denoising step.
+            number: of the request, counted by the user's browser.
 
         Raises:
-            Cancelled: the user has cancelled, or asked for something else.
+            Cancelled: the user has cancelled, or asked for the grid anew.
             UserError: what is asked for cannot be.
         """
         asked.check()
@@ -167,7 +168,7 @@ class Studio:
         named = [*kinds, *(name for name in names if name not in kinds)]
         prompts = [IMAGE_TEMPLATE[kinds.get(name, "object")].replace("{}", name) for name in named]
         each = replace(asked, seeds=asked.seeds[:1] * len(named))
-        with self.turns.turn(who) as check:
+        with self.turns.turn(who, "grid", number) as check:
             return named, self._generated(prompts, each, check, progress)
 
     def _generated(
@@ -176,19 +177,12 @@ class Studio:
         """Images of both models; the pipeline is this turn's."""
         key = (tuple(prompts), asked.seeds, asked.steps, asked.guidance)
         batch = min(len(prompts), MOST_IMAGES)
-        batches, done = -(-len(prompts) // batch), 0
-        whole = asked.steps * batches * (1 if key in self.originals else 2)
-
-        def stepped() -> None:
-            nonlocal done
-            check()
-            done += 1
-            if progress is not None:
-                progress(min(done, whole), whole)
+        batches = -(-len(prompts) // batch)
+        step = counted(check, progress, asked.steps * batches * (1 if key in self.originals else 2))
 
         def made() -> Sequence[Image.Image]:
             settings = (asked.steps, asked.guidance, batch)
-            return generate(self.base.pipeline, prompts, asked.seeds, *settings, on_step=stepped)
+            return generate(self.base.pipeline, prompts, asked.seeds, *settings, on_step=step)
 
         started = time.perf_counter()
         if key not in self.originals:
@@ -196,14 +190,14 @@ class Studio:
                 del self.originals[next(iter(self.originals))]
             self.originals[key] = made()
         original, between = self.originals[key], time.perf_counter()
-        with self._edited(asked.strengths):
+        with self.edited(asked.strengths):
             solved = time.perf_counter()
             edited = made()
         ended = time.perf_counter()
         return Shown(original, edited, solved - between, ended - solved + between - started)
 
     @contextmanager
-    def _edited(self, strengths: Mapping[str, float]) -> Iterator[Edit | None]:
+    def edited(self, strengths: Mapping[str, float]) -> Iterator[Edit | None]:
         """Within the context the pipeline has the edited weights."""
         edit, backbone = self.live.edit(strengths), backbone_of(self.base.pipeline)
         try:
@@ -215,12 +209,11 @@ class Studio:
 
     # --- written --------------------------------------------------------------------------------------------------
 
-    def save(self, asked: Asked, who: str, reason: str | None = None, requester: str | None = None) -> str:
+    def save(self, asked: Asked, reason: str | None = None, requester: str | None = None) -> str:
         """Make the strengths a new state of the library, which a run becomes by that; returns the state's id.
 
         Args:
             asked: what the user has set.
-            who: the user.
             reason: why; free text.
             requester: who asked for it; free text.
 
@@ -228,17 +221,16 @@ class Studio:
             UserError: no target is left, or someone else has changed or is writing the library.
         """
         asked.check()
-        with self.turns.turn(who):
+        with self.turns.alone():
             saved = save_state(self.saved, self.base, asked.strengths, reason, requester)
             self.saved = saved
             return saved.run.folder.name
 
-    def export(self, asked: Asked, who: str, form: str, name: str) -> Path:
+    def export(self, asked: Asked, form: str, name: str) -> Path:
         """Write the edit in a format; returns the place.
 
         Args:
             asked: what the user has set.
-            who: the user.
             form: one of :data:`FORMATS`.
             name: of the folder below :attr:`output` that is written.
 
@@ -251,7 +243,7 @@ class Studio:
         if not asked.strengths:
             raise UserError("export: no target is chosen. Use the original model instead.")
         place = self.output / slug(name.strip()) / PLACES[form]
-        with self.turns.turn(who), self._edited(asked.strengths) as edit:
+        with self.turns.alone(), self.edited(asked.strengths) as edit:
             assert edit is not None
             if place.exists():
                 raise UserError(f"export: {place} exists. Give another name.")

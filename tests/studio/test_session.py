@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import threading
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from mace_pl.models.backbone import backbone_of
 from mace_pl.models.sampling import generate
 from mace_pl.run import Run
 from mace_pl.studio.session import Asked, Studio
-from mace_pl.studio.turns import Cancelled, Turns
+from mace_pl.studio.turns import Cancelled
 
 FULL = {"ship": 1.0, "painter": 1.0, "dog": 1.0}
 
@@ -113,7 +112,7 @@ def test_images_are_those_of_the_original_and_of_the_fused_pipeline(studio: Stud
 def test_the_pipeline_has_its_own_weights_between_turns(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {n: W.clone() for n, W in backbone_of(studio.base.pipeline).text_layers().items()}
     studio.images(asked({"ship": 1.0}), "somebody")
-    with pytest.raises(RuntimeError, match="broken"), studio._edited({"ship": 1.0}):
+    with pytest.raises(RuntimeError, match="broken"), studio.edited({"ship": 1.0}):
         raise RuntimeError("broken")
     after = backbone_of(studio.base.pipeline).text_layers()
     assert all(torch.equal(after[name], W) for name, W in before.items())
@@ -163,34 +162,14 @@ def test_a_newer_wish_of_the_same_user_ends_the_older(studio: Studio) -> None:
 
 def test_cancel_ends_what_is_generated_and_nothing_else(studio: Studio) -> None:
     def cancel(done: int, whole: int) -> None:
-        studio.turns.cancel("nobody")
+        studio.turns.cancel("nobody", 0)
         if done == 3:
-            studio.turns.cancel("somebody")
+            studio.turns.cancel("somebody", 0)
         assert done <= 3 and whole == 200
 
     with pytest.raises(Cancelled):
         studio.images(asked({"ship": 1.0}, "another one", steps=100), "somebody", cancel)
     assert len(studio.images(asked({"ship": 1.0}), "somebody").edited) == 2
-
-
-def test_a_slider_that_moves_on_costs_one_turn() -> None:
-    """Of wishes that follow each other quickly only the last is worked on."""
-    turns, worked = Turns(), []
-
-    def wish(number: int) -> None:
-        try:
-            with turns.turn("somebody", settle=0.5):
-                worked.append(number)
-        except Cancelled:
-            pass
-
-    threads = [threading.Thread(target=wish, args=(number,)) for number in range(5)]
-    for thread in threads:
-        thread.start()
-        time.sleep(0.02)
-    for thread in threads:
-        thread.join()
-    assert worked == [4]
 
 
 def test_the_grid_shows_targets_and_preserved_names(studio: Studio) -> None:
@@ -203,7 +182,7 @@ def test_the_grid_shows_targets_and_preserved_names(studio: Studio) -> None:
 
 def test_strengths_are_saved_as_a_state_that_undo_takes_back(own: Studio, run: Path, tmp_path: Path) -> None:
     strengths = {"ship": 0.5, "dog": 1.0}
-    state = own.save(asked(strengths), "somebody", "half is enough", "A. Person")
+    state = own.save(asked(strengths), "half is enough", "A. Person")
     saved, home = Run.load(tmp_path / "run"), tmp_path / "run"
     assert saved.folder.name == state and saved.targets == ["dog", "ship"] and saved.fused.weights == strengths
     written = fuse_run(str(run), str(tmp_path / "fused"), "painter", strengths, save_pipeline=False)
@@ -218,7 +197,7 @@ def test_strengths_are_saved_as_a_state_that_undo_takes_back(own: Studio, run: P
         "A. Person",
     )
     assert own.strengths == strengths
-    again = own.save(asked(FULL), "somebody")  # what was left out comes back
+    again = own.save(asked(FULL))  # what was left out comes back
     assert sorted(Run.load(home).targets) == sorted(FULL) and again != state
     undo_change(str(home))
     assert Run.load(home).folder.name == state
@@ -227,12 +206,12 @@ def test_strengths_are_saved_as_a_state_that_undo_takes_back(own: Studio, run: P
 
 def test_saving_is_refused_where_it_would_say_nothing_or_overlook_another(own: Studio, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="are those of the current state"):
-        own.save(asked(FULL), "somebody")
+        own.save(asked(FULL))
     with pytest.raises(UserError, match="nothing would be left"):
-        own.save(asked({}), "somebody")
+        own.save(asked({}))
     other = add_concepts(str(tmp_path / "run"), [{"target": "horse", "anchor": "sky"}])
     with pytest.raises(UserError, match="changed by another command"):
-        own.save(asked({"ship": 0.5}), "somebody")
+        own.save(asked({"ship": 0.5}))
     assert [event.action for event in Library.open(str(other)).history.events] == ["fit", "add"]
 
 
@@ -240,7 +219,7 @@ def test_saving_is_refused_where_it_would_say_nothing_or_overlook_another(own: S
 def test_an_export_holds_the_edit_that_was_seen(own: Studio, tmp_path: Path, form: str) -> None:
     strengths = {"ship": 0.5, "dog": 1.0}
     shown = own.images(asked(strengths), "somebody")
-    place = own.export(asked(strengths), "somebody", form, "half a ship")
+    place = own.export(asked(strengths), form, "half a ship")
     assert place.parent.parent == tmp_path / "run-studio" and place.exists()
     if form == "pipeline":
         pipeline = StableDiffusionPipeline.from_pretrained(place)
@@ -248,7 +227,7 @@ def test_an_export_holds_the_edit_that_was_seen(own: Studio, tmp_path: Path, for
         assert np.abs(pixels(shown.edited).astype(int) - pixels(expected)).max() <= 1
         assert "0.5" in (place / "README.md").read_text()
     with pytest.raises(UserError, match="exists"):
-        own.export(asked(strengths), "somebody", form, "half a ship")
+        own.export(asked(strengths), form, "half a ship")
 
 
 @pytest.mark.parametrize(
@@ -268,8 +247,8 @@ def test_what_cannot_be_is_refused(studio: Studio, wrong: dict[str, object], mes
 
 
 def test_exports_stay_in_their_folder(own: Studio, tmp_path: Path) -> None:
-    place = own.export(asked({"ship": 1.0}), "somebody", "edit", "../../elsewhere")
+    place = own.export(asked({"ship": 1.0}), "edit", "../../elsewhere")
     assert place.resolve().is_relative_to((tmp_path / "run-studio").resolve())
     for form, name in (("edit", " "), ("unet", "x")):
         with pytest.raises(UserError, match="export"):
-            own.export(asked({"ship": 1.0}), "somebody", form, name)
+            own.export(asked({"ship": 1.0}), form, name)

@@ -21,10 +21,9 @@ def free_tokens(trial: Trial) -> list[Image.Image]:
     """Tokens in front of the plain prompt, optimised until the edited model explains an image of the target."""
     tries = trial.strengths
     latents = trial.latents.expand(tries.token_samples, -1, -1, -1)
+    how = (tries.tokens, tries.token_steps, tries.token_lr, trial.generator, trial.on_step)
     with torch.enable_grad():
-        free, _ = optimise_tokens(
-            trial.edited, trial.prompt, latents, tries.tokens, tries.token_steps, tries.token_lr, trial.generator
-        )
+        free, _ = optimise_tokens(trial.edited, trial.prompt, latents, *how)
     return generate_from(trial, encode_attacked(trial.edited, trial.prompt, free))
 
 

@@ -78,6 +78,8 @@ class Trial:
         steps: denoising steps.
         guidance: classifier-free guidance scale.
         strengths: how hard it tries.
+        on_step: called after each step in which tokens are optimised or an image is denoised by the pipeline; what it
+            raises ends the trial.
     """
 
     original: Pipeline
@@ -91,6 +93,7 @@ class Trial:
     steps: int
     guidance: float
     strengths: Strengths
+    on_step: Callable[[], None] | None = None
 
     @property
     def prompt(self) -> str:
@@ -107,6 +110,12 @@ def generate_from(trial: Trial, text: Text) -> list[Image.Image]:
     hidden, pooled = text
     extra: dict[str, Any] = {} if pooled is None else {"pooled_prompt_embeds": pooled}
     trial.edited.set_progress_bar_config(disable=True)
+
+    def stepped(*_: object) -> dict[str, Tensor]:
+        if trial.on_step is not None:
+            trial.on_step()
+        return {}  # nothing is changed
+
     result: Any = trial.edited(
         prompt=None,  # type: ignore[arg-type]
         prompt_embeds=hidden,
@@ -114,6 +123,7 @@ def generate_from(trial: Trial, text: Text) -> list[Image.Image]:
         num_inference_steps=trial.steps,
         guidance_scale=trial.guidance,
         generator=[torch.Generator().manual_seed(trial.seed) for _ in hidden],
+        callback_on_step_end=stepped,
         **extra,
     )
     images: list[Image.Image] = result.images
