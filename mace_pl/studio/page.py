@@ -12,6 +12,7 @@ from mace_pl.errors import UserError
 from mace_pl.evaluation.attacks.trial import Strengths
 from mace_pl.studio.attack import MOST_TOKEN_STEPS, attack
 from mace_pl.studio.facts import facts_of, preserved_names
+from mace_pl.studio.image_files import ImageFiles
 from mace_pl.studio.session import FORMATS, MOST_IMAGES, MOST_STEPS, Asked, Shown, Studio
 from mace_pl.studio.turns import Cancelled
 
@@ -23,11 +24,12 @@ ATTACK = "Tokens before the plain prompt are optimised until the edited model ex
 LAST: dict[str, Any] = {"trigger_mode": "multiple", "js": COUNTED}  # what is asked anew ends what was asked before
 
 
-def page_of(studio: Studio, steps: int, guidance: float) -> gr.Blocks:
+def page_of(studio: Studio, files: ImageFiles, steps: int, guidance: float) -> gr.Blocks:
     """The whole page.
 
     Args:
         studio: the run that it shows.
+        files: where its images lie.
         steps: denoising steps at first.
         guidance: classifier-free guidance scale at first.
     """
@@ -51,11 +53,11 @@ def page_of(studio: Studio, steps: int, guidance: float) -> gr.Blocks:
             edited = _gallery("Edited", "edited")
         given = [prompt, seeds, n_steps, scale, *concepts]
         asks = [go.click, prompt.submit, seeds.submit, page.load, *(control.input for control in concepts)]
-        gr.on(asks, _follow(studio), [*given, number], [original, edited, said], **QUIET, **LAST)
+        gr.on(asks, _follow(studio, files), [*given, number], [original, edited, said], **QUIET, **LAST)
         stop.click(_cancelling(studio), number, said, api_visibility="private", queue=False, js=COUNTED)
         page.unload(_leaving(studio))
-        _grid_part(studio, given, number)
-        _attack_part(studio, given, number)
+        _grid_part(studio, files, given, number)
+        _attack_part(studio, files, given, number)
         facts = _facts_part(studio)
         _written_part(studio, given, facts)
     return page
@@ -108,7 +110,7 @@ def _told() -> Iterator[None]:
         raise gr.Error(str(error), duration=None, print_exception=False) from error
 
 
-def _follow(studio: Studio) -> Callable[..., Any]:
+def _follow(studio: Studio, files: ImageFiles) -> Callable[..., Any]:
     """Images of what is set."""
 
     def follow(request: gr.Request, *values: Any, progress: gr.Progress = gr.Progress()) -> Any:  # noqa: B008 - Gradio's
@@ -120,7 +122,8 @@ def _follow(studio: Studio) -> Callable[..., Any]:
             except Cancelled:
                 return [gr.skip()] * 3
         names = [f"seed {seed}" for seed in asked.seeds]
-        return [_captioned(shown.original, names), _captioned(shown.edited, names), _timed(shown)]
+        original, edited = (_captioned(files, images, names) for images in (shown.original, shown.edited))
+        return [original, edited, _timed(shown)]
 
     return follow
 
@@ -148,8 +151,8 @@ def _bar(progress: gr.Progress) -> Callable[[int, int], None]:
     return lambda done, whole: progress((done, whole), desc="generating", unit="steps")
 
 
-def _captioned(images: Sequence[Any], names: Sequence[str]) -> list[tuple[Any, str]]:
-    return list(zip(images, names, strict=True))
+def _captioned(files: ImageFiles, images: Sequence[Any], names: Sequence[str]) -> list[tuple[str, str]]:
+    return list(zip(files.places(images), names, strict=True))
 
 
 def _timed(shown: Shown) -> str:
@@ -163,7 +166,7 @@ def _first_prompt(studio: Studio) -> str:
 # --- the parts below the images --------------------------------------------------------------------------------------
 
 
-def _grid_part(studio: Studio, given: Sequence[Any], number: Any) -> None:
+def _grid_part(studio: Studio, files: ImageFiles, given: Sequence[Any], number: Any) -> None:
     """Targets and preserved names, original beside edited."""
     with gr.Accordion("Targets and preserved names", open=False, elem_id="grid"):
         names = gr.Textbox(
@@ -182,13 +185,13 @@ def _grid_part(studio: Studio, given: Sequence[Any], number: Any) -> None:
                 named, shown = studio.grid(asked, wanted, str(request.session_hash), _bar(progress), int(number))
             except Cancelled:
                 return gr.skip()
-        pairs = zip(named, shown.original, shown.edited, strict=True)
-        return [one for n, before, after in pairs for one in ((before, f"{n}: original"), (after, f"{n}: edited"))]
+        both = [image for pair in zip(shown.original, shown.edited, strict=True) for image in pair]
+        return _captioned(files, both, [f"{name}: {kind}" for name in named for kind in ("original", "edited")])
 
     make.click(grid, [names, *given, number], gallery, **QUIET, **LAST)
 
 
-def _attack_part(studio: Studio, given: Sequence[Any], number: Any) -> None:
+def _attack_part(studio: Studio, files: ImageFiles, given: Sequence[Any], number: Any) -> None:
     """An image of a target, before and after an attack on the edit that is set."""
     with gr.Accordion("Attack", open=False, elem_id="attack"):
         gr.Markdown(ATTACK)
@@ -211,7 +214,7 @@ def _attack_part(studio: Studio, given: Sequence[Any], number: Any) -> None:
             except Cancelled:
                 return gr.skip()
         names = [f"{target}: original", "edited, plain prompt", "edited, behind the tokens that were found"]
-        return _captioned([found.original, found.before, found.after], names)
+        return _captioned(files, [found.original, found.before, found.after], names)
 
     start.click(attacked, [target, tries, *given, number], shown, **QUIET, **LAST)
 

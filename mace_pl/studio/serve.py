@@ -67,11 +67,14 @@ def studio(
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported
     images = TemporaryDirectory(prefix="mace-pl-studio-")  # of this user alone, removed at the end
     os.environ.setdefault("GRADIO_TEMP_DIR", images.name)
+    from mace_pl.studio.image_files import ImageFiles
     from mace_pl.studio.page import page_of
     from mace_pl.studio.session import Studio
 
     secret = token or (secrets.token_urlsafe(16) if share or not is_local(host) else None)
-    page = page_of(Studio.open(run, output_dir, pretrained, layout), steps, guidance)
+    made = Path(images.name) / "made"
+    made.mkdir()
+    page = page_of(Studio.open(run, output_dir, pretrained, layout), ImageFiles(made), steps, guidance)
     page.queue(default_concurrency_limit=None)
     asks = f", which asks for the token {secret}" if secret else ""
     if share:

@@ -131,8 +131,8 @@ def sources(page: Any, name: str) -> list[str]:
 
 
 def images(page: Any, name: str) -> np.ndarray:
-    """The pixels that a gallery shows."""
-    answers = [page.request.get(source).body() for source in sources(page, name)]
+    """The pixels that a gallery shows; a connection that the server has closed as idle is opened again."""
+    answers = [page.request.get(source, max_retries=3).body() for source in sources(page, name)]
     return np.stack([np.asarray(Image.open(io.BytesIO(body)).convert("RGB")) for body in answers])
 
 
