@@ -31,6 +31,7 @@ from mace_pl.concepts.concept import read_concepts
 from mace_pl.errors import UserError
 from mace_pl.files.artifacts import read_metadata, read_tensors, slug, write_tensors, written_aside
 from mace_pl.files.links import take
+from mace_pl.files.owned import SHARED
 from mace_pl.files.paths import resolve
 from mace_pl.files.tables import read_yaml
 from mace_pl.files.versions import current, entry_folders, library_of
@@ -270,15 +271,15 @@ class Run:
 def inputs_of(config: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What a run reads, by its configuration: what each is, and the place that a setting names."""
     model, data = config["model"], config.get("data") or {}
-    found: list[tuple[str, str | None]] = [("base model", model["pretrained"])]
-    found += [("layout of the base", model.get("layout"))]
+    found: list[tuple[str, str | None]] = [("base model", model["pretrained"]), ("layout", model.get("layout"))]
     for name in ("prior", "domain"):
         given = model.get(name) or []
         found += [(f"{name} statistics", file) for file in ([given] if isinstance(given, str) else given)]
-    for concept in read_concepts(data["concepts"]) if data.get("concepts") else []:
-        found += [(f"images of {concept.target!r}", concept.images), (f"masks of {concept.target!r}", concept.masks)]
-    there = [(what, place) for what, place in found if place and resolve(place).exists()]  # a hub id lies nowhere
-    return [*there, *([("folder of data.pictures", data["pictures"])] if data.get("pictures") else [])]
+    pictures = [(SHARED, data["pictures"])] if data.get("pictures") else []
+    for one in read_concepts(data["concepts"]) if data.get("concepts") else []:
+        found += [(f"images of {one.target!r}", one.images), (f"masks of {one.target!r}", one.masks)]
+        pictures += [(f"images of {one.target!r}", f"{pictures[0][1]}/{slug(one.target)}")] if pictures else []
+    return [(what, place) for what, place in found if place and resolve(place).exists()] + pictures  # hub ids: nowhere
 
 
 def read_refined(file: Path, own: Mapping[str, Tensor], setting: str) -> dict[str, Tensor]:

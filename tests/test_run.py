@@ -234,6 +234,14 @@ def test_what_fuse_needs_is_named(run: Path, fused: Path, tmp_path: Path) -> Non
     assert [path.name for path in tmp_path.iterdir()] == ["bare"]
 
 
+def test_a_run_is_not_fused_into_itself(run: Path, tmp_path: Path) -> None:
+    before = checksums(run)
+    for output, verb in ((run, "is"), (run.parent, "holds"), (run / "report", "lies in")):
+        with pytest.raises(UserError, match=rf"output_dir=.* {verb} the run \("):
+            fuse_run(str(run), str(output), overwrite=True)
+    assert checksums(run) == before
+
+
 @pytest.mark.parametrize("command", ["fit", "fuse", "export"])
 def test_what_a_run_reads_is_not_replaced_by_it(
     command: str, run: Path, toy_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -13,7 +13,7 @@ from mace_pl.errors import UserError
 from mace_pl.export.formats import Finished, check_formats
 from mace_pl.export.single_file import check_single_file
 from mace_pl.files.artifacts import claim_output, write_json
-from mace_pl.files.owned import refuse_inputs
+from mace_pl.files.owned import refuse_inputs, refuse_inside
 from mace_pl.files.paths import training_folder
 from mace_pl.files.run_log import RunLog, logs
 from mace_pl.files.screen import screen
@@ -62,7 +62,10 @@ class WriteRun(Callback):
         self.run: Run | None = None
         self.run_log, self.training = log, training_folder(self.folder)
         claim_output(self.folder, overwrite)
-        refuse_inputs(self.folder, inputs_of(config))
+        inputs = inputs_of(config)
+        refuse_inputs(self.folder, inputs)
+        if (config.get("data") or {}).get("pictures"):
+            refuse_inside(Path(config["data"]["pictures"]), inputs, "data.pictures")
         if self.training.exists() and not self.training.is_dir():
             raise UserError(
                 f"output_dir: {self.training} is a file, where the run leaves what it resumes from. Move it away, or "

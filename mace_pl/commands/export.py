@@ -72,6 +72,8 @@ def export_run(
         check_rank(edit, wanted)
     path = Path(output) if output else loaded.place(format)
     _claim(path, format, overwrite, loaded.folder)
+    if path.resolve() != loaded.place(format).resolve():
+        refuse_inputs(path, [("run", loaded.home)], "output")
     pipeline, source, base_now = loaded.base.load(pretrained, layout)
     refuse_inputs(path, [("base model", source.place)], "output")
     original = _original(pipeline, edit, base_now)

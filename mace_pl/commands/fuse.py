@@ -76,6 +76,7 @@ def fuse_run(
     closed_form = chosen(model.get("method"))
     way = _way(old, closed_form, method, strengths, fuse)
     output = Path(output_dir) if output_dir else old.home.with_name(f"{old.home.name}-{way}")
+    refuse_inputs(output, [("run", old.home)])
     claim_output(output, overwrite)
     check_files(model)
     pipeline, source, base = old.base.load(pretrained, layout)

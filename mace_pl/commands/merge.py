@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mace_pl.errors import UserError
 from mace_pl.files.artifacts import claim_output, write_tensors
+from mace_pl.files.owned import refuse_inputs
 from mace_pl.files.paths import resolve
 from mace_pl.methods.gram_statistics import KIND, POOLED, load_pooled, load_statistics
 from mace_pl.version import __version__
@@ -46,6 +47,7 @@ def merge_statistics(
     path = Path(output)
     check_arguments(files, weights, path)
     claim_output(path, overwrite, setting="output")
+    refuse_inputs(path, [("file to add", file) for file in files], "output")
     total: Tensor | None = None
     pooled: list[Tensor | None] = []
     merged: dict[str, Any] = {}

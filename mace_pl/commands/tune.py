@@ -18,6 +18,7 @@ from mace_pl.evaluation.judges import judge_labels
 from mace_pl.evaluation.words import neighbours
 from mace_pl.files.artifacts import claim_output, write_json, written_aside
 from mace_pl.files.identity import hash_files, identity
+from mace_pl.files.owned import refuse_inputs
 from mace_pl.files.screen import screen
 from mace_pl.methods.chosen import chosen
 from mace_pl.models.backbone import backbone_of
@@ -108,8 +109,10 @@ def tune_run(
     check(counts | {"steps": steps, "batch_size": batch_size}, spread)
     old = Run.load(run)
     output = Path(output_dir) if output_dir else old.home.with_name(f"{old.home.name}-tuned")
-    claim_output(output, overwrite)
     folder = Path(study) if study else output.with_name(f"{output.name}.study")
+    for setting, place in (("output_dir", output), ("study", folder)):
+        refuse_inputs(place, [("run", old.home)], setting)
+    claim_output(output, overwrite)
     again, clip = solver(old, pretrained, layout), ClipEncoder(classifier)
     images = steps, guidance, batch_size
     asked = Asking(old, again, clip, preserved_names(old, again, names), sentences, (near, far), seed)

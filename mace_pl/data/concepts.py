@@ -16,6 +16,7 @@ from torch import Tensor
 from mace_pl.concepts.concept import Concept, read_concepts, read_names, templates_of
 from mace_pl.errors import UserError
 from mace_pl.files.artifacts import slug
+from mace_pl.files.owned import refuse_inside_run
 from mace_pl.files.paths import resolve
 from mace_pl.images.files import by_stem, list_images, read_image, read_images, read_mask
 from mace_pl.images.segmentation import NETWORKS, Segment
@@ -125,6 +126,9 @@ class ConceptData(LightningDataModule):
         self.anchors, self.chosen = read_names(anchors, "data.anchors"), dict[str, str]()
         self.templates = templates_of(templates, self.concepts)
         self.pictures = Path(pictures)
+        if self.pictures.exists() and not self.pictures.is_dir():
+            raise UserError(f"data.pictures={pictures} is a file. Give the folder in which images are put.")
+        refuse_inside_run(self.pictures, "data.pictures")
         self.images_per_concept = images_per_concept
         self.image_steps = image_steps
         self.image_guidance, self.image_scheduler = image_guidance, image_scheduler

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mace_pl.errors import UserError
 from mace_pl.files.leftovers import beside, clear_leftovers, remove
-from mace_pl.files.owned import refuse_foreign, write_record
+from mace_pl.files.owned import refuse_file, refuse_foreign, write_record
 from mace_pl.files.tensors import check_finite, hash_tensors
 
 FORMAT_VERSION = "1"
@@ -260,6 +260,8 @@ def claim_output(path: Path, overwrite: bool, setting: str = "output_dir") -> No
         refuse_foreign(path, setting)
     elif path.exists() and setting == "output_dir":
         raise UserError(f"{setting}: {path} is a file, which is not replaced by a folder. Choose another --{setting}.")
+    elif path.exists():
+        refuse_file(path, setting)
     writable = path
     while not writable.exists():
         writable = writable.parent

@@ -16,7 +16,7 @@ from mace_pl.concepts.templates import IMAGE_TEMPLATE
 from mace_pl.concepts.tokens import attended_positions
 from mace_pl.files.artifacts import written_aside
 from mace_pl.files.identity import note_inputs
-from mace_pl.files.owned import IMAGES
+from mace_pl.files.owned import IMAGES, refuse_other_images
 from mace_pl.images.files import read_images
 from mace_pl.methods.lora import stream
 from mace_pl.models.backbone import backbone_of
@@ -185,6 +185,7 @@ def write_images(
     folder: Path, request: ImageRequest, images: Sequence[Image.Image], masks: Tensor | None, masks_name: str = "masks"
 ) -> None:
     """Fill a concept's folder (``images/``, ``masks_name/``, ``settings.json``), aside and renamed."""
+    refuse_other_images(folder)
     with written_aside(folder, "data.pictures", IMAGES) as aside:
         (aside / "images").mkdir(parents=True)
         for i, image in enumerate(images):

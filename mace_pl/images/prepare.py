@@ -8,7 +8,7 @@ from dataclasses import asdict
 from mace_pl.concepts.concept import Concept
 from mace_pl.files.artifacts import slug
 from mace_pl.files.identity import made_from
-from mace_pl.files.owned import IMAGES, refuse_foreign
+from mace_pl.files.owned import refuse_other_images
 from mace_pl.images.generate import Generated, ImageRequest, by_concept, generate_rows, rows_of, write_images
 from mace_pl.images.masking import ATTENTION, TargetImages, attend_images, check_masks, segment_images
 from mace_pl.images.protocols import RunData
@@ -44,7 +44,7 @@ def prepare_images(pipeline: Pipeline, data: RunData, ranks: Ranks, seed: int, m
         said = {d.target: f"images of {d.target}" if rank == 0 else "" for d in requests}
         missing = [d for d in requests if not made_from(data.pictures / slug(d.target), asdict(d), said[d.target])]
         for folder in (data.pictures / slug(d.target) for d in missing):
-            refuse_foreign(folder, "data.pictures", IMAGES)
+            refuse_other_images(folder)
         missing = ranks.strategy.broadcast(missing)  # of one rank: another may be writing by now
         few = len(missing) < world
         rows = rows_of(missing)[rank::world] if few else rows_of(missing[rank::world])

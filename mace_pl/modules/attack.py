@@ -28,6 +28,7 @@ from mace_pl.evaluation.words import Words
 from mace_pl.export.apply import load_edited
 from mace_pl.files.artifacts import claim_output, write_json, written_aside
 from mace_pl.files.markdown import markdown_table
+from mace_pl.files.owned import refuse_inputs
 from mace_pl.files.paths import model_name, place_name
 from mace_pl.files.screen import screen
 from mace_pl.methods.lora import stream
@@ -116,6 +117,7 @@ class Attack(LightningModule):
     ) -> None:
         super().__init__()
         claim_output(Path(output), overwrite, "model.output")
+        refuse_inputs(Path(output), [("base model", pretrained)], "model.output")
         self.output, self.judge_folder = Path(output), classifier
         edits = [edited] if isinstance(edited, str) else edited
         self.edits = {place_name(edit): edit for edit in edits}

@@ -25,6 +25,7 @@ from mace_pl.evaluation.results import Measured, all_results
 from mace_pl.evaluation.words import Words, neighbours
 from mace_pl.evaluation.write_scores import settings_of, write_scores
 from mace_pl.files.artifacts import claim_output
+from mace_pl.files.owned import refuse_inputs
 from mace_pl.methods.metrics import ImageScores
 from mace_pl.models.pipeline import load_pipeline, scheduled
 from mace_pl.models.sampling import generate
@@ -92,6 +93,7 @@ class ErasureScores(LightningModule):
     ) -> None:
         super().__init__()
         claim_output(Path(output), overwrite, "model.output")
+        refuse_inputs(Path(output), [("base model", pretrained)], "model.output")
         if kid_subset < 2:
             raise UserError(f"model.kid_subset={kid_subset} must be at least 2.")
         self.ablation = read_ablation(ablation or [])

@@ -13,6 +13,7 @@ from mace_pl.data.prompts import Prompts
 from mace_pl.errors import UserError
 from mace_pl.export.apply import apply_files
 from mace_pl.files.leftovers import clear_folder
+from mace_pl.files.owned import refuse_inputs
 from mace_pl.files.paths import model_name, place_name
 from mace_pl.images.manifest import begin, drop_aside, image_name, set_aside, write_image, write_manifest
 from mace_pl.models.backbone import backbone_of
@@ -69,6 +70,8 @@ class Sampler(LightningModule):
             if value is not None and (value < 8 or value % 8):
                 raise UserError(f"model.{name}={value} must be a positive multiple of 8.")
         self.output, self.overwrite = Path(output), overwrite
+        edits = [(f"edit {file}", file) for file in apply or []]
+        refuse_inputs(self.output, [("base model", pretrained), *edits], "model.output")
         self.files: list[str] = []  # this and the next: of the rows, once the folder is claimed
         self.done: Collection[int] = ()
         self.steps, self.guidance, self.negative, self.size = steps, guidance, negative, (height, width)

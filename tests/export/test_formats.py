@@ -48,6 +48,7 @@ def test_the_bases_dtype_is_kept_unless_another_is_asked_for(
     assert dtypes == {"kept": {torch.float16}, "other": {torch.bfloat16}}
 
 
+WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 TEXT_ENCODER = {"text_encoder/config.json", "text_encoder/model.safetensors"}  # edited for older programs
 
 
@@ -98,6 +99,10 @@ def test_fit_writes_the_formats_it_is_asked_for(
         (["--format", "lora", "--output", "{run}/a.safetensors"], "must be a folder"),
         (["--format", "pipeline", "--output", "{run}", "--overwrite", "true"], "would replace the run"),
         (["--format", "pipeline", "--output", "{base}", "--overwrite", "true"], "which this project did not write"),
+        (["--format", "refined", "--output", "{run}/edit.safetensors", "--overwrite", "true"], "lies in the run"),
+        (["--format", "pipeline", "--output", "{run}/report"], "lies in the run"),
+        (["--format", "refined", "--output", "{base}/kv.safetensors"], "lies in the base model"),
+        (["--format", "unet", "--output", f"{{base}}/{WEIGHTS}", "--overwrite", "true"], "was not written by this"),
         (["--format", "pipeline", "--run", "{base}"], "is no output folder of fit"),
     ],
 )

@@ -11,7 +11,8 @@ from support.runs import checksums, config, exit_message
 
 from mace_pl.cli import erase_main
 from mace_pl.errors import UserError
-from mace_pl.files.artifacts import slug, write_json, written_aside
+from mace_pl.files.artifacts import claim_output, slug, write_json, written_aside
+from mace_pl.files.owned import refuse_inputs, refuse_other_images
 
 ROOT = Path(__file__).parents[2]
 FEW = {"images_per_concept": 1, "image_steps": 1, "steps_per_concept": 1}
@@ -151,3 +152,91 @@ def test_the_later_of_two_runs_replaces_nothing(
     assert "another command has written" in message and left.name in message
     assert (tmp_path / "run" / "edit.safetensors").read_bytes() == b"of another run"
     assert (left / "edit.safetensors").is_file()
+
+
+def written_run(folder: Path) -> Path:
+    """A folder that this project has written as a whole, with the file of an edit and a statistics file."""
+    with written_aside(folder) as aside:
+        for name in ("edit.safetensors", "unet/config.json", "statistics/dog.safetensors", "images/000.png"):
+            (aside / name).parent.mkdir(parents=True, exist_ok=True)
+            (aside / name).write_text("ours")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("run", r"run holds edit\.safetensors, which is no image of a target"),
+        ("run/unet", r"unet holds config\.json, which is no image"),
+        ("run/statistics", r"statistics holds dog\.safetensors, which is no image"),
+        (".", r"holds the run run, which would be lost"),
+    ],
+)
+def test_images_of_a_target_replace_images_alone(target: str, message: str, tmp_path: Path) -> None:
+    written_run(tmp_path / "run")
+    with pytest.raises(UserError, match=message):
+        refuse_other_images(tmp_path / target)
+
+
+def test_images_of_a_target_replace_those_that_were_generated_before(tmp_path: Path) -> None:
+    with written_aside(tmp_path / "ship") as aside:
+        for name in ("images/000.png", "masks/000.png", "attention_masks/000.png", "settings.json"):
+            (aside / name).parent.mkdir(parents=True, exist_ok=True)
+            (aside / name).write_text("ours")
+    with written_aside(tmp_path / "ship" / "own" / "masks") as aside:
+        aside.mkdir(parents=True)
+        (aside / "my photo.png").write_text("a mask of the user's own image")
+    refuse_other_images(tmp_path / "ship")
+    (tmp_path / "ship" / "own" / "masks" / "mine.png").write_text("the user's own mask")
+    with pytest.raises(UserError, match=r"holds own/masks/mine\.png, which is no image of a target"):
+        refuse_other_images(tmp_path / "ship")
+
+
+def test_a_library_and_a_folder_of_runs_are_not_replaced(tmp_path: Path) -> None:
+    written_run(tmp_path / "runs" / "first")
+    with pytest.raises(UserError, match=r"output_dir: .*runs holds the run first, which would be lost"):
+        claim_output(tmp_path / "runs", overwrite=True)
+    claim_output(tmp_path / "runs" / "first", overwrite=True)
+    (tmp_path / "runs" / "first" / "library.json").write_text("{}")
+    for place, said in (("runs", "holds the library first"), ("runs/first", "is a library, whose history would")):
+        with pytest.raises(UserError, match=said):
+            claim_output(tmp_path / place, overwrite=True)
+
+
+def test_a_file_of_weights_of_others_is_not_replaced(toy_pipeline: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes((toy_pipeline / "unet" / "diffusion_pytorch_model.safetensors").read_bytes())
+    with pytest.raises(UserError, match=r"output: .*model\.safetensors was not written by this project"):
+        claim_output(weights, overwrite=True, setting="output")
+
+
+def test_no_output_holds_an_input_or_lies_in_one(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for output, verb in ((run, "is"), (tmp_path, "holds"), (run / "report", "lies in"), (run / "new" / "a", "lies in")):
+        with pytest.raises(UserError, match=rf"output_dir=.* {verb} the run \("):
+            refuse_inputs(output, [("run", run)])
+    refuse_inputs(tmp_path / "run-fused", [("run", run), ("base model", "org/model"), ("layout", None)])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--data.pictures", "{pictures}/a.yaml"], "a.yaml is a file"),
+        (["--data.pictures", "{pictures}/run"], "lies in the run run"),
+        (["--data.pictures", "{pictures}/run/pictures"], "lies in the run run"),
+        (["--data.pictures", "{base}/unet"], "lies in the base model"),
+        (["--output_dir", "{pictures}/ship"], "is the images of 'ship'"),
+        (["--output_dir", "{pictures}/ship/run"], "lies in the images of 'ship'"),
+    ],
+)
+def test_a_place_for_images_is_refused_at_the_start(
+    given: list[str], message: str, tmp_path: Path, toy_pipeline: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = tmp_path / "pictures"
+    written_run(pictures / "run")
+    (pictures / "a.yaml").write_text("a: 1")
+    args = config(tmp_path, toy_pipeline, "run", [{"target": "ship", "anchor": "sky"}], **FEW)
+    before = checksums(tmp_path)
+    places = [word.format(pictures=pictures, base=toy_pipeline) for word in given]
+    assert message in exit_message([*args, *places, "--dry_run", "true"], capsys)
+    assert checksums(tmp_path) == before
