@@ -40,5 +40,6 @@ def call(command: str, function: Callable[..., Any], args: list[str], words: str
         settings = parser.instantiate(parser.parse_args(args))
     except ArgumentError as error:
         options = [name for name in inspect.signature(function).parameters if name != words]
+        options += [name for name in parser.get_defaults().keys() if "." in name]  # noqa: SIM118 - no mapping
         raise UserError(explained(error, options)) from error
     return function(**{name: settings[name] for name in inspect.signature(function).parameters})

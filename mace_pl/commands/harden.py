@@ -31,7 +31,7 @@ from mace_pl.hardening.wording import Wording, wording_of
 from mace_pl.models.backbone import backbone_of
 from mace_pl.models.protocols import Pipeline
 from mace_pl.models.source import Source
-from mace_pl.models.text_encoding import names_beside
+from mace_pl.models.text_encoding import check_free_tokens, names_beside
 from mace_pl.run import Run
 from mace_pl.training.progress import image_progress
 
@@ -78,7 +78,7 @@ def harden_run(
     Raises:
         UserError: no run there, one that is hardened or that erases something in part, or a setting that cannot be.
     """
-    _check_call(keep_every_n_steps)
+    _check_call(keep_every_n_steps, seed)
     check_formats(export or [], "export")
     old = _checked(Run.load(run), run)
     output = Path(output_dir) if output_dir else old.home.with_name(f"{old.home.name}-hardened")
@@ -87,6 +87,7 @@ def harden_run(
     place = _place(device)
     pipeline, source, base = old.base.load(pretrained, layout)
     refuse_inputs(output, [("base model", source.place)])
+    check_free_tokens(pipeline, harden.tokens, "harden.tokens")
     forms = _formats(export, source, pipeline)
     asked = _wording(old, pipeline, preserved, synonyms or {}, sentences or {})
     job = Job(old, pipeline, harden, asked, _look(old.config), seed)
@@ -182,8 +183,8 @@ class Job:
             return generate_originals(self.pipeline, self.wording, self.settings, self.look, self.seed, progress)
 
 
-def _check_call(every: int) -> None:
-    """Refuse more ranks than one, and an interval below one step.
+def _check_call(every: int, seed: int) -> None:
+    """Refuse more ranks than one, an interval below one step, and a seed that cannot be.
 
     Raises:
         UserError: either of them.
@@ -192,6 +193,8 @@ def _check_call(every: int) -> None:
         raise UserError("harden runs in one process, WORLD_SIZE is above 1. Start it without torchrun.")
     if every < 1:
         raise UserError(f"keep_every_n_steps={every} must be at least 1.")
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed={seed} must be from 0 to 2^32 - 1.")
 
 
 def _checked(old: Run, setting: str) -> Run:
@@ -262,13 +265,20 @@ def _wording(
         unknown = [name for name in own if name not in old.targets]
         if unknown:
             raise UserError(f"{setting} names {unknown[0]!r}, no target of the run: {', '.join(old.targets)}.")
+        empty = [name for name, words in own.items() if not words or not all(words)]
+        if empty:
+            raise UserError(f"{setting} of {empty[0]!r} hold an empty text, or none. Write some, or leave them out.")
         texts.append(own)
     from_run = preserved is None
     names = read_names(
         model.get("domain_names") if from_run else preserved, "model.domain_names" if from_run else "preserved"
     )
     asked = [*old.targets, *(word for words in texts[0].values() for word in words)]
-    names = names_beside(pipeline, names, asked)
+    left = names_beside(pipeline, names, asked)
+    taken = [name for name in names if not names_beside(pipeline, [name], asked)]
+    if taken and not from_run:
+        raise UserError(f"preserved: {taken[0]!r} is a target, or a word for one. Leave it out.")
+    names = left
     wording = wording_of(concepts, templates_of(data.get("templates"), concepts), names, *texts)
     if not wording.names:
         raise UserError("preserved is empty, and the run has no anchor. Name what is to be preserved, as [dog, cat].")

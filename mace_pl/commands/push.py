@@ -14,6 +14,7 @@ from rich.table import Table
 from mace_pl.callbacks.report import shown_of
 from mace_pl.errors import UserError
 from mace_pl.export.model_card import HERE, listed
+from mace_pl.files.paths import hub_id
 from mace_pl.files.screen import screen
 from mace_pl.run import Run
 
@@ -61,6 +62,8 @@ def push_run(
         UserError: no run there, a format that was not exported, a repository that holds files or that is no name of
             one, no right to write, or a hub that cannot be reached.
     """
+    if hub_id(repo) is None:
+        raise UserError(f"repo={repo} is no name of a repository: write user/name.")
     loaded = Run.load(run)
     files = files_of(loaded, format, images)
     card = published_card(files[CARD].read_text(encoding="utf-8"), repo, loaded, IMAGE in files)

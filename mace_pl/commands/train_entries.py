@@ -48,6 +48,10 @@ def train_entries(library: Library, concepts: Sequence[Concept], templates: Any,
     """
     given = (library.settings.get("data") or {}).get("templates") if templates is None else templates
     concepts = anchored(library, concepts)
+    own = {concept.target for concept in concepts}
+    for concept in concepts:
+        if concept.anchor in library.run.targets and concept.anchor not in own:
+            screen().print(f"The anchor of {concept.target!r} is {concept.anchor!r}, which the library erases itself.")
     made = fitted(library, concepts, templates_for(given, concepts))
     if own_rank():
         return library

@@ -25,6 +25,7 @@ from mace_pl.models.backbone import backbone_of
 from mace_pl.models.text_encoding import names_beside
 from mace_pl.run import Run
 from mace_pl.stages.again import Again, check_files, model_of
+from mace_pl.tuning.checks import check, check_least, check_places
 from mace_pl.tuning.measure import Judge, Measure, Scores, says, scores, seeing
 from mace_pl.tuning.page import page, table
 from mace_pl.tuning.pick import Tried, limit, pick
@@ -107,13 +108,15 @@ def tune_run(
     limits = limit(at_most, "acc_e", "at_most"), limit(at_least, "acc_s", "at_least")
     counts = {"trials": trials, "seeds": seeds, "pilot_seeds": pilot_seeds, "confirm_seeds": confirm_seeds}
     check(counts | {"steps": steps, "batch_size": batch_size}, spread)
+    check_least({"near": near, "far": far, "guidance": guidance, "seed": seed})
     old = Run.load(run)
     output = Path(output_dir) if output_dir else old.home.with_name(f"{old.home.name}-tuned")
     folder = Path(study) if study else output.with_name(f"{output.name}.study")
     for setting, place in (("output_dir", output), ("study", folder)):
         refuse_inputs(place, [("run", old.home)], setting)
+    check_places(folder, sentences)
     claim_output(output, overwrite)
-    again, clip = solver(old, pretrained, layout), ClipEncoder(classifier)
+    again, clip = solver(old, pretrained, layout), ClipEncoder(classifier, "classifier")
     images = steps, guidance, batch_size
     asked = Asking(old, again, clip, preserved_names(old, again, names), sentences, (near, far), seed)
     rows = asked.rows(0, seeds, pilot_seeds)
@@ -145,21 +148,6 @@ def tune_run(
 def say(line: str) -> None:
     """A line on the terminal."""
     screen().print(line, highlight=False)
-
-
-def check(counts: Mapping[str, int], spread: float) -> None:
-    """Refuse numbers that are too small.
-
-    Raises:
-        UserError: naming the first.
-    """
-    for name, value in counts.items():
-        if value < 1:
-            raise UserError(f"{name}={value} must be at least 1.")
-    if counts["pilot_seeds"] > counts["seeds"]:
-        raise UserError(f"pilot_seeds={counts['pilot_seeds']} must be at most seeds={counts['seeds']}.")
-    if not 1 < spread < float("inf"):
-        raise UserError(f"spread={spread} must be above 1: the factor by which a weight may fall and rise.")
 
 
 def solver(run: Run, pretrained: str | None, layout: str | None) -> Again:

@@ -83,7 +83,7 @@ def rank_anchors(
     if not free:
         raise UserError(
             f"data.concepts: no anchor is left for {concept.target!r}: each of {', '.join(candidates)} is erased, or "
-            f"shares a word with what is. Name its anchor, or give --data.anchors, a list of names to choose among."
+            f"shares a word with what is. Name its anchor. (fit chooses among data.anchors, where it is given.)"
         )
     known = [*free, *names_beside(pipeline, [*targets, *names], free)]
     vectors_MD = centred(pipeline, TEMPLATES[concept.kind][0], [*known, concept.target])

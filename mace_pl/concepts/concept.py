@@ -51,6 +51,8 @@ class Concept:
                 raise UserError(
                     f"data.concepts: {field} is empty in {self}. Name it, as in {{target: ship, anchor: ground}}."
                 )
+        if self.anchor != AUTO and self.anchor.casefold() == AUTO:
+            raise UserError(f"data.concepts: anchor {self.anchor!r} of {self.target!r}: write {AUTO} in small letters.")
         if self.kind not in TEMPLATES:
             raise UserError(
                 f"data.concepts: kind={self.kind!r} of {self.target!r} is unknown. Choose from {', '.join(TEMPLATES)}."
@@ -105,6 +107,7 @@ def _of_line(fields: Mapping[str, str], path: Path, line: int) -> dict[str, str]
     unknown = ", ".join(set(fields) - set(Concept.__dataclass_fields__))
     if unknown or "target" not in row:
         what = f"has the columns {unknown}, which no concept has" if "target" in row else "has no target"
+        what += f" (columns found: {', '.join(fields)})"
         raise UserError(
             f"data.concepts: {path}, line {line} {what}. Give columns of {', '.join(Concept.__dataclass_fields__)}."
         )

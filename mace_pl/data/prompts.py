@@ -26,6 +26,14 @@ AUTO = "auto"
 SEEDS, SEED_WORDS = ("seed", "evaluation_seed", "sd_seed"), ("seed",)
 GUIDANCES = ("guidance", "guidance_scale", "evaluation_guidance", "sd_guidance_scale")
 GUIDANCE_WORDS = ("guidance", "cfg")
+#: columns that other programs read, and the settings that say it here
+DECIDE = {
+    "negative": re.compile(r"(sd_)?negative(_prompt)?"),
+    "height": re.compile(r"(sd_)?(image_)?height"),
+    "width": re.compile(r"(sd_)?(image_)?width"),
+    "steps": re.compile(r"(sd_)?(num_)?(inference_|sampling_)?steps"),
+    "scheduler": re.compile(r"(sd_)?(scheduler|sampler)"),
+}
 
 
 class Prompts(LightningDataModule):
@@ -134,11 +142,17 @@ def file_rows(file: str, column: str, wanted: Mapping[str, str | None]) -> Itera
         raise UserError(f"data.file={file} does not exist. Give a CSV with a column prompt, or a file of captions.")
     read = {"seed": seed_of, "guidance": guidance_of}
     layouts: dict[tuple[str, ...], dict[str, str]] = {}  # one, but JSON lines may have several
+    first: dict[str, str] | None = None
     for where, prompt, row in CaptionSource(file, column, setting="data.file", whole=True).rows():
         layout = tuple(row)
         if layout not in layouts:
+            name_unused([name for name in row if not any(name in known for known in layouts)], file, column)
             layouts[layout] = numbers_of(list(row), file, column, wanted)
         named = layouts[layout]
+        first = named if first is None else first
+        for what in first.keys() ^ named.keys():
+            which, other = ("no ", "others have one") if what in first else ("a ", "others have none")
+            raise UserError(f"data.file: {file}: {where} has {which}{what}, and {other}. Give all rows one, or none.")
         numbers = {
             what: read[what](row[column_name], f"data.file: {file}: {where}") for what, column_name in named.items()
         }
@@ -174,6 +188,20 @@ def numbers_of(columns: list[str], file: str, column: str, wanted: Mapping[str, 
     if column_of:
         log.info(f"{file}: " + ", ".join(f"{what} from the column {named!r}" for what, named in column_of.items()))
     return column_of
+
+
+def name_unused(columns: Collection[str], file: str, column: str) -> None:
+    """Say which columns would decide the image elsewhere and do not here, and by which settings it is decided."""
+    unused = {c: name for c in sorted(columns) for name, known in DECIDE.items() if known.fullmatch(c.lower())}
+    unused.pop(column, None)
+    if unused:
+        settings = ", ".join(f"--model.{name}" for name in dict.fromkeys(unused.values()))
+        warnings.warn(
+            f"data.file: {file}: the columns {', '.join(unused)} are kept, but decide nothing: images are generated "
+            f"by {settings}.",
+            Advice,
+            stacklevel=2,
+        )
 
 
 def seed_of(value: Any, where: str) -> int:

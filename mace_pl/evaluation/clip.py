@@ -33,16 +33,16 @@ class ClipEncoder(torch.nn.Module):
         pretrained: folder of a CLIPModel with its tokenizer (in the folder or in ``tokenizer/`` beside it).
     """
 
-    def __init__(self, pretrained: str) -> None:
+    def __init__(self, pretrained: str, setting: str = "model.classifier") -> None:
         super().__init__()
         folder = resolve(pretrained)
         if not (folder / "config.json").is_file():
-            raise UserError(f"model.classifier={pretrained} has no config.json. Give the folder of a CLIPModel.")
+            raise UserError(f"{setting}={pretrained} has no config.json. Give the folder of a CLIPModel.")
         model, info = CLIPModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
         if info["missing_keys"]:
             missing = ", ".join(sorted(info["missing_keys"])[:3])
             raise UserError(
-                f"model.classifier={pretrained} lacks weights of a CLIPModel: {missing} (in all "
+                f"{setting}={pretrained} lacks weights of a CLIPModel: {missing} (in all "
                 f"{len(info['missing_keys'])}). Get its files again."
             )
         self.clip: Any = model.requires_grad_(False).eval()

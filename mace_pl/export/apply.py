@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mace_pl.errors import UserError
+from lightning.pytorch.utilities import rank_zero_warn
+
+from mace_pl.errors import Advice, UserError
 from mace_pl.export.lora_files import CONFIG, merge_lora
 from mace_pl.files.artifacts import read_metadata
 from mace_pl.files.paths import resolve
@@ -19,6 +21,10 @@ from mace_pl.models.protocols import Pipeline
 from mace_pl.models.text_encoding import encoder_fingerprint
 from mace_pl.run import Run, read_refined
 
+EDITS, OTHER = ("edit", "refined"), "lora of another program"
+#: other files of this project
+NO_EDITS = {"concept": "the sums of a concept", "statistics": "statistics of prompts", "unet": "a whole UNet"}
+NO_EDITS |= {"single_file": "a whole checkpoint"}
 HINT = "Give edit.safetensors, refined.safetensors, the output folder of fit, a LoRA file, or a folder of PEFT."
 
 
@@ -38,8 +44,39 @@ def apply_files(
     Raises:
         UserError: no such file, or one that does not belong to this model.
     """
+    check_order(files, setting)
     for file in files:
         apply_file(pipeline, resolve(file), setting, same_unet)
+
+
+def check_order(files: Sequence[str], setting: str) -> None:
+    """Refuse refined weights behind another file, which they would replace; say where edits come one upon another.
+
+    Raises:
+        UserError: naming the file.
+    """
+    kinds = {file: _kind(resolve(file), setting) for file in files}
+    late = [file for file in files[1:] if kinds[file] == "refined"]
+    if late:
+        raise UserError(
+            f"{setting}: {late[0]} holds whole weights, which would replace what {files[0]} changes. Name it first, or "
+            f"give the edit.safetensors of its run."
+        )
+    edits = [file for file in files if kinds[file] in EDITS]
+    if len(edits) > 1:
+        rank_zero_warn(
+            f"{setting}: {', '.join(edits)} are edits, each solved for its base alone: one upon another erases less "
+            f"surely than one run of all their concepts.",
+            category=Advice,
+        )
+
+
+def _kind(path: Path, setting: str) -> str:
+    """What a file says that it is, or the edit or LoRA of a folder."""
+    if (path / CONFIG).is_file():
+        return OTHER
+    kind: str = _metadata(_file_of(path, setting) if path.is_dir() else path, setting).get("kind", OTHER)
+    return kind
 
 
 def load_edited(
@@ -73,8 +110,8 @@ def apply_file(pipeline: Pipeline, path: Path, setting: str, same_unet: bool = F
     if path.is_dir():
         path = _file_of(path, setting)
     meta = _metadata(path, setting)
-    kind = meta.get("kind", "lora of another program")
-    if kind in ("edit", "refined"):
+    kind = meta.get("kind", OTHER)
+    if kind in EDITS:
         hashes = base_hashes(pipeline) if same_unet else {"text_encoder": encoder_fingerprint(pipeline)}
         BaseModel.read({}, meta).check(hashes, "model.pretrained", f"{setting}={path}", "model.pretrained")
         weights = _edited(pipeline, path, setting) if kind == "edit" else _refined(pipeline, path, setting)
@@ -86,6 +123,8 @@ def apply_file(pipeline: Pipeline, path: Path, setting: str, same_unet: bool = F
             f"{setting}: {path} is the LoRA of one concept, which was trained on refined weights and is not the edit "
             f"on the base model. {HINT}"
         )
+    elif kind in NO_EDITS:
+        raise UserError(f"{setting}: {path} holds {NO_EDITS[kind]}, which is no edit. {HINT}")
     else:
         merge_lora(pipeline, path, setting)
 

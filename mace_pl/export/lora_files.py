@@ -200,11 +200,26 @@ def _scalings(file: Path, tensors: Mapping[str, Tensor], header: Mapping[str, st
             raise UserError(
                 f"{where} has PEFT's names, and its alpha is in {CONFIG}, which is not beside it. Put it there."
             )
-        settings = json.loads(config.read_text(encoding="utf-8"))
+        settings = _settings(config.read_text(encoding="utf-8"), f"{where}: its {CONFIG}")
         odd = [f"{k}={settings[k]}" for k in ("use_dora", "fan_in_fan_out", "use_qalora") if settings.get(k)]
         if settings.get("peft_type", "LORA") != "LORA" or odd:
             unsupported = odd[0] if odd else f"peft_type={settings['peft_type']}"
             raise UserError(f"{where} is no ordinary LoRA: its {CONFIG} has {unsupported}. {HINT}")
         return dict.fromkeys(KOHYA, Scaling.of(settings))
-    said = json.loads(header.get("lora_adapter_metadata", "{}"))
+    said = _settings(header.get("lora_adapter_metadata", "{}"), f"{where}: its header")
     return {part: Scaling.of(said, f"{part}.") for part in KOHYA}
+
+
+def _settings(text: str, where: str) -> dict[str, Any]:
+    """The settings of a LoRA, as PEFT writes them.
+
+    Raises:
+        UserError: damaged.
+    """
+    try:
+        settings = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{where} is no JSON ({error}). Get the LoRA again.") from error
+    if not isinstance(settings, dict):
+        raise UserError(f"{where} holds no settings, but {settings!r}. Get the LoRA again.")
+    return settings

@@ -71,6 +71,41 @@ _Texts.yaml_implicit_resolvers = {
 }
 
 
+def _load(content: str, kind: type[yaml.SafeLoader]) -> Any:
+    """What YAML holds, in which no mapping has a key twice: YAML itself would drop the first without a word.
+
+    Raises:
+        yaml.YAMLError: naming the place.
+    """
+    loader = kind(content)
+    try:
+        node = loader.get_single_node()
+        _refuse_equal_keys(node)
+        return None if node is None else loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _refuse_equal_keys(top: yaml.Node | None) -> None:
+    """Refuse a mapping with a key that comes twice, anywhere below a node."""
+    left, seen = [top], set[int]()
+    while left:
+        node = left.pop()
+        if id(node) in seen or not isinstance(node, yaml.CollectionNode):
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            left += node.value
+            continue
+        keys = set[str]()
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in keys and not key.tag.endswith(":merge"):
+                problem = f"the key {key.value!r} is there twice, and one of them would be dropped"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            keys |= {key.value} if isinstance(key, yaml.ScalarNode) else set()
+            left.append(value)
+
+
 def read_yaml(path: Path, setting: str, texts: bool = False) -> Any:
     """What a YAML file holds.
 
@@ -84,13 +119,14 @@ def read_yaml(path: Path, setting: str, texts: bool = False) -> Any:
     """
     content = read_text(path, setting)
     try:
-        return yaml.load(content, Loader=_Texts if texts else yaml.SafeLoader)  # noqa: S506 - both are safe loaders
+        return _load(content, _Texts if texts else yaml.SafeLoader)
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that cannot be
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         said = " ".join(str(getattr(error, "problem", None) or error).split())
         tab = " Indent with blanks, not with tabs." if "'\\t'" in said else ""
-        raise UserError(f"{setting}: {path} is no YAML ({where}{said}).{tab} Correct it.") from error
+        what = "cannot be used" if isinstance(error, yaml.constructor.ConstructorError) else "is no YAML"
+        raise UserError(f"{setting}: {path} {what} ({where}{said}).{tab} Correct it.") from error
 
 
 def read_table(path: Path, setting: str) -> Table:
@@ -108,6 +144,8 @@ def read_table(path: Path, setting: str) -> Table:
             if not fields:
                 continue
             if not columns:
+                if fields[0].startswith("sep="):
+                    raise UserError(f"{setting}: {path} begins with {fields[0]!r}, for Excel. Remove that line.")
                 columns = fields
                 _check_head(columns, f"{setting}: {path}")
                 continue

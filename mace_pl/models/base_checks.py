@@ -19,6 +19,7 @@ from mace_pl.models.text_encoding import text_parts
 
 VAES = (AutoencoderKL, AsymmetricAutoencoderKL, AutoencoderTiny)
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
+MOST_TOKENS = 100_000  # of a prompt: a tokenizer without settings of its own says 1e30
 FAMILY = "Give a Stable Diffusion 1.x, 2.x or XL model, or one distilled from these."
 ADAPTER = re.compile(r"\.(base_layer|lora_[AB]|lora_magnitude_vector|hada_\w+|lokr_\w+)\b")
 #: under which names an original checkpoint holds a part, by whether it is SDXL
@@ -86,6 +87,9 @@ def check_conditions(pipeline: Pipeline, name: str) -> None:
             f"the files of its unet again."
         )
     check_wanted(unet.config, name)
+    if not unet.config.sample_size:
+        raise UserError(f"{name}: its unet/config.json has no sample_size. Write it there, as 64 for images of 512.")
+    check_vocabulary(pipeline, name)
     encoders = text_parts(pipeline)[1]
     given = sum(encoder.config.hidden_size for encoder in encoders)
     wanted = unet.config.cross_attention_dim
@@ -101,6 +105,20 @@ def check_conditions(pipeline: Pipeline, name: str) -> None:
             raise UserError(
                 f"{name}: its UNet is conditioned on other than SDXL's image sizes, as the SDXL refiner's is: "
                 f"give the base model."
+            )
+
+
+def check_vocabulary(pipeline: Pipeline, name: str) -> None:
+    """Refuse a tokenizer without its files, which transformers makes with next to no words.
+
+    Raises:
+        UserError: naming the part.
+    """
+    for part, tokenizer in zip(("tokenizer", "tokenizer_2"), text_parts(pipeline)[0], strict=False):
+        if len(tokenizer) <= len(tokenizer.all_special_tokens) + 1 or tokenizer.model_max_length > MOST_TOKENS:
+            raise UserError(
+                f"{name}: its {part} has no vocabulary ({len(tokenizer)} tokens). Get the files of the folder {part} "
+                f"again (vocab.json and merges.txt, or tokenizer.json, and tokenizer_config.json)."
             )
 
 

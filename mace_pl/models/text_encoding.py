@@ -34,6 +34,17 @@ def name_tokens(pipeline: Pipeline, name: str) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(t(with_all_vectors(t, name)).input_ids) for t in text_parts(pipeline)[0])
 
 
+def check_free_tokens(pipeline: Pipeline, count: int, setting: str) -> None:
+    """Refuse more free tokens than a prompt has room for beside its begin, a word and its end.
+
+    Raises:
+        UserError: naming the setting.
+    """
+    length = min(t.model_max_length for t in text_parts(pipeline)[0])
+    if count > length - 3:
+        raise UserError(f"{setting}={count} must be at most {length - 3}: the text encoder reads {length} tokens.")
+
+
 def spelled_as(pipeline: Pipeline, names: Sequence[str], others: Sequence[str]) -> list[str]:
     """The names, those of equal tokens with one of ``others`` in that one's spelling."""
     spellings = {name_tokens(pipeline, other): other for other in reversed(others)}

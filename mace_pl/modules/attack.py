@@ -37,6 +37,7 @@ from mace_pl.models.on_device import OnDevice
 from mace_pl.models.pipeline import image_latents, load_pipeline, model_fingerprint
 from mace_pl.models.protocols import Pipeline
 from mace_pl.models.sampling import generate
+from mace_pl.models.text_encoding import check_free_tokens
 from mace_pl.training.options import check_trainer
 
 
@@ -124,6 +125,7 @@ class Attack(LightningModule):
         if not edits or len(self.edits) < len(edits) or ORIGINAL in self.edits:
             raise UserError(f"model.edited={edits} must name at least one edit, in folders of different names.")
         self.original = load_pipeline(pretrained, revision, variant, layout)
+        check_free_tokens(self.original, strengths.tokens, "model.strengths.tokens")
         self.edited = [load_edited(pretrained, edit, revision, variant, layout) for edit in self.edits.values()]
         self.steps, self.guidance, self.seed, self.strengths = steps, guidance, seed, strengths
         self.given_judges = judge if isinstance(judge, list) else [CLIP if judge is None else judge]

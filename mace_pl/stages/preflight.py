@@ -56,6 +56,13 @@ def warned(pipeline: Pipeline, concepts: Sequence[Concept], preserved: Sequence[
         if distance < CLOSE
     ]
     targets = {name_tokens(pipeline, c.target): c.target for c in concepts}
+    for concept in (c for c in concepts if c.anchor):
+        erased = targets.get(name_tokens(pipeline, concept.anchor))
+        if erased not in (None, concept.target):
+            said.append(
+                f"The anchor of {concept.target!r} is {concept.anchor!r}, which is erased itself: {concept.target!r} "
+                f"becomes what the model no longer knows. Choose another anchor."
+            )
     for name in preserved:
         target = targets.get(name_tokens(pipeline, name))
         if target is not None and name != target:

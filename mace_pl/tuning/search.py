@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-from mace_pl.errors import UserError
+from mace_pl.errors import UserError, one_line
 from mace_pl.files.screen import screen
 from mace_pl.tuning.measure import Scores
 from mace_pl.tuning.pick import Tried, beats
@@ -56,19 +56,34 @@ class Search:
     def __init__(self, file: Path, space: Space, seed: int, identity: str) -> None:
         self.library, self.space, self.seed = optuna(), space, seed
         file.parent.mkdir(parents=True, exist_ok=True)
-        self.study = self.library.create_study(
-            storage=f"sqlite:///{file}",
-            study_name="tune",
-            directions=["maximize", "maximize"],
-            load_if_exists=True,
-        )
+        self.study = self.opened(file)
         known = self.study.user_attrs.get(IDENTITY)
-        if known not in (None, identity):
+        if known not in (None, identity) and self.study.get_trials(deepcopy=False):
             raise UserError(
                 f"study: {file} is a search with another run, judge, prompts or ranges. Give another --study, or "
                 f"remove its folder."
             )
         self.study.set_user_attr(IDENTITY, identity)
+
+    def opened(self, file: Path) -> Any:
+        """The search of a file, which is made where it is missing.
+
+        Raises:
+            UserError: it is no database, or damaged.
+        """
+        from sqlalchemy.exc import DatabaseError  # comes with Optuna
+
+        try:
+            return self.library.create_study(
+                storage=f"sqlite:///{file}",
+                study_name="tune",
+                directions=["maximize", "maximize"],
+                load_if_exists=True,
+            )
+        except (DatabaseError, self.library.exceptions.StorageInternalError) as error:
+            raise UserError(
+                f"study: {file} cannot be read ({one_line(error)[:200]}). Give another --study, or remove its folder."
+            ) from error
 
     def run(self, trials: int, score: Score, first: Mapping[str, float]) -> None:
         """Go on until so many trials are done, by this and other processes.

@@ -122,3 +122,11 @@ def test_the_card_says_what_its_image_does_not_show(run: Path, tmp_path: Path) -
         own = Run.load(str(shutil.copytree(run, tmp_path / str(count))))
         write_json(own.metrics, {"prompts": ["a photo of a thing"] * count})
         assert ("The first 10 of 12 names." in published_card(text, REPO, own, True)) == said
+
+
+@pytest.mark.parametrize("name", ["", "noslash", "a/b/c", "somebody/no ship"])
+def test_a_repository_that_cannot_be_is_refused_by_a_dry_run_too(
+    name: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = exit_message(["push", "--run", str(run), "--repo", name, "--dry_run", "true"], capsys)
+    assert f"repo={name} is no name of a repository: write user/name." in message

@@ -79,11 +79,19 @@ def test_a_run_is_searched_confirmed_and_written(
         (["--at_most", "acc_e"], "at_most=acc_e must be acc_e="),
         (["--pilot_seeds", "5"], "pilot_seeds=5 must be at most"),
         (["--spread", "1"], "spread=1.0 must be above 1"),
+        (["--far", "-1"], "far=-1 must be at least 0"),
+        (["--guidance", "-3"], "guidance=-3.0 must be at least 0"),
+        (["--study", str(Path(__file__))], "test_tune.py is a file. Give the folder"),
+        (["--study", "{run}"], "is the run ("),
+        (["--output_dir", "{run}/report", "--overwrite", "true"], "lies in the run ("),
+        (["--sentences", "nowhere.json"], "error: sentences=nowhere.json does not exist"),
+        (["--classifier", "nowhere"], "error: classifier=nowhere has no config.json"),
         (["--names", "[ship]"], "names: the run has no model.domain_names"),
     ],
 )
 def test_settings_that_cannot_be_used_are_named(
     run: Path, toy_clip: Path, tmp_path: Path, more: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    more = [word.format(run=run) for word in more]
     assert message in exit_message(words(run, toy_clip, tmp_path / "tuned", *more), capsys)
     assert not list(tmp_path.iterdir())

@@ -12,6 +12,7 @@ from PIL import Image
 
 from mace_pl.cli import erase_main
 from mace_pl.data.prompts import Prompts
+from mace_pl.errors import UserError
 
 PUBLISHED = ",case_number,type,prompt,evaluation_seed\n0,11,erased,a ship,1\n1,12,erased,a ship,2\n2,13,kept,a cat,7\n"
 
@@ -137,3 +138,22 @@ def test_rows_are_generated_by_their_own_seed_and_guidance(toy_pipeline: Path, t
     assert same == [False, True, True, False]
     with Image.open(tmp_path / "own" / manifest[0]["file"]) as image:
         assert json.loads(image.text["settings"])["guidance"] == 2.0
+
+
+def test_a_row_without_the_seed_of_others_is_refused(tmp_path: Path) -> None:
+    rows = [{"prompt": "a ship", "seed": 3}, {"prompt": "a cat"}]
+    for number, lines in enumerate((rows, rows[::-1])):
+        file = write(tmp_path, "\n".join(json.dumps(row) for row in lines), "a.jsonl")
+        with pytest.raises(UserError, match=f"line 2 has {('no', 'a')[number]} seed, and others have"):
+            Prompts(file)
+
+
+def test_columns_that_decide_images_elsewhere_are_named(tmp_path: Path) -> None:
+    file = write(
+        tmp_path, "prompt,sd_seed,negative_prompt,sd_image_width,num_inference_steps,hard\na ship,1,blurry,8,9,1\n"
+    )
+    with pytest.warns(
+        UserWarning, match="negative_prompt, num_inference_steps, sd_image_width are kept, but decide"
+    ) as said:
+        Prompts(file)
+    assert "by --model.negative, --model.steps, --model.width" in str(said[0].message)

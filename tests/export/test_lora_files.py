@@ -14,7 +14,9 @@ from support.finished import finished_run, noise_of
 from support.tolerances import FLOAT16_PASS, FLOAT32_EDIT, MOVED, above, close
 
 from mace_pl.commands.export import export_run
+from mace_pl.errors import UserError
 from mace_pl.export.apply import apply_files
+from mace_pl.files.artifacts import write_tensors
 
 LAYER = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k"
 TEXT = "lora_te_text_model_encoder_layers_0_self_attn_q_proj"
@@ -162,4 +164,31 @@ def test_other_adapters_of_peft_are_refused(toy_pipeline: Path, tmp_path: Path) 
         (tmp_path / "adapter_config.json").write_text(json.dumps(config | {key: value}))
         with pytest.raises(ValueError, match=f"no ordinary LoRA: its adapter_config.json has {key}={value}"):
             apply_files(base(toy_pipeline), [str(tmp_path)])
+    for text, said in (("{", "is no JSON"), ("[]", "holds no settings")):
+        (tmp_path / "adapter_config.json").write_text(text)
+        with pytest.raises(UserError, match=f"its adapter_config.json {said}"):
+            apply_files(base(toy_pipeline), [str(tmp_path)])
     assert load_file(tmp_path / "adapter_model.safetensors")
+
+
+def test_refined_weights_replace_nothing_that_was_applied(
+    toy_pipeline: Path, tmp_path: Path, kohya: dict[str, torch.Tensor]
+) -> None:
+    run = finished_run(tmp_path / "run", toy_pipeline)
+    export_run(str(run), "refined")
+    save_file(kohya, tmp_path / "kohya.safetensors")
+    edit, refined, lora = (
+        str(run / "edit.safetensors"),
+        str(run / "refined.safetensors"),
+        f"{tmp_path}/kohya.safetensors",
+    )
+    for first in (edit, refined, lora):
+        with pytest.raises(
+            UserError, match=r"model\.apply: .*refined\.safetensors holds whole weights, which would repl"
+        ):
+            apply_files(base(toy_pipeline), [first, refined])
+    with pytest.warns(UserWarning, match="are edits, each solved for its base alone"):
+        apply_files(base(toy_pipeline), [refined, lora, edit])
+    write_tensors(tmp_path / "sums.safetensors", {"F": torch.eye(2)}, "concept", {})
+    with pytest.raises(UserError, match=r"sums\.safetensors holds the sums of a concept, which is no edit"):
+        apply_files(base(toy_pipeline), [f"{tmp_path}/sums.safetensors"])

@@ -34,6 +34,7 @@ def test_rows_know_their_lines(tmp_path: Path) -> None:
         (b"a,b\n1\n", "line 2 has other fields than the first line (1, not 2)"),
         (b"a,b\n1,2,3\n", "line 2 has other fields than the first line (3, not 2)"),
         (b'a\n"x" y\n', "is no CSV"),
+        (b"sep=,\na,b\n1,2\n", "begins with 'sep=', for Excel. Remove that line"),
         (None, "cannot be read"),
     ],
 )
@@ -50,6 +51,8 @@ def test_other_tables_are_refused_by_setting_and_name(tmp_path: Path, content: b
     [
         (b"a:\n\tb: 1\n", "Indent with blanks"),
         (b"a: [1\n", "is no YAML (line 2"),
+        (b"model: {a: 1}\ndata: 1\nmodel: {b: 2}\n", "(line 3, column 1: the key 'model' is there twice"),
+        (b"- target: ship\n  anchor: sky\n  target: dog\n", "(line 3, column 3: the key 'target' is there twice"),
         ("a: é".encode("cp1252"), "is not UTF-8"),
         ("a: b".encode("utf-16"), "looks like UTF-16"),
     ],
@@ -74,3 +77,11 @@ def test_yaml_is_read_as_values_or_as_texts(tmp_path: Path) -> None:
 def test_text_is_read_in_utf_8(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes("\ufeffBeyoncé\r\n".encode())
     assert read_text(tmp_path / "a.txt", "x") == "Beyoncé\r\n"
+
+
+def test_keys_that_come_from_another_mapping_are_no_equal_keys(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("a: &base {x: 1, y: 2}\nb: {<<: *base, x: 3}\nc: *base\n")
+    found = read_yaml(tmp_path / "a.yaml", "config")
+    assert found == {"a": {"x": 1, "y": 2}, "b": {"x": 3, "y": 2}, "c": {"x": 1, "y": 2}}
+    (tmp_path / "a.yaml").write_text("")
+    assert read_yaml(tmp_path / "a.yaml", "config") is None

@@ -18,6 +18,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from mace_pl.cli import erase_main
 from mace_pl.commands.export import export_run
+from mace_pl.errors import UserError
 from mace_pl.export.metadata import modelspec
 from mace_pl.export.single_file import single_file
 from mace_pl.models.base_model import BaseModel
@@ -139,6 +140,21 @@ def test_parts_of_different_models_are_refused(folder: Path) -> None:
     settings = json.loads((folder / "text_encoder/config.json").read_text())
     CLIPTextModel(CLIPTextConfig(**settings | {"hidden_size": 48})).save_pretrained(folder / "text_encoder")
     assert "takes text of width 32, its text encoders give 48" in refused(folder)
+
+
+@pytest.mark.parametrize("left", [["tokenizer_config.json"], []])
+def test_a_tokenizer_without_words_is_refused(folder: Path, left: list[str]) -> None:
+    for file in (folder / "tokenizer").iterdir():
+        if file.name not in left:
+            file.unlink()
+    with pytest.raises(UserError, match=r"model\.pretrained=.*: its tokenizer has no vocabulary"):
+        load_pipeline(str(folder))
+
+
+def test_a_unet_without_a_size_of_images_is_refused(folder: Path) -> None:
+    edit_json(folder / "unet/config.json", sample_size=None)
+    with pytest.raises(UserError, match=r"its unet/config\.json has no sample_size"):
+        load_pipeline(str(folder))
 
 
 def test_the_one_variant_of_a_folder_is_read(toy_pipeline: Path, tmp_path: Path) -> None:

@@ -74,3 +74,12 @@ def test_another_search_is_not_continued(tmp_path: Path) -> None:
     search(tmp_path, 1)
     with pytest.raises(UserError, match="another run, judge, prompts or ranges"):
         Search(tmp_path / "study.sqlite3", SPACE, 1, "other inputs")
+
+
+def test_a_search_without_a_trial_gives_way_and_a_damaged_one_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "study.sqlite3"
+    Search(file, SPACE, 1, "inputs")  # as a command leaves it that fails before its first trial
+    Search(file, SPACE, 1, "other inputs")
+    with pytest.raises(UserError, match=r"study: .*broken\.sqlite3 cannot be read .*Give another --study"):
+        (tmp_path / "broken.sqlite3").write_bytes(b"no database " * 100)
+        Search(tmp_path / "broken.sqlite3", SPACE, 1, "inputs")
