@@ -49,7 +49,7 @@ def explained(error: ArgumentError, known: Iterable[str]) -> str:
     if not unknown and nested is not None:  # a setting of a class that the user has named
         return f"{nested[1]}.{nested[2]}={nested[3]} is not of the type of this setting."
     if not unknown:
-        return message
+        return of_type(message)
     where = f" in {owner[1]}" if owner is not None else ""
     more = INSTEAD.get(unknown[0], "") or nearest(unknown[0], names)
     return f"{unknown[0]} does not exist{where}. {more.strip()}".strip()
@@ -70,6 +70,28 @@ def missing_options(message: str, known: Iterable[str]) -> str:
         own = name if name in known else name.partition(".")[2]
         typed.append(f"--{own}" if own in known else name)
     return f"give what is required: {', '.join(typed)}"
+
+
+#: types as people call them
+CALLED = {"float": "a finite number", "int": "a whole number", "bool": "true or false", "str": "a text"}
+CALLED |= {"NoneType": "null", "dict": "a mapping", "list": "a list"}
+
+
+def of_type(message: str) -> str:
+    """Jsonargparse's line about a value of another type, in words; any other as it is."""
+    one = re.fullmatch(r"Parser key \"([\w.]+)\": Expected a <class '(\w+)'>\. Got value: (.*)", message)
+    if one is not None and one[2] in CALLED:
+        return f"{one[1]}={one[3]} must be {CALLED[one[2]]}."
+    many = re.fullmatch(
+        r'Parser key "([\w.]+)": Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] Errors: '
+        r".*Given value: (.*)",
+        message,
+    )
+    if many is None:
+        return message
+    types = re.sub(r"<class '(?:\w+\.)*(\w+)'>", lambda found: CALLED.get(found[1], found[1]), many[2])
+    types = types.replace("dict[str, list[str]]", "lists of texts by name, as in {ship: [boat]}")
+    return f"{many[1]}={many[3]} must be one of: {types.replace('list[str]', 'a list of texts, as [ship, dog]')}."
 
 
 def missing_class(message: str) -> str:

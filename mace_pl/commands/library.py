@@ -60,6 +60,7 @@ def add_concepts(
         UserError: no run there, a target that is in the library already, another base model, or a library that another
             process is writing.
     """
+    _check_above(retrain_above)
     if (concepts is None) == (merge is None):
         raise UserError("give either --concepts or --merge: what is added.")
     with _opened(run) as library:
@@ -104,6 +105,7 @@ def replace_concepts(
     Raises:
         UserError: as ``add``, and a target that is not in the library.
     """
+    _check_above(retrain_above)
     with _opened(run) as library:
         library = _at(library, pretrained, layout)
         named = read_concepts(concepts)
@@ -138,6 +140,7 @@ def remove_concepts(
     Raises:
         UserError: a target that is not in the library, nothing left, or as ``add``.
     """
+    _check_above(retrain_above)
     named = clean_names(targets.split(",") if isinstance(targets, str) else targets, "targets")
     with _opened(run) as library:
         _refuse_unknown(library, named, "targets")
@@ -191,6 +194,11 @@ def show_log(run: str) -> None:
 
 
 # --- what the commands share -----------------------------------------------------------------------------------------
+
+
+def _check_above(retrain_above: float | None) -> None:
+    if retrain_above is not None and not retrain_above >= 0:
+        raise UserError(f"retrain_above={retrain_above} must be at least 0, or null, which never trains again.")
 
 
 @contextmanager

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image
 from rich.table import Table
 from torch import Tensor
 from torchmetrics import Metric
 
 from mace_pl.data.attack_prompts import AttackPrompts
-from mace_pl.errors import UserError
+from mace_pl.errors import Advice, UserError
 from mace_pl.evaluation.attack_page import attack_page
 from mace_pl.evaluation.attack_results import COLUMNS, figures, result_rows
 from mace_pl.evaluation.attacks.registry import ATTACKS, check_attacks
@@ -29,7 +30,7 @@ from mace_pl.export.apply import load_edited
 from mace_pl.files.artifacts import claim_output, write_json, written_aside
 from mace_pl.files.markdown import markdown_table
 from mace_pl.files.owned import refuse_inputs
-from mace_pl.files.paths import model_name, place_name
+from mace_pl.files.paths import model_name, place_name, resolve
 from mace_pl.files.screen import screen
 from mace_pl.methods.lora import stream
 from mace_pl.models.backbone import backbone_of
@@ -38,6 +39,7 @@ from mace_pl.models.pipeline import image_latents, load_pipeline, model_fingerpr
 from mace_pl.models.protocols import Pipeline
 from mace_pl.models.sampling import generate
 from mace_pl.models.text_encoding import check_free_tokens
+from mace_pl.run import Run
 from mace_pl.training.options import check_trainer
 
 
@@ -154,6 +156,7 @@ class Attack(LightningModule):
         check_trainer(self.trainer, "attack")
         data = self.data
         check_attacks(data.attacks, "data.attacks")
+        warn_of_unerased(self.edits.values(), data.targets)
         words = Words(data.names, {})
         self.judges = Judges(self.given_judges, self.clip, words, [data.template], strict=False)
         self.counts = SeenCounts(len(self.edits), len(data.targets), len(data.kinds), len(self.labels))
@@ -247,3 +250,16 @@ class Attack(LightningModule):
         console = screen()
         console.print(table)
         console.print(f"Written to {self.output}, {markdown} and {page}", highlight=False)
+
+
+def warn_of_unerased(edits: Iterable[str], targets: Sequence[str]) -> None:
+    """Say which targets a run does not erase: that they are seen is no success of an attack."""
+    for edit in edits:
+        if Run.edit_in(resolve(edit)) is not None:
+            erased = Run.load(edit, "model.edited").targets
+            others = [target for target in targets if target not in erased]
+            if others:
+                rank_zero_warn(
+                    f"data.targets: {', '.join(others)}: {edit} does not erase that, but {', '.join(erased)}.",
+                    category=Advice,
+                )

@@ -23,6 +23,7 @@ from mace_pl.cli import erase_main
 from mace_pl.commands.export import export_run
 from mace_pl.commands.fuse import fuse_run
 from mace_pl.commands.library import add_concepts, remove_concepts, replace_concepts, undo_change
+from mace_pl.errors import UserError
 from mace_pl.files.artifacts import read_metadata
 from mace_pl.library.change import Library
 from mace_pl.library.states import moved_of
@@ -288,3 +289,8 @@ def test_a_kill_while_a_change_is_written_leaves_a_whole_state(
         undo_change(str(library))
         assert edit(library) == edit(ship)
     assert not (library / "edit.safetensors").exists() and not (library / "statistics").exists()
+
+
+def test_a_limit_below_zero_is_refused() -> None:
+    with pytest.raises(UserError, match=r"retrain_above=-1 must be at least 0, or null"):
+        remove_concepts("nowhere", "ship", retrain_above=-1)

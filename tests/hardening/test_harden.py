@@ -165,7 +165,6 @@ def test_an_interrupted_hardening_resumes_to_the_bit(
         (["--harden.plain", "1"], "harden.plain=1"),
         (["--harden.lr", "0"], "harden.lr=0"),
         (["--harden.tokens", "75"], "harden.tokens=75 must be at most 74"),
-        (["--harden.rond", "2"], "The nearest that exists is harden.rounds"),
         (["--seed", "-1"], "seed=-1 must be from 0"),
         (["--preserved", "[ship]"], "preserved: 'ship' is a target"),
         (["--synonyms", "{ship: []}"], "synonyms of 'ship' hold an empty text, or none"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from mace_pl.evaluation.attacks.registry import ATTACKS
 from mace_pl.evaluation.clip import ClipClassifier
 from mace_pl.evaluation.token_attack import diffusion_loss, encode_attacked, optimise_tokens
 from mace_pl.models.text_encoding import encode_both, encode_prompts
+from mace_pl.modules.attack import warn_of_unerased
 
 
 def test_hidden_prompts_by_hand() -> None:
@@ -189,3 +191,11 @@ def test_a_target_that_is_no_class_is_refused(
     assert "data.targets: ['moon'] are not in data.names=" in exit_message(args, capsys)
     args[args.index("[moon]")] = "[]"
     assert "data.targets is empty. Name at least one" in exit_message(args, capsys)
+
+
+def test_targets_that_a_run_does_not_erase_are_named(toy_pipeline: Path, tmp_path: Path) -> None:
+    run = finished_run(tmp_path / "run", toy_pipeline)
+    with pytest.warns(UserWarning, match=r"data\.targets: dog: .*run does not erase that, but ship"):
+        warn_of_unerased([str(run)], ["ship", "dog"])
+    with warnings.catch_warnings(action="error"):
+        warn_of_unerased([str(run), str(toy_pipeline), str(run / "edit.safetensors")], ["ship"])
