@@ -19,6 +19,7 @@ from mace_pl.models.text_encoding import text_parts
 
 VAES = (AutoencoderKL, AsymmetricAutoencoderKL, AutoencoderTiny)
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
+FEWEST_WORDS = 16  # without its files a tokenizer knows the begin and the end of a prompt
 MOST_TOKENS = 100_000  # of a prompt: a tokenizer without settings of its own says 1e30
 FAMILY = "Give a Stable Diffusion 1.x, 2.x or XL model, or one distilled from these."
 ADAPTER = re.compile(r"\.(base_layer|lora_[AB]|lora_magnitude_vector|hada_\w+|lokr_\w+)\b")
@@ -115,9 +116,10 @@ def check_vocabulary(pipeline: Pipeline, name: str) -> None:
         UserError: naming the part.
     """
     for part, tokenizer in zip(("tokenizer", "tokenizer_2"), text_parts(pipeline)[0], strict=False):
-        if len(tokenizer) <= len(tokenizer.all_special_tokens) + 1 or tokenizer.model_max_length > MOST_TOKENS:
+        words = len(tokenizer.get_vocab())
+        if words < FEWEST_WORDS or tokenizer.model_max_length > MOST_TOKENS:
             raise UserError(
-                f"{name}: its {part} has no vocabulary ({len(tokenizer)} tokens). Get the files of the folder {part} "
+                f"{name}: its {part} has no vocabulary ({words} pieces of words). Get the files of the folder {part} "
                 f"again (vocab.json and merges.txt, or tokenizer.json, and tokenizer_config.json)."
             )
 
