@@ -20,6 +20,7 @@ from mace_pl.concepts.templates import TEMPLATES
 from mace_pl.errors import UserError
 from mace_pl.export.apply import apply_files
 from mace_pl.files.artifacts import slug, write_json, written_aside
+from mace_pl.files.owned import refuse_inputs
 from mace_pl.models.sampling import generate
 from mace_pl.run import Run
 
@@ -93,9 +94,10 @@ def write_inputs(run: str, output: str, images: int = 50) -> Path:
     """
     if images < 1:
         raise UserError(f"images={images} must be at least 1.")
-    folder = Path(output)
+    folder, loaded = Path(output), Run.load(run)
+    refuse_inputs(folder, [("run", loaded.home)], "output")
     folder.mkdir(parents=True, exist_ok=True)
-    for concept in Run.load(run).concepts:
+    for concept in loaded.concepts:
         target, anchor = concept["target"], concept["anchor"]
         templates = TEMPLATES[concept.get("kind", "object")]
         files = {}

@@ -20,6 +20,7 @@ from mace_pl.concepts.frames import Frames
 from mace_pl.data.caption_files import CaptionSource
 from mace_pl.errors import UserError
 from mace_pl.files.artifacts import written_aside
+from mace_pl.files.owned import refuse_inputs
 from mace_pl.files.paths import resolve
 
 log = logging.getLogger(__name__)
@@ -80,6 +81,9 @@ def write_prompts(
     """
     path = Path(output)
     _check_call(path, overwrite, count=count, rounds=rounds, max_tokens=max_tokens)
+    given = [captions] if isinstance(captions, str) else captions or []
+    places = [("concepts", concepts if isinstance(concepts, str) else None), *(("captions", file) for file in given)]
+    refuse_inputs(path, [*places, ("vocabulary", vocabulary if isinstance(vocabulary, str) else None)], "output")
     if captions is not None or vocabulary is not None:
         if concepts is not None or language_model is not None or endpoint is not None:
             raise UserError("captions: no language model is asked. Leave --concepts, --language_model, --endpoint out.")

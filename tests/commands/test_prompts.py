@@ -124,6 +124,15 @@ def test_templates_are_learnt_from_captions(tmp_path: Path, capsys: pytest.Captu
     assert file.read_text() == "a {} at sea\n"
 
 
+def test_captions_are_not_replaced_by_what_is_learnt_from_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = learnt(tmp_path, "--column", "prompt", "--overwrite", "true")
+    before = (tmp_path / "captions.csv").read_bytes()
+    message = exit_message([*args, "--output", str(tmp_path / "captions.csv")], capsys)
+    assert "captions.csv is the captions (" in message and (tmp_path / "captions.csv").read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
