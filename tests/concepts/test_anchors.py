@@ -57,7 +57,7 @@ def test_targets_their_spellings_and_names_that_share_a_word_are_no_candidates(
 
 
 def test_nothing_left_to_choose_names_the_settings(pipeline: StableDiffusionPipeline) -> None:
-    with pytest.raises(UserError, match=r"no anchor is left for 'ship': each of dog, ship is erased.*--data.anchors"):
+    with pytest.raises(UserError, match=r"no anchor is left for 'ship': each of dog, ship is erased.*data\.anchors"):
         rank_anchors(pipeline, SHIP, ["dog", "ship"], ["ship", "dog"], [])
 
 
