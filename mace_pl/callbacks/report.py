@@ -21,6 +21,7 @@ from mace_pl.files.artifacts import write_json
 from mace_pl.files.markdown import markdown_table
 from mace_pl.images.labelled_grid import labelled_grid
 from mace_pl.images.protocols import RunData
+from mace_pl.images.stored import ORIGINALS, Row, StoredImages, inputs_of
 from mace_pl.models.pipeline import scheduled
 from mace_pl.models.sampling import generate
 from mace_pl.training.progress import image_progress
@@ -70,16 +71,17 @@ class Report:
         if not rows:
             self.images[when] = []
             return
+        label = f"images {when}"
         chosen = scheduled(module.pipeline, data.image_scheduler, "data.image_scheduler")
-        with chosen, image_progress(shows_progress(trainer), f"images {when}", len(share)) as progress:
-            generated = generate(
-                module.pipeline,
-                [prompt for _, prompt, _ in share],
-                [module.seed + k for _, _, k in share],
-                data.image_steps,
-                data.image_guidance,
-                progress=progress,
-            )
+        with chosen, image_progress(shows_progress(trainer), label, len(share)) as progress:
+
+            def made(asked: Sequence[Row]) -> list[Image.Image]:
+                prompts, seeds = [prompt for prompt, _ in asked], [seed for _, seed in asked]
+                settings = (data.image_steps, data.image_guidance)
+                return generate(module.pipeline, prompts, seeds, *settings, progress=progress)
+
+            asked = [(prompt, module.seed + k) for _, prompt, k in share]
+            generated = made(asked) if when == "after" else self.originals(module, data).all_of(asked, made, progress)
         images: list[Any] = [None] * len(rows)
         for other, part in enumerate(gathered(trainer, generated)):
             images[other::world] = part
@@ -93,6 +95,12 @@ class Report:
                 right[name].append(index == self.classes.index(name))
         self.accuracy[when] = {name: sum(hits) / len(hits) for name, hits in right.items()}
 
+    def originals(self, module: ErasureModule, data: RunData) -> StoredImages:
+        """The images of the original model that earlier runs have left."""
+        made = {"unet": module.unet_hash, "text_encoder": module.fingerprint}
+        inputs = inputs_of(module.pipeline, made, data.image_steps, data.image_guidance)
+        return StoredImages(data.pictures / ORIGINALS, inputs)
+
     def mean(self, when: str, names: Sequence[str]) -> float | None:
         """Mean accuracy over the names that are classes."""
         accuracies = [self.accuracy[when][n] for n in names if n in self.accuracy.get(when, {})]
@@ -103,7 +111,7 @@ class Report:
         rows = []
         for c in self.concepts:
             values = losses.get(c.target, ())
-            change = f"{values[0]:.2f} → {values[-1]:.2f}" if values else "–"
+            change = "{:.2f} → {:.2f}".format(*ends(values)) if values else "–"
             rows.append([c.target, c.anchor, c.kind, change, self.change([c.target])])
         if self.preserved:
             rows.append([f"preserved ({len(self.preserved)})", "", "", "", self.change(self.preserved)])
@@ -121,7 +129,8 @@ class Report:
             self.write_images(folder / "before_after.png")
         if losses:
             write_losses(folder / "losses.png", losses)
-        steps = {t: {"first_loss": v[0], "last_loss": v[-1], "steps": len(v)} for t, v in losses.items()}
+        means_of = {t: dict(zip(("first_loss", "last_loss"), ends(v), strict=True)) for t, v in losses.items()}
+        steps = {t: {**means_of[t], "steps": len(v)} for t, v in losses.items()}
         groups = {"targets": [c.target for c in self.concepts], "kept": self.preserved}
         means = {when: {g: self.mean(when, names) for g, names in groups.items()} for when in self.accuracy}
         content = {"losses": steps, "prompts": self.prompts, "seeds": self.seeds}
@@ -148,7 +157,13 @@ class Report:
         console.print(table)
 
 
-COLUMNS = ("target", "anchor", "kind", "loss, first → last", "seen, before → after")
+COLUMNS = ("target", "anchor", "kind", "loss, first → last tenth", "seen, before → after")
+
+
+def ends(losses: Sequence[float]) -> tuple[float, float]:
+    """The mean losses of the first and of the last tenth of the steps, at least one: a single step is noisy."""
+    count = max(1, len(losses) // 10)
+    return sum(losses[:count]) / count, sum(losses[-count:]) / count
 
 
 def shown_of(names: int) -> str:

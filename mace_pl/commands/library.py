@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mace_pl.commands.train_entries import RETRAIN_ABOVE, own_rank, train_again, train_entries
+from mace_pl.commands.train_entries import RETRAIN_ABOVE, own_rank, shown_by, train_again, train_entries
 from mace_pl.concepts.concept import read_concepts
 from mace_pl.concepts.names import clean_names
 from mace_pl.errors import UserError, nearest
@@ -33,6 +33,8 @@ def add_concepts(
     reason: str | None = None,
     requester: str | None = None,
     retrain_above: float | None = RETRAIN_ABOVE,
+    kept: list[str] | None = None,
+    report_seeds: int | None = None,
     pretrained: str | None = None,
     layout: str | None = None,
 ) -> Path:
@@ -50,6 +52,9 @@ def add_concepts(
         requester: who asked for it; free text.
         retrain_above: a LoRA is trained again where the refinement has moved the keys and values of its tokens by more
             than this part of their size since it was trained; never when null.
+        kept: names that are shown and scored beside the new targets, as of ``fit``; [] for none, those of the run when
+            None.
+        report_seeds: images per name, before and after; 0 generates none; as the run when None.
         pretrained: where the base model is now; where the run found it when None.
         layout: where the layout of a base in one file is now; likewise.
 
@@ -73,7 +78,8 @@ def add_concepts(
         else:
             named = read_concepts(concepts or [])
             _refuse_twice(library, [concept.target for concept in named])
-            library = train_entries(library, named, templates, Event("add", reason=reason, requester=requester))
+            event = Event("add", reason=reason, requester=requester)
+            library = train_entries(library, named, templates, event, shown_by(kept, report_seeds))
         return _shown(train_again(library, retrain_above))
 
 
@@ -84,6 +90,8 @@ def replace_concepts(
     reason: str | None = None,
     requester: str | None = None,
     retrain_above: float | None = RETRAIN_ABOVE,
+    kept: list[str] | None = None,
+    report_seeds: int | None = None,
     pretrained: str | None = None,
     layout: str | None = None,
 ) -> Path:
@@ -96,6 +104,8 @@ def replace_concepts(
         reason: why; free text.
         requester: who asked for it; free text.
         retrain_above: as for ``add``.
+        kept: as for ``add``.
+        report_seeds: as for ``add``.
         pretrained: where the base model is now; where the run found it when None.
         layout: where the layout of a base in one file is now; likewise.
 
@@ -110,7 +120,8 @@ def replace_concepts(
         library = _at(library, pretrained, layout)
         named = read_concepts(concepts)
         _refuse_unknown(library, [concept.target for concept in named], "concepts")
-        library = train_entries(library, named, templates, Event("replace", reason=reason, requester=requester))
+        event = Event("replace", reason=reason, requester=requester)
+        library = train_entries(library, named, templates, event, shown_by(kept, report_seeds))
         return _shown(train_again(library, retrain_above))
 
 

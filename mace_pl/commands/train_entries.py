@@ -31,7 +31,9 @@ from mace_pl.stages.anchors import Choice, choose_anchors
 RETRAIN_ABOVE = 0.2
 
 
-def train_entries(library: Library, concepts: Sequence[Concept], templates: Any, event: Event) -> Library:
+def train_entries(
+    library: Library, concepts: Sequence[Concept], templates: Any, event: Event, shown: Mapping[str, Any]
+) -> Library:
     """Train concepts by themselves and make them entries, in place of those of the same targets.
 
     Args:
@@ -39,6 +41,7 @@ def train_entries(library: Library, concepts: Sequence[Concept], templates: Any,
         concepts: what is trained.
         templates: their prompts, as ``data.templates``; those of the library's run when None.
         event: what is done, and why.
+        shown: settings of ``fit``'s report in place of those of the run: :func:`shown_by`.
 
     Returns:
         The changed library; on other ranks than the first the library as it was.
@@ -52,7 +55,7 @@ def train_entries(library: Library, concepts: Sequence[Concept], templates: Any,
     for concept in concepts:
         if concept.anchor in library.run.targets and concept.anchor not in own:
             screen().print(f"The anchor of {concept.target!r} is {concept.anchor!r}, which the library erases itself.")
-    made = fitted(library, concepts, templates_for(given, concepts))
+    made = fitted(library, concepts, templates_for(given, concepts), shown)
     if own_rank():
         return library
     base = Base.load(library.run)
@@ -96,7 +99,8 @@ def train_again(library: Library, above: float | None) -> Library:
     entries = {target: read_entry(library.folder, library.members.entries[target]) for target in late}
     concepts = [entry.concept for entry in entries.values()]
     prompts = {target: list(entry.templates) for target, entry in entries.items() if entry.templates}
-    made = fitted(library, concepts, templates_for(prompts, concepts), again=True)
+    unseen = shown_by([], 0)  # an entry keeps the scores of its own run
+    made = fitted(library, concepts, templates_for(prompts, concepts), unseen, again=True)
     base, notes = Base.load(library.run), library.history.notes()
     contents = store_run(library.folder, base, made, concepts, beside=library.run)
     added = {target: replace(notes[target], content=content) for target, content in contents.items()}
@@ -109,8 +113,17 @@ def own_rank() -> int:
     return int(getattr(rank_zero_only, "rank", 0))
 
 
+def shown_by(kept: list[str] | None, report_seeds: int | None) -> dict[str, Any]:
+    """Settings of ``fit`` for the report; none where it is that of the library's run."""
+    return {name: value for name, value in (("kept", kept), ("report_seeds", report_seeds)) if value is not None}
+
+
 def fitted(
-    library: Library, concepts: Sequence[Concept], templates: Mapping[str, list[str]], again: bool = False
+    library: Library,
+    concepts: Sequence[Concept],
+    templates: Mapping[str, list[str]],
+    shown: Mapping[str, Any],
+    again: bool = False,
 ) -> Run:
     """A run of ``fit`` for some concepts, in the library's folder; with ``again`` on the refinement of all entries."""
     config = library.settings
@@ -118,7 +131,7 @@ def fitted(
     model = {**config["model"], **({"beside": str(library.folder)} if again else {})}
     place = library.folder / ADDING / identity({"concepts": data["concepts"], "templates": templates})[:12]
     own = {"output_dir": str(place), "overwrite": True, "save_pipeline": False, "export": []}
-    return fit({**config, "data": data, "model": model, **own})
+    return fit({**config, **shown, "data": data, "model": model, **own})
 
 
 def templates_for(given: Any, concepts: Sequence[Concept]) -> dict[str, list[str]]:

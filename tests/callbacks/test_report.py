@@ -10,7 +10,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from support.runs import Passes, config
 
-from mace_pl.callbacks.report import Report
+from mace_pl.callbacks.report import Report, ends
 from mace_pl.cli import erase_main
 from mace_pl.concepts.concept import Concept
 from mace_pl.evaluation.clip import ClipClassifier
@@ -65,3 +65,29 @@ def test_an_image_of_some_names_says_so(names: int, tmp_path: Path) -> None:
     shown = np.asarray(Image.open(tmp_path / "report" / "before_after.png"))
     last = np.nonzero((shown == (255, 0, 0)).all(-1))[0].max()
     assert bool((shown[last + 1 :] < 128).all(-1).any()) == (names > 10), "words below the images"
+
+
+def test_images_of_the_original_are_generated_once(toy_pipeline: Path, toy_clip: Path, tmp_path: Path) -> None:
+    """By the same model, settings, prompt and seed; damaged files are made again."""
+    stored, before = tmp_path / "pictures" / ".originals", {}
+    for name, kept, guidance, generated, damaged in (
+        ("one", "[cat]", "7.5", 4 + 4, False),
+        ("two", "[cat, house]", "7.5", 2 + 6, False),
+        ("three", "[cat]", "3.0", 4 + 4, False),
+        ("four", "[cat]", "7.5", 0 + 4, False),
+        ("five", "[cat]", "7.5", 4 + 4, True),
+    ):
+        for file in stored.glob("*.png") if damaged else ():
+            file.write_bytes(b"no image")
+        settings = config(tmp_path, toy_pipeline, name, [{"target": "ship", "anchor": "ground", "kind": "object"}])
+        scored = ["--kept", kept, "--classifier", str(toy_clip), "--report_seeds", str(SEEDS)]
+        erase_main([*settings, *ALONE, *scored, "--data.image_guidance", guidance])
+        assert Passes.latents == generated * STEPS * GUIDED, name
+        before[name] = json.loads((tmp_path / name / "report" / "metrics.json").read_text())["accuracy"]["before"]
+    assert before["five"] == before["four"] == before["one"]
+    assert len(list(stored.iterdir())) == 4 + 2 + 4
+
+
+def test_losses_are_means_of_the_first_and_last_tenth() -> None:
+    assert ends([4.0, 2.0, *[9.0] * 16, 1.0, 3.0]) == (3.0, 2.0)
+    assert ends([5.0, 1.0]) == (5.0, 1.0) and ends([2.0]) == (2.0, 2.0)
