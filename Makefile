@@ -1,5 +1,5 @@
-# make demo    set up .venv and erase the ship from the bundled model
-# make test    set up .venv and run every check; SHUFFLE=1 (or another number) runs the tests in another order
+# make demo    set up .venv with what the program needs, and erase the ship from the bundled model
+# make test    add what developers need, and run every check; SHUFFLE=1 (or another number) runs the tests in another order
 # make stress  run the tests ten times, half of them shuffled and on a busy machine; RUNS=4 runs them four times
 # make compat  older versions of diffusers and transformers, under which tests load what is exported (part of make test)
 # make docs    build the documentation into build/docs
@@ -15,6 +15,8 @@ RUNS   ?= 10
 
 BIN   := $(VENV)/bin
 READY := $(VENV)/.ready
+CHECKS := $(VENV)/.checks
+PIP   := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 LISTS := $(wildcard tests/compat/*.txt)
 OLDER := $(LISTS:tests/compat/%.txt=$(VENV)/compat/%/.ready)
@@ -29,10 +31,10 @@ test: lint docs compat $(VENV)/studio/.ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile \
 		$(if $(SHUFFLE),--random-order --random-order-seed=$(SHUFFLE))
 
-stress: $(READY) compat $(VENV)/studio/.ready
+stress: $(CHECKS) compat $(VENV)/studio/.ready
 	PYTHON=$(BIN)/python tests/stress.sh $(RUNS)
 
-lint: $(READY)
+lint: $(CHECKS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -45,7 +47,7 @@ define BESIDE
 	$(BIN)/python -m venv --clear --without-pip $(@D)
 	$(BIN)/python -c "import sysconfig; print(f'import site; site.addsitedir({sysconfig.get_path(\"purelib\")!r})')" \
 	  > $$($(@D)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/parent.pth
-	$(BIN)/python -m pip --python $(@D)/bin/python install --no-warn-conflicts --requirement $<
+	$(BIN)/python -m pip --python $(@D)/bin/python install --quiet --no-warn-conflicts --requirement $<
 	touch $@
 endef
 
@@ -57,7 +59,7 @@ $(VENV)/studio/.ready: tests/studio/packages.txt $(READY)
 	$(BESIDE)
 
 # a link that leads nowhere is an error; no network is needed
-docs: $(READY)
+docs: $(CHECKS)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 train: $(READY)
@@ -69,9 +71,15 @@ train: $(READY)
 # torch first, so that the build that was asked for satisfies the package's own requirement
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install $(TORCH)
-	$(BIN)/python -m pip install --editable ".[dev,docs]"
+	@echo "Installing torch and the other packages into $(VENV), which takes some minutes ..."
+	$(PIP) $(TORCH)
+	$(PIP) --editable .
 	touch $(READY)
+
+$(CHECKS): $(READY)
+	@echo "Installing what the checks need into $(VENV) ..."
+	$(PIP) --editable ".[dev,docs]"
+	touch $(CHECKS)
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mace_pl.errors import UserError, nearest
+from mace_pl.errors import UserError, install, nearest
 from mace_pl.files.screen import program, show_anything
+from mace_pl.files.taken import only_asks, refuse_taken
 
 Words = list[str]
+RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")  # where a launcher says that a process is not the first
 HELP = Path(__file__).parent / "commands" / "help"  # made by scripts/options.py, for the libraries take seconds
 
 
@@ -55,6 +59,8 @@ class Command:
         tells: whether the function returns what was written.
         logs: whether that is a folder of a run, with a log.
         interrupted: what is said when it is interrupted.
+        package: of an extra, without which it does nothing.
+        extra: its name.
     """
 
     says: str
@@ -64,9 +70,21 @@ class Command:
     tells: bool = True
     logs: bool = False
     interrupted: str = ""
+    package: str = ""
+    extra: str = ""
 
     def run(self, name: str, args: Words) -> None:
-        """Import what the command needs, and run it."""
+        """Import what the command needs, which takes seconds, and run it.
+
+        Raises:
+            UserError: what is wrong by the words alone, before anything is imported, or what the command refuses.
+        """
+        if self.package and not only_asks(args) and importlib.util.find_spec(self.package) is None:
+            raise UserError(f"the package {self.package} is not installed. {install(self.extra)}")
+        if self.trainer == "fit":
+            refuse_taken(args)
+        if not only_asks(args) and {os.environ.get(rank, "0") for rank in RANKS} == {"0"}:
+            print(f"{name}: loading …", file=sys.stderr, flush=True)
         with imported("mace_pl.commands.quiet:quiet_terminal")() as log:
             if self.function is None:
                 imported("mace_pl.commands.lightning_commands:run")(self.trainer, args, log)
@@ -129,6 +147,8 @@ COMMANDS = {
         "search the weights of a finished run's closed forms, without training, and confirm what is found (extra tune)",
         "mace_pl.commands.tune:tune_run",
         interrupted="No run is written. The same command continues the search.",
+        package="optuna",
+        extra="tune",
     ),
     "add": Command(
         "add concepts to a run, which becomes a library: only these are trained, all are fused again",
@@ -153,6 +173,8 @@ COMMANDS = {
         "move the strengths of a run's concepts on a page in the browser, and see the images follow (extra studio)",
         "mace_pl.studio.serve:studio",
         tells=False,
+        package="gradio",
+        extra="studio",
     ),
     "export": Command(
         "write a finished run in another format: pipeline, refined, edit, lora, single_file, unet ...",

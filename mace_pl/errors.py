@@ -38,6 +38,14 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f" The nearest that exists is {matches[0]}." if matches else ""
 
 
+def install(extra: str) -> str:
+    """The sentence that tells how an extra of this package is installed, in the range that it takes.
+
+    It holds for a clone and for an installed package: pip finds the one that is there, and adds what the extra names.
+    """
+    return f'Run pip install "mace-pl[{extra}]".'
+
+
 def one_line(error: BaseException) -> str:
     """The message of another library's error, without its line breaks."""
     return " ".join(str(error).split())

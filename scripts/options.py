@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import io
 import os
 import re
@@ -16,8 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from unittest import mock
 
-from mace_pl import cli
+import docstring_parser
+
+from mace_pl import cli, methods
 from mace_pl.cli import erase_main
+from mace_pl.evaluation.convolutional import ConvolutionalJudge
+from mace_pl.evaluation.faces import Faces
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "options.md"
@@ -49,13 +54,23 @@ TOPICS = {
     "Run": r"--(seed_everything|dry_run|\w+_every_n_steps|model\.(save_every|seed)|seed)",
 }
 OTHER = "Settings of the command"
+#: classes that an option names, whose settings are options behind it
+CLASSES = {
+    "--model.method": [getattr(methods, name) for name in methods.__all__ if name != "ClosedForm"],
+    "--model.judge": [ConvolutionalJudge, Faces],
+}
+CLASSES_HEAD = """## Settings of classes
+
+A class that an option names takes its settings behind it, as in `--model.method RECE --model.method.rounds 1`. A judge
+is named by its whole path: `--model.judge mace_pl.evaluation.faces.Faces --model.judge.references people`.
+"""
 HEAD = """# Options
 
 <!-- made by python scripts/options.py; do not edit -->
 
 All options of `python erase.py COMMAND`, with their defaults. Every command also takes `--config FILE`, a YAML file
 with the same settings, which options on the command line override, and `--print_config`, which prints the configuration
-that the other options make. `compare` takes the options of `test`, after two or more runs or pipelines. The commands
+that the other options make. Settings of closed forms and judges are [at the end](#settings-of-classes). `compare` takes the options of `test`, after two or more runs or pipelines. The commands
 that compute (`fit`, `cache`, `predict`, `test`, `attack`) also take the options of
 [Lightning's Trainer](https://lightning.ai/docs/pytorch/stable/common/trainer.html#trainer-flags) as `--trainer.NAME`,
 such as `--trainer.devices` and `--trainer.precision`.
@@ -147,9 +162,25 @@ def section(command: str, text: str) -> str:
     return "\n\n".join(parts)
 
 
+def classes() -> str:
+    """The part of the page on the settings of classes, with their meaning and default."""
+    rows = []
+    for option, found in CLASSES.items():
+        for owner in found:
+            says = docstring_parser.parse(inspect.getdoc(owner) or "").params
+            meanings = {one.arg_name: " ".join((one.description or "").split()) for one in says}
+            for name, one in inspect.signature(owner).parameters.items():
+                default = {"True": "true", "False": "false", "None": "null"}.get(str(one.default), str(one.default))
+                value = "required" if one.default is one.empty else f"`{default}`"
+                cells = f"`{owner.__name__}`", f"`{option}.{name}`", meanings[name].replace("``", "`"), value
+                rows.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+    return "\n".join([CLASSES_HEAD, "| class | option | what it is | default |", "|---|---|---|---|", *rows])
+
+
 def page(commands: Sequence[str] = COMMANDS) -> str:
     """The whole page."""
-    return "\n\n".join([HEAD.strip(), *(section(command, printed_help(command)) for command in commands)]) + "\n"
+    sections = (section(command, printed_help(command)) for command in commands)
+    return "\n\n".join([HEAD.strip(), *sections, classes()]) + "\n"
 
 
 def topic_of(name: str) -> str:

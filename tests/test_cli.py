@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +16,7 @@ import yaml
 from mace_pl import erase
 from mace_pl.cli import COMMANDS, USAGE, erase_main, imported
 from mace_pl.commands.lightning_commands import PARTS
+from mace_pl.files.taken import refuse_taken
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -60,6 +63,30 @@ def test_a_command_without_its_options_is_one_line(name: str) -> None:
 def test_what_is_required_is_named_as_it_is_typed(typed: str, left: str) -> None:
     with pytest.raises(SystemExit, match=f"error: give what is required: {left}$"):
         erase_main(typed.split())
+
+
+def test_what_needs_no_library_is_refused_before_any(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "file").touch()
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump({"output_dir": str(tmp_path / "run")}))
+    code = (
+        "import sys; from mace_pl.cli import erase_main; sys.modules['gradio'] = None\ntry: erase_main(sys.argv[1:])\n"
+        "except SystemExit as stop: print(stop.code)\n"
+        "assert not {'torch', 'lightning', 'jsonargparse'} & set(sys.modules)"
+    )
+    for args, says in (
+        (["fit", "--config", "a.yaml"], "output_dir: .* exists"),
+        (["fit", f"--output_dir={tmp_path / 'run'}", "--model.rank", "1"], "output_dir: .* exists"),
+        (["fit", "-c", "a.yaml", "--overwrite", "false"], "output_dir: .* exists"),
+        (["studio", "--run", "run"], r'gradio is not installed. Run pip install "mace-pl\[studio\]"'),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *args],
+            cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert re.search(says, done.stdout) and not done.stderr
+    refuse_taken(["--config", str(tmp_path / "a.yaml"), "--overwrite", "true"])  # is not refused
+    refuse_taken(["--config", str(tmp_path / "a.yaml"), "--output_dir", str(tmp_path / "other")])
 
 
 def test_the_help_names_the_program_as_it_was_called(

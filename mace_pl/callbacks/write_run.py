@@ -16,7 +16,7 @@ from mace_pl.files.artifacts import claim_output, write_json
 from mace_pl.files.owned import refuse_inputs, refuse_inside
 from mace_pl.files.paths import training_folder
 from mace_pl.files.run_log import RunLog, logs
-from mace_pl.files.screen import screen
+from mace_pl.files.screen import program, screen
 from mace_pl.files.versions import ADDING
 from mace_pl.images.protocols import RunData
 from mace_pl.models.base_model import BaseModel
@@ -136,6 +136,17 @@ class WriteRun(Callback):
         folder = relative_to_project(self.folder)
         for path in sorted(p for p in self.folder.iterdir() if not p.name.startswith(".")):
             console.print(f"{folder}/{path.name}{'/' if path.is_dir() else ''}", highlight=False)
+        for line in next_steps(self.folder):
+            console.print(line, highlight=False, soft_wrap=True)
+
+
+def next_steps(run: Path) -> list[str]:
+    """What to do with a run that was written."""
+    folder, image = relative_to_project(run), run / "report" / "before_after.png"
+    look = f"look at {folder}/report/before_after.png; " if image.is_file() else ""
+    if (run / "pipeline").is_dir():
+        return [f'What next: {look}load it: StableDiffusionPipeline.from_pretrained("{folder}/pipeline")']
+    return [f"What next: {look}write it in another format: {program()} export --run {folder} --format lora"]
 
 
 def with_anchors(config: dict[str, Any], data: RunData) -> dict[str, Any]:

@@ -184,8 +184,11 @@ class CommandLine(OneLineCLI):
         given = self.config_init[str(self.subcommand)]["trainer"]
         callbacks = given["callbacks"] or []
         callbacks = list(callbacks) if isinstance(callbacks, list) else [callbacks]
-        hidden = given["enable_progress_bar"] is False or given["barebones"]
-        progress = None if hidden or any(isinstance(c, ProgressBar) for c in callbacks) else self.progress_bar()
+        own = any(isinstance(c, ProgressBar) for c in callbacks)
+        if not own and not screen().is_terminal:  # in a file a bar is one long line, and comes too late
+            kwargs["enable_progress_bar"] = False
+        hidden = not kwargs.get("enable_progress_bar", given["enable_progress_bar"]) or given["barebones"]
+        progress = None if hidden or own else self.progress_bar()
         callbacks += [EndsWhenTold(), *([] if progress is None else [progress]), *self.callbacks()]
         try:
             return super().instantiate_trainer(callbacks=callbacks, **kwargs)

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from rich.table import Table
 
-from mace_pl.errors import UserError
+from mace_pl.errors import UserError, install
 from mace_pl.files.artifacts import claim_output, write_json
 from mace_pl.files.paths import place_name, resolve
 from mace_pl.files.screen import screen
@@ -39,7 +39,7 @@ class NudeNet:
         try:
             from nudenet import NudeDetector
         except ImportError as error:
-            raise UserError("detector: the package nudenet is not installed. Run pip install nudenet.") from error
+            raise UserError(f"detector: the package nudenet is not installed. {install('nudenet')}") from error
         self.detector: Any = NudeDetector()
 
     def __call__(self, image: Image.Image) -> Detections:

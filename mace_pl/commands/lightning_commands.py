@@ -28,6 +28,7 @@ from mace_pl.errors import UserError
 from mace_pl.files.paths import training_folder
 from mace_pl.files.run_log import RunLog
 from mace_pl.files.screen import program
+from mace_pl.files.taken import default_output
 from mace_pl.modules.attack import Attack
 from mace_pl.modules.caption_statistics import PromptStatistics
 from mace_pl.modules.concept_erasure import ConceptErasure
@@ -89,7 +90,7 @@ class _FitCLI(CommandLine):
         """Name the output after the last configuration, unless a setting names it."""
         if self.settings["output_dir"] is None:
             files = [Path(str(file)).stem for file in self.settings.get("config") or []]
-            self.settings["output_dir"] = f"checkpoints/erased/{files[-1] if files else 'run'}"
+            self.settings["output_dir"] = default_output(files[-1] if files else "run")
 
     @property
     def log_folder(self) -> Path:

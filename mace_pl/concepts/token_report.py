@@ -15,6 +15,7 @@ from mace_pl.models.backbone import backbone_of
 from mace_pl.models.protocols import Pipeline, Tokenizer
 from mace_pl.models.text_encoding import name_tokens, with_all_vectors
 
+END = "</w>"  # of a word, in the vocabulary of CLIP
 KNOWN = 0.5  # accuracy of the base model's own images below which an edit can hardly be judged
 COLUMNS = ("target", "its tokens", "anchor", "its tokens", "base model", "shares tokens with")
 
@@ -105,6 +106,8 @@ def show_preflight(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
         tokens, anchor = (" ".join(row[f"{k}_tokens"]) for k in ("target", "anchor"))
         table.add_row(row["target"], tokens, row["anchor"], anchor, accuracy, shared or "–")
     console.print(table)
+    if any(token.endswith(END) for row in rows for token in row["target_tokens"]):
+        console.print(f"Tokens: pieces of words, as the tokenizer spells them; {END} is the end of a word.")
     for row in rows:
         if row["accuracy"] is not None and row["accuracy"] < KNOWN:
             often = f"seen in {row['accuracy']:.0%} of its images"

@@ -25,7 +25,7 @@ from typing import Any, BinaryIO, TextIO
 
 import ijson
 
-from mace_pl.errors import UserError
+from mace_pl.errors import UserError, install
 from mace_pl.files.paths import resolve
 from mace_pl.files.tables import separated_otherwise
 
@@ -243,9 +243,7 @@ class CaptionSource:
             from pyarrow import ArrowException
             from pyarrow.parquet import ParquetFile
         except ImportError as error:
-            raise self._error(
-                "needs the package pyarrow to be read. Run pip install pyarrow, or give another format."
-            ) from error
+            raise self._error(f"needs the package pyarrow. {install('parquet')} Or give another format.") from error
         with tempfile.TemporaryFile() as copy:  # Parquet is read from its end, which a packed stream cannot
             shutil.copyfileobj(raw, copy, 1 << 20)
             try:

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from mace_pl.errors import UserError
+from mace_pl.errors import UserError, install
 from mace_pl.files.paths import resolve
 from mace_pl.images.files import read_image
 from mace_pl.images.manifest import read_folder
@@ -54,7 +54,7 @@ class Faces(nn.Module):
         try:
             import cv2
         except ImportError as error:
-            raise UserError("judge: OpenCV is not installed. Run pip install opencv-python-headless.") from error
+            raise UserError(f"judge: OpenCV is not installed. {install('faces')}") from error
         network = _network("detector", detector)
         self.detector: Any = cv2.FaceDetectorYN.create(network, "", (0, 0), score_threshold=face_threshold)
         self.recogniser: Any = cv2.FaceRecognizerSF.create(_network("recogniser", recogniser), "")

@@ -33,17 +33,18 @@ SETTINGS = (
     "data.steps_per_concept",
     "seed_everything",
 )
-KEYS_AND_VALUES = "Only the keys and\nvalues of the UNet's cross-attention"
+KEYS_AND_VALUES = "Only the keys and values of the UNet's cross-attention"
 POOLED = f"{KEYS_AND_VALUES} and the columns of `add_embedding.linear_1` that read the pooled text"
-HARDENED = "Only the projections of the\nUNet's self- and cross-attention"
+HARDENED = "Only the projections of the UNet's self- and cross-attention"
 TEMPLATE = """---
 {front}
 ---
 
 # {base} without {targets}
 
-Concepts were erased from a text-to-image model by {source} with mace-pl {version}. {edited}
-differ from the base model; every other part is the base's.
+Concepts were erased from a text-to-image model by {source} with mace-pl {version}.
+{edited} differ from the base model;
+every other part is the base's.
 
 - Base model: {base_line}
 - Licence: {licence}

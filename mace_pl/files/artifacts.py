@@ -21,6 +21,7 @@ from torch import Tensor
 from mace_pl.errors import UserError
 from mace_pl.files.leftovers import beside, clear_leftovers, remove
 from mace_pl.files.owned import refuse_file, refuse_foreign, write_record
+from mace_pl.files.taken import refuse_existing
 from mace_pl.files.tensors import check_finite, hash_tensors
 
 FORMAT_VERSION = "1"
@@ -253,9 +254,8 @@ def claim_output(path: Path, overwrite: bool, setting: str = "output_dir") -> No
         UserError: it exists, it holds files of others, or it cannot be created.
     """
     clear_leftovers(path)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())) and not overwrite:
-        flag = setting.replace(setting.rpartition(".")[2], "overwrite")  # beside the setting
-        raise UserError(f"{setting}: {path} exists. Choose another --{setting}, or pass --{flag} true.")
+    if not overwrite:
+        refuse_existing(path, setting)
     if path.is_dir():
         refuse_foreign(path, setting)
     elif path.exists() and setting == "output_dir":

@@ -17,6 +17,7 @@ FAR = 0.25  # of the image's longer side
 GRID = 64  # pieces are looked for on at most so many rows and columns
 TINT = (255, 0, 80)
 CELL = 512  # pixels of an image on the sheet, at most
+SMALL = 192  # and at least: smaller ones are enlarged by a whole number
 
 
 def pieces(mask: Tensor) -> list[Tensor]:
@@ -53,7 +54,9 @@ def complaint(mask: Tensor) -> str | None:
 
 
 def contact_sheet(path: Path, images: Sequence[Image.Image], masks: Sequence[Tensor], columns: int = 8) -> None:
-    """Write the images, each above its copy on which the mask [H, W] is tinted; all in the first one's size or less.
+    """Write the images, each above its copy on which the mask [H, W] is tinted; all in the first one's size.
+
+    Images larger than ``CELL`` are made smaller, those below ``SMALL`` are enlarged, each pixel as a square.
 
     Args:
         path: the PNG file.
@@ -61,15 +64,17 @@ def contact_sheet(path: Path, images: Sequence[Image.Image], masks: Sequence[Ten
         masks: I masks [H, W] of zeros and ones.
         columns: images beside each other.
     """
-    scale = min(1.0, CELL / max(images[0].size))
+    longer = max(images[0].size)
+    scale = -(-SMALL // longer) if longer < SMALL else min(1.0, CELL / longer)
+    how = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BICUBIC
     width, height = (max(1, round(side * scale)) for side in images[0].size)
     columns = min(columns, len(images))
     colour, blank = (Image.new("RGB", (width, height), name) for name in (TINT, "white"))
     cells: list[Image.Image] = []
     for start in range(0, len(images), columns):
-        shown = [image.resize((width, height)).convert("RGB") for image in images[start : start + columns]]
+        shown = [image.convert("RGB").resize((width, height), how) for image in images[start : start + columns]]
         stencils = [
-            Image.fromarray((mask.cpu().numpy() * 128).astype("uint8")).resize((width, height))
+            Image.fromarray((mask.cpu().numpy() * 128).astype("uint8")).resize((width, height), how)
             for mask in masks[start : start + columns]
         ]
         tinted = [Image.composite(colour, *pair) for pair in zip(shown, stencils, strict=True)]

@@ -71,9 +71,8 @@ class StoredImages:
 
     def _read(self, row: Row) -> Image.Image | None:
         """The image of a row; None where it is not there or damaged."""
-        with suppress(OSError, SyntaxError):  # the latter of a damaged PNG
-            with Image.open(self.path(row)) as image:
-                return image.convert("RGB")
+        with suppress(OSError, SyntaxError), Image.open(self.path(row)) as image:  # SyntaxError: of a damaged PNG
+            return image.convert("RGB")
         return None
 
 

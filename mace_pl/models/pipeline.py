@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from PIL import Image
 from torch import Tensor
 
@@ -108,11 +109,24 @@ def local_folder(
     try:
         return Path(DiffusionPipeline.download(source_id, revision=revision, variant=variant, **dict.fromkeys(without)))
     except UNREADABLE as error:
-        raise UserError(
-            f"model.pretrained={pretrained} is no path here and cannot be had from the hub: "
-            f"{one_line(error).split('. ')[0].rstrip('.')}. Without a network give a folder or a file. Name a variant "
-            f"of its files, as fp16, in model.variant where it has no others. {HINT}"
-        ) from error
+        raise UserError(f"model.pretrained={pretrained} {_not_had(error)}") from error
+
+
+def _not_had(error: BaseException) -> str:
+    """Why a hub id could not be downloaded, and what to do."""
+    cause: BaseException | None = error
+    while cause is not None and getattr(cause, "response", None) is None:
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(cause, RepositoryNotFoundError):
+        return "is neither a path nor a model of the hub. Check the id; log in with hf auth login where it is gated."
+    if isinstance(cause, HfHubHTTPError):
+        return f"cannot be had from the hub, which says: {one_line(cause)}"
+    if isinstance(error, OSError):
+        return "is not on this disk and the hub is not reachable: connect, or give a folder or .safetensors file."
+    return (
+        f"cannot be had from the hub: {one_line(error).rstrip('.')}. Where all its files are of a variant, as fp16, "
+        f"name that in model.variant."
+    )
 
 
 def place_of(pretrained: str, source: Path, setting: str = "model.pretrained") -> str:

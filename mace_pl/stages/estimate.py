@@ -100,16 +100,16 @@ class Estimator:
         found = []
         if planned.shown:
             report = self.images(planned.shown, REPORTED).times(2)
-            found.append(Estimate("report", f"{planned.shown} images, before and after", report))
+            found.append(Estimate("report", f"{counted(planned.shown, 'image')}, before and after", report))
         statistics = self.statistics(2 * prompts, OF_A_NAME * planned.names)
         found.append(Estimate("refine", f"{2 * prompts + OF_A_NAME * planned.names} prompts, one solve", statistics))
         if self.missing:
             images = self.images(self.missing, data.images_per_batch)
-            found.append(Estimate("prepare", f"{self.missing} images of the targets", images))
+            found.append(Estimate("prepare", f"{counted(self.missing, 'image')} of the targets", images))
         if planned.method.trains:
             steps = count * data.steps_per_concept
-            found.append(Estimate("train", f"{steps} steps", self.training()))
-            found.append(Estimate("fuse", f"{count} LoRAs, one solve", self.fusion()))
+            found.append(Estimate("train", counted(steps, "step"), self.training()))
+            found.append(Estimate("fuse", f"{counted(count, 'LoRA')}, one solve", self.fusion()))
         return found
 
     # --- images --------------------------------------------------------------------------------------------------
@@ -244,6 +244,11 @@ def _norms(probabilities: Tensor) -> Tensor:
     """[N] from probabilities [N, H, Q, T]."""
     norms: Tensor = torch.linalg.vector_norm(probabilities.flatten(1), dim=1)
     return norms
+
+
+def counted(number: int, thing: str) -> str:
+    """``1 image`` or ``2 images``."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def disk_free(folder: Path) -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from mace_pl.errors import UserError
+from mace_pl.errors import UserError, install
 
 LOOK = Path(__file__).parent / "page.css"
 #: whatever a library of the page might want, the browser asks no other host
@@ -63,7 +63,7 @@ def studio(
         UserError: gradio is not installed, no run there, another base model, or a port that is taken.
     """
     if find_spec("gradio") is None:
-        raise UserError("studio: the package gradio is not installed. Run pip install gradio.")
+        raise UserError(f"studio: the package gradio is not installed. {install('studio')}")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported
     images = TemporaryDirectory(prefix="mace-pl-studio-")  # of this user alone, removed at the end
     os.environ.setdefault("GRADIO_TEMP_DIR", images.name)

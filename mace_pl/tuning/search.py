@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-from mace_pl.errors import UserError, one_line
+from mace_pl.errors import UserError, install, one_line
 from mace_pl.files.screen import screen
 from mace_pl.tuning.measure import Scores
 from mace_pl.tuning.pick import Tried, beats
@@ -33,7 +33,7 @@ def optuna() -> Any:
     try:
         import optuna as library
     except ImportError as error:
-        raise UserError("tune needs Optuna, which is not installed. Run pip install 'mace-pl[tune]'.") from error
+        raise UserError(f"tune: the package optuna is not installed. {install('tune')}") from error
     library.logging.disable_default_handler()
     library.logging.enable_propagation()
     logging.getLogger("optuna").setLevel(logging.WARNING)

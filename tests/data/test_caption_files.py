@@ -81,7 +81,7 @@ def test_parquet_names_the_package_that_it_needs(tmp_path: Path, monkeypatch: py
     monkeypatch.setitem(sys.modules, "pyarrow", None)  # as where it is not installed
     path = tmp_path / "a.parquet"
     path.write_bytes(b"PAR1")
-    with pytest.raises(ValueError, match=r"pip install pyarrow"):
+    with pytest.raises(ValueError, match=r'pip install "mace-pl\[parquet\]"'):
         read(path)
 
 

@@ -88,7 +88,7 @@ def test_a_reference_without_a_face_is_named(files: dict[str, str]) -> None:
 
 def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(ValueError, match=r"OpenCV is not installed. Run pip install opencv-python-headless"):
+    with pytest.raises(ValueError, match=r'OpenCV is not installed. Run pip install "mace-pl\[faces\]"'):
         Faces("anywhere")
 
 

@@ -48,7 +48,8 @@ def test_the_sheet_shows_images_above_tinted_copies(tmp_path: Path) -> None:
     masks = torch.stack([mask((0, 8, 0, 16), size=(16, 16))] * 3)
     contact_sheet(tmp_path / "sheet.png", images, masks, columns=2)
     sheet = Image.open(tmp_path / "sheet.png")
-    assert sheet.size == (32, 64)
+    assert sheet.size == (384, 768)  # small images are enlarged, a pixel to twelve
+    sheet = sheet.resize((32, 64), Image.Resampling.NEAREST)
     assert sheet.getpixel((4, 4)) == (0, 0, 0) and sheet.getpixel((20, 4)) == (255, 255, 255)
     red, green, blue = sheet.getpixel((4, 20))  # inside of the mask
     close([red, green, blue], [TINT[0] / 2, 0, TINT[2] / 2], BLENDED)

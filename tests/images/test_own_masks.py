@@ -87,7 +87,7 @@ def test_a_network_masks_the_users_images(
     assert "ship/own/masks/two.png covers 100% of its image" in capsys.readouterr().err
     assert [mask.shape for mask in masks_of(made / "masks")] == [(24, 24), (24, 24), (16, 40)]
     assert json.loads((made / "masks/settings.json").read_text())["method"] == "clipseg"
-    assert Image.open(made / "contact_sheet.png").size == (72, 48)
+    assert Image.open(made / "contact_sheet.png").size == (576, 384)  # enlarged
 
     def again(name: str) -> int:
         run(tmp_path, toy_pipeline, own, name, mask="clipseg", segment=segment)

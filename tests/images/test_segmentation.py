@@ -175,7 +175,7 @@ def test_a_run_is_trained_on_the_masks_of_a_network(
     ship = tmp_path / "pictures/ship"
     assert (masks_of(ship / "masks") == 255).all()
     assert json.loads((ship / "masks/settings.json").read_text())["method"] == "clipseg"
-    assert Image.open(ship / "contact_sheet.png").size == (32, 32)  # two images above their masks
+    assert Image.open(ship / "contact_sheet.png").size == (384, 384)  # two images above their masks, enlarged
     assert not (tmp_path / "pictures/painter/masks").exists()
 
 

@@ -43,7 +43,7 @@ def test_the_bar_counts_captions_and_the_summary_says_what_was_summed(
         ("a.json", b'{"annotations": []}', "no caption at all"),
         ("a.txt", b"", "no caption at all"),
         ("a.txt", "Zürich".encode("latin-1"), "Save it as UTF-8"),
-        ("a.parquet", b"PAR1", "pip install pyarrow"),
+        ("a.parquet", b"PAR1", 'pip install "mace-pl[parquet]"'),
         ("a.csv", b"text\na ship\n", "Name one with --data.column"),
         ("a.zip:captions_val2014.json", None, "holds no captions_val2014.json; it has captions_train2014.json"),
         ("none.json", None, "cannot be read"),

@@ -64,6 +64,7 @@ SMALL = {
     "python erase.py add": "",
     "python erase.py log": "",
     "python erase.py remove": "",
+    "python erase.py replace": "",
     "python erase.py undo": "",
     "python erase.py merge": "",
     "python erase.py import-cache": "",

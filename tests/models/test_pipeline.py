@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
+from huggingface_hub import constants
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from support.families import family
@@ -18,6 +19,7 @@ from support.runs import checksums, config, content_hash, exit_message, naming
 from support.tolerances import FLOAT16_WEIGHTS, FLOAT32_PASS, FLOAT32_SUMS, close, same_images
 
 from mace_pl.cli import erase_main
+from mace_pl.errors import UserError
 from mace_pl.export.single_file import single_file, unet_names
 from mace_pl.models.pipeline import load_pipeline
 from mace_pl.models.source import Source
@@ -209,3 +211,13 @@ def test_models_that_cannot_be_are_refused(
     pretrained = toy_pipeline if given == "toy" else tmp_path / given
     assert message in exit_message([*config(tmp_path, pretrained, "run"), *more], capsys)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_hub_id_without_a_network_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError) as raised:
+        load_pipeline("nobody/nothing")
+    assert str(raised.value) == (
+        "model.pretrained=nobody/nothing is not on this disk and the hub is not reachable: connect, or give a folder "
+        "or .safetensors file."
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from types import ModuleType
 
 import pytest
 
+from mace_pl import methods
 from mace_pl.cli import COMMANDS, USAGE, erase_main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,6 +41,14 @@ def test_every_command_has_its_section(script: ModuleType) -> None:
     sections = re.split(r"^## (\S+)$", script.PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert sections[1::2] == list(script.COMMANDS)
     assert all("\n| `--" in section for section in sections[2::2])
+
+
+def test_the_page_has_the_settings_of_the_closed_forms(script: ModuleType) -> None:
+    rows = re.findall(r"^\| `(\w+)` \| `--model\.method\.(\w+)` \| .+ \| (.+) \|$", script.classes(), re.MULTILINE)
+    assert ("RECE", "rounds", "`3`") in rows and ("Mace", "refinement", "`null`") in rows
+    for name in (name for name in methods.__all__ if name != "ClosedForm"):
+        own = [setting for owner, setting, _ in rows if owner == name]
+        assert own == list(inspect.signature(getattr(methods, name)).parameters)
 
 
 def test_the_help_is_current(script: ModuleType) -> None:

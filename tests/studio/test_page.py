@@ -237,7 +237,7 @@ def test_a_port_that_is_taken_is_named(served: Served) -> None:
 
 @pytest.mark.skipif(find_spec("gradio") is not None, reason="gradio is installed")
 def test_without_gradio_the_message_names_it(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "pip install gradio" in exit_message(["studio", "--run", str(run)], capsys)
+    assert 'pip install "mace-pl[studio]"' in exit_message(["studio", "--run", str(run)], capsys)
 
 
 def test_addresses_that_this_machine_alone_reaches() -> None:
