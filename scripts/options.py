@@ -70,8 +70,9 @@ HEAD = """# Options
 
 All options of `python erase.py COMMAND`, with their defaults. Every command also takes `--config FILE`, a YAML file
 with the same settings, which options on the command line override, and `--print_config`, which prints the configuration
-that the other options make. Settings of closed forms and judges are [at the end](#settings-of-classes). `compare` takes the options of `test`, after two or more runs or pipelines. The commands
-that compute (`fit`, `cache`, `predict`, `test`, `attack`) also take the options of
+that the other options make. Settings of closed forms and judges are [at the end](#settings-of-classes). `compare`
+takes the options of `test`, after two or more runs or pipelines. The commands that compute (`fit`, `cache`,
+`predict`, `test`, `attack`) also take the options of
 [Lightning's Trainer](https://lightning.ai/docs/pytorch/stable/common/trainer.html#trainer-flags) as `--trainer.NAME`,
 such as `--trainer.devices` and `--trainer.precision`.
 """
