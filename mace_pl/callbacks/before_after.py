@@ -67,7 +67,7 @@ class BeforeAfter(Callback):
         module = cast(ErasureModule, pl_module)
         module.begin()
         preserved = names_beside(module.pipeline, self.preserved, [c.target for c in data.concepts])
-        self.report = Report(data.concepts, preserved, self.classifier, self.seeds)
+        self.report = Report(data.concepts, preserved, self.classifier, self.seeds, stores=not self.dry_run)
         if trainer.is_global_zero:
             self.show_plan(module, data, preserved)
         if self.classifier or not self.dry_run:

@@ -39,10 +39,16 @@ class Report:
         classifier: folder of the CLIPModel that says which of the names an image shows, or its anchor where there is
             one name; no scores when None.
         seeds: images per name; the first one is shown.
+        stores: whether images of the original are written where later runs take them.
     """
 
     def __init__(
-        self, concepts: Sequence[Concept], preserved: Sequence[str], classifier: str | None, seeds: int
+        self,
+        concepts: Sequence[Concept],
+        preserved: Sequence[str],
+        classifier: str | None,
+        seeds: int,
+        stores: bool = True,
     ) -> None:
         self.concepts = list(concepts)
         self.preserved = [name for name in preserved if name not in {c.target for c in concepts}]
@@ -50,7 +56,7 @@ class Report:
         kinds = [c.kind for c in self.concepts]
         kinds += ["person" if set(kinds) == {"person"} else "object"] * len(self.preserved)
         self.prompts = [IMAGE_TEMPLATE[kind].replace("{}", name) for kind, name in zip(kinds, self.names, strict=True)]
-        self.seeds = seeds
+        self.seeds, self.stores = seeds, stores
         #: names that a classifier can tell apart: a style is not one more thing that is seen
         self.classes = [name for kind, name in zip(kinds, self.names, strict=True) if kind != "style"]
         alone = [c.anchor for c in self.concepts if c.target in self.classes] or [""]
@@ -81,7 +87,8 @@ class Report:
                 return generate(module.pipeline, prompts, seeds, *settings, progress=progress)
 
             asked = [(prompt, module.seed + k) for _, prompt, k in share]
-            generated = made(asked) if when == "after" else self.originals(module, data).all_of(asked, made, progress)
+            stored = self.originals(module, data) if when == "before" and self.stores else None
+            generated = made(asked) if stored is None else stored.all_of(asked, made, progress)
         images: list[Any] = [None] * len(rows)
         for other, part in enumerate(gathered(trainer, generated)):
             images[other::world] = part

@@ -173,7 +173,7 @@ def test_the_users_own_images_and_masks_are_used(tmp_path: Path, toy_pipeline: P
     concept = user_images(tmp_path / "own", [16, 16], [(16, 255), (16, 255)])
     erase_main(config(tmp_path, toy_pipeline, "out", [concept]))
     assert (tmp_path / "out/edit.safetensors").is_file()
-    assert not (tmp_path / "pictures").exists()
+    assert [path.name for path in (tmp_path / "pictures").iterdir()] == [".originals"]  # those of the report
 
 
 def test_two_ranks_give_the_weights_of_one(run: Path, toy_pipeline: Path) -> None:
