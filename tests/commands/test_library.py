@@ -209,16 +209,6 @@ def test_what_the_refinement_has_moved_is_trained_again(both: Path, painter: Pat
     assert Library.open(str(library)).history.notes()["dog"].reason == "request 12"
 
 
-def test_what_is_shown_of_a_new_entry_is_chosen(ship: Path, toy_pipeline: Path, place: Path, tmp_path: Path) -> None:
-    stored = place / "pictures" / ".originals"
-    library = add_concepts(str(copy(ship, tmp_path / "run")), [DOG], kept=["cat"], report_seeds=2)
-    images = set(stored.iterdir())
-    assert len(images) == 2 * 2
-    replace_concepts(str(library), [{**DOG, "anchor": "art"}], kept=[], report_seeds=3)
-    assert len(set(stored.iterdir()) - images) == 1  # the dog, by the third seed
-    assert not list(library.rglob("before_after.png"))
-
-
 def test_libraries_of_one_model_merge(both: Path, ship: Path, dog: Path, place: Path, tmp_path: Path) -> None:
     """A run or a library; what they share stays; the notes of the other one come along."""
     library = add_concepts(str(copy(ship, tmp_path / "run")), merge=str(dog))
