@@ -12,7 +12,7 @@ from PIL import Image
 from mace_pl.files.identity import identity
 from mace_pl.files.leftovers import clear_folder
 from mace_pl.images.manifest import write_image
-from mace_pl.models.pipeline import image_size, unet_fingerprint
+from mace_pl.models.pipeline import autoencoder_fingerprint, image_size
 from mace_pl.models.protocols import Pipeline
 
 ORIGINALS = ".originals"  # in data.pictures; no target has a folder of this name
@@ -88,7 +88,7 @@ def inputs_of(pipeline: Pipeline, model: Mapping[str, str], steps: int, guidance
     scheduler = {name: value for name, value in pipeline.scheduler.config.items() if not name.startswith("_")}
     return {
         **model,
-        "vae": unet_fingerprint(pipeline.vae),
+        "vae": autoencoder_fingerprint(pipeline),
         "scheduler": {"class": type(pipeline.scheduler).__name__, **scheduler},
         "size": image_size(pipeline),
         "steps": steps,

@@ -166,9 +166,14 @@ def unet_fingerprint(unet: Network) -> str:
     return digest.hexdigest()
 
 
+def autoencoder_fingerprint(pipeline: Pipeline) -> str:
+    """SHA-256 over the weights of the autoencoder, as float32."""
+    return unet_fingerprint(pipeline.vae)
+
+
 def model_fingerprint(pipeline: Pipeline) -> str:
     """SHA-256 over all that decides which image is generated, settings apart: UNet, VAE, text encoders, tokenizers."""
-    parts = (unet_fingerprint(pipeline.unet), unet_fingerprint(pipeline.vae), encoder_fingerprint(pipeline))
+    parts = (unet_fingerprint(pipeline.unet), autoencoder_fingerprint(pipeline), encoder_fingerprint(pipeline))
     return hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
