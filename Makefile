@@ -3,7 +3,7 @@
 # make stress  run the tests ten times, half of them shuffled and on a busy machine; RUNS=4 runs them four times
 # make compat  older versions of diffusers and transformers, under which tests load what is exported (part of make test)
 # make docs    build the documentation into build/docs
-# make train   train the bundled model again (more than an hour)
+# make train   train the bundled model again (most of a day)
 #
 # Another interpreter or torch build:
 #   make demo PYTHON=python3.12 TORCH="torch --index-url https://download.pytorch.org/whl/cpu"
@@ -67,6 +67,7 @@ train: $(READY)
 	$(BIN)/python train.py fit --config configs/train/emoji_clip.yaml
 	$(BIN)/python train.py fit --config configs/train/emoji_scorer.yaml --model.overwrite true
 	$(BIN)/python train.py fit --config configs/train/emoji_unet.yaml
+	$(BIN)/python train.py fit --config configs/train/emoji_judge.yaml
 
 # torch first, so that the build that was asked for satisfies the package's own requirement
 $(READY): pyproject.toml

@@ -113,7 +113,7 @@ def main(
     trial_seeds: int | None = None,
     pretrained: str = "checkpoints/emoji",
     prior: str | None = None,
-    judge: str | None = "checkpoints/judge/judge.safetensors",
+    judge: str | None = "checkpoints/emoji/judge/judge.safetensors",
     clip: str | None = None,
     steps: int = 8,
     guidance: float = 5.0,

@@ -35,6 +35,7 @@ class Vocabulary:
         seeds: images of each word and template that are reported.
         level_seeds: images of each prompt of a level.
         trial_seeds: images of each name and template by which settings are chosen.
+        beside: another vocabulary, whose names are looked at too.
     """
 
     names: Sequence[str]
@@ -48,6 +49,7 @@ class Vocabulary:
     seeds: int = 10
     level_seeds: int = 2
     trial_seeds: int = 4
+    beside: str | None = None
 
 
 @dataclass(frozen=True)
@@ -99,12 +101,7 @@ def read_sets(file: Path) -> tuple[dict[str, Vocabulary], dict[str, Targets]]:
         UserError: a set whose vocabulary or target is not there.
     """
     content = read_yaml(file, "targets")
-    vocabularies = {}
-    for name, given in content["vocabularies"].items():
-        names, keep = given["names"], [one for part in given["keep"] for one in listed(part)]
-        names = read_names(names, f"{file}: {name}") if isinstance(names, str) else names
-        vocabularies[name] = Vocabulary(**{**given, "names": names, "keep": keep})
-    sets = {}
+    vocabularies, sets = read_vocabularies(content, file), {}
     for name, given in content["sets"].items():
         concepts = given["concepts"]
         if isinstance(concepts, str):
@@ -117,6 +114,17 @@ def read_sets(file: Path) -> tuple[dict[str, Vocabulary], dict[str, Targets]]:
             raise UserError(f"{file}: {name}: {', '.join(unknown)} not among the names of {given['vocabulary']!r}.")
         sets[name] = Targets(name, given["vocabulary"], concepts)
     return vocabularies, sets
+
+
+def read_vocabularies(content: Mapping[str, Any], file: Path) -> dict[str, Vocabulary]:
+    """The vocabularies of a file by name; the classes of a judge are names, then others that are none of them."""
+    vocabularies = {}
+    for name, given in content["vocabularies"].items():
+        names, keep = given["names"], [one for part in given["keep"] for one in listed(part)]
+        names = read_names(names, f"{file}: {name}") if isinstance(names, str) else names
+        others = [one for part in given.get("others", ()) for one in listed(part) if one not in names]
+        vocabularies[name] = Vocabulary(**{**given, "names": names, "keep": keep, "others": others})
+    return vocabularies
 
 
 def listed(part: str) -> list[str]:

@@ -15,6 +15,7 @@ from mace_pl.concepts.concept import Concept, templates_of
 from mace_pl.concepts.preservation import StageWeights
 from mace_pl.data.concepts import ConceptData
 from mace_pl.methods import ClosedForm
+from mace_pl.methods.fusion import added
 from mace_pl.models.backbone import backbone_of
 from mace_pl.models.pipeline import load_pipeline
 from mace_pl.models.text_encoding import encoder_fingerprint
@@ -62,7 +63,9 @@ class Edits:
         peak, started = Peak(), time.perf_counter()
         if form.trains:
             data = {k.removeprefix("data."): v for k, v in settings.items() if k.startswith("data.")}
-            weights, started = self.trained(model | {"method": form, "lr": settings["lr"]}, concepts, data)
+            model |= {k.removeprefix("model."): v for k, v in settings.items() if k.startswith("model.")}
+            model |= {"method": form, "lr": settings["lr"]}
+            weights, started = self.trained(model, concepts, data, settings.get("fusion", "closed form"))
         else:
             weights = self.solved(model, form, concepts)
         cost = {"seconds": time.perf_counter() - started, "peak_mb": (peak.bytes() - peak.before) / 2**20}
@@ -90,14 +93,16 @@ class Edits:
         return refined.weights()
 
     def trained(
-        self, model: Mapping[str, Any], concepts: list[dict[str, str]], data: Mapping[str, Any]
+        self, model: Mapping[str, Any], concepts: list[dict[str, str]], data: Mapping[str, Any], fusion: str
     ) -> tuple[dict[str, Tensor], float]:
-        """By all stages; the weights, and when it was that the model was loaded."""
+        """By all stages, the last by its closed form or LoRAs "added"; the weights, and when the model was loaded."""
         seed_everything(2024, verbose=False)
         module = ConceptErasure(self.pretrained, **model)
         started = time.perf_counter()
         given = ConceptData(concepts, pictures=str(self.pictures), **data)
         quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False, "max_epochs": 1}
         MaceTrainer(**quiet, enable_model_summary=False, accelerator="cpu").fit(module, datamodule=given)
-        assert module.edit is not None
-        return module.edit.weights(self.original), started
+        assert module.edit is not None and module.refined is not None and module.trained is not None
+        simply = fusion == "added"
+        edit = added(module.refined.edit, list(module.trained.factors.values())) if simply else module.edit
+        return edit.weights(self.original), started

@@ -119,6 +119,12 @@ class Images:
         found: Tables = load_file(file)
         return found
 
+    def right(self, tables: Tables, judge: int) -> float:
+        """The share of the images of names that a judge sees rightly."""
+        count = len(self.words.names)
+        there = tables["generated"][:count] > 0
+        return float(is_right(tables["seen"][..., judge], self.words.right())[:count][there].double().mean())
+
     def results(self, targets: Targets, before: Tables, after: Tables) -> dict[str, Any]:
         """What each judge found of an edit, by its label."""
         both = {ORIGINAL: before, "edit": after}

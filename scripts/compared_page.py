@@ -123,19 +123,25 @@ def flat(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return lines
 
 
-def words_shown(targets: Targets, images: Images) -> list[str]:
-    """Targets first, then the preserved names next to them, then others."""
+def words_shown(rows: Sequence[Row], targets: Targets, images: Images) -> list[str]:
+    """The worst ones first: targets that are seen or empty, then preserved names that lost most in any row."""
     erased = [concept["target"] for concept in targets.concepts]
-    near = images.near(erased)
-    others = [name for name in images.words.names if name not in (*erased, *near)]
-    return [*erased[: WORDS // 2], *near[: WORDS // 3], *others][:WORDS]
+    found = [next(iter(row["results"].values()))["concepts"] for row in rows if "results" in row]
+    harm = dict.fromkeys(images.words.names, 0.0)
+    for concept in (concept for own in found for concept in own if concept["word"] in harm):
+        word = concept["word"]
+        own = concept["after"] + concept["empty"] if word in erased else -concept["change"]
+        harm[word] = max(harm[word], own)
+    worst = sorted(harm, key=lambda word: -harm[word])  # of equal ones, those that come first
+    targets_first = [word for word in worst if word in erased][: WORDS // 2]
+    return [*targets_first, *(word for word in worst if word not in erased)][:WORDS]
 
 
 def sheet(rows: Sequence[Row], targets: Targets, images: Images) -> list[tuple[str, list[list[str]]]]:
     """By word, the images of the original and of each row as addresses."""
     models = [ORIGINAL, *dict.fromkeys(row["model"] for row in rows if "results" in row)]
     found = []
-    for word in words_shown(targets, images):
+    for word in words_shown(rows, targets, images):
         paths = [[images.gallery.path(model, word, cell) for cell in images.gallery.cells] for model in models]
         found.append((word, [[as_data(path) for path in own if path.is_file()] for own in paths]))
     return found
@@ -147,8 +153,9 @@ def write_page(
     sets: Mapping[str, Targets],
     images: Mapping[str, Images],
     given: Mapping[str, Any],
+    name: str = "compare",
 ) -> None:
-    """Write compare.csv, compare.md and compare.html.
+    """Write the table (CSV, Markdown) and the page (HTML).
 
     Args:
         output: folder.
@@ -156,30 +163,33 @@ def write_page(
         sets: by name.
         images: by vocabulary.
         given: settings of the comparison.
+        name: of the files; ``compare`` has means over the sets with one target.
     """
-    write_csv(output / "compare.csv", flat(rows))
-    single = [name for name, one in sets.items() if len(one.concepts) == 1]
+    write_csv(output / f"{name}.csv", flat(rows))
+    single = [own for own, one in sets.items() if len(one.concepts) == 1] if name == "compare" else []
     means = mean_lines(rows, single)
     told = {"reported by": next(iter(images.values())).labels[0], "chosen by": CLIP, "levels": " / ".join(LEVELS)}
     told |= given
-    parts = ["# Methods compared", "\n".join(f"- {key}: {value}" for key, value in told.items())]
+    title = "Methods compared" if name == "compare" else name.capitalize()
+    parts = [f"# {title}", "\n".join(f"- {key}: {value}" for key, value in told.items())]
     parts += [f"## Means of {len(single)} sets with one target", markdown(MEANS, means)] if single else []
     shown = []
-    for name, one in sets.items():
-        own = [row for row in rows if row["set"] == name]
+    for label, one in sets.items():
+        own = [row for row in rows if row["set"] == label]
         table = [line(row) for row in own]
-        parts += [f"## {name}", markdown(HEAD, [[cell.replace("|", " ") for cell in cells] for cells in table])]
+        parts += [f"## {label}", markdown(HEAD, [[cell.replace("|", " ") for cell in cells] for cells in table])]
         columns = ["original", *(f"{row['method']}, {row['kind']}" for row in unlike(own))]
-        shown.append((name, table, columns, sheet(own, one, images[one.vocabulary])))
-    with written_aside(output / "compare.md") as aside:
+        shown.append((label, table, columns, sheet(own, one, images[one.vocabulary])))
+    with written_aside(output / f"{name}.md") as aside:
         aside.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
     page = environment.get_template("compared.html.jinja").render(
-        told=told, head=HEAD, shown=shown, means=means, means_head=MEANS, single=len(single)
+        title=title, told=told, head=HEAD, shown=shown, means=means, means_head=MEANS, single=len(single)
     )
-    with written_aside(output / "compare.html") as aside:
+    with written_aside(output / f"{name}.html") as aside:
         aside.write_text(page, encoding="utf-8")
-    print(f"{markdown(MEANS, means)}\nWritten to {output}: compare.md, compare.csv, compare.html")
+    shown_means = f"{markdown(MEANS, means)}\n" if single else ""
+    print(f"{shown_means}Written to {output}: {name}.md, {name}.csv, {name}.html")
 
 
 def write_csv(file: Path, lines: Sequence[Mapping[str, Any]]) -> None:

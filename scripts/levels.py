@@ -56,7 +56,7 @@ def share(judge: Any, images: Sequence[Image.Image], truth: Sequence[str], names
 
 def main(
     pretrained: str = "checkpoints/emoji",
-    judge: str = "checkpoints/judge/judge.safetensors",
+    judge: str = "checkpoints/emoji/judge/judge.safetensors",
     clip: str | None = None,
     output: str = "checkpoints/scores/levels.json",
     folder: str = "mace_pl/pretraining/emoji",

@@ -15,7 +15,7 @@ from PIL import Image
 from mace_pl.files.artifacts import claim_output
 from mace_pl.files.paths import resolve
 from mace_pl.images.files import read_rgba
-from mace_pl.pretraining.make_captions import read_rows
+from mace_pl.pretraining.captions import read_rows
 from mace_pl.pretraining.sprites import BACKGROUNDS, place
 from mace_pl.pretraining.styles import MANNERS, paint
 

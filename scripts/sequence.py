@@ -153,7 +153,7 @@ def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def main(
-    judge: str = "checkpoints/judge/judge.safetensors",
+    judge: str = "checkpoints/emoji/judge/judge.safetensors",
     clip: str = "checkpoints/emoji/clip",
     output: str = "checkpoints/scores/sequence",
     config: str = FORTY,

@@ -1,149 +1,289 @@
-"""Every table of the bundled model: single targets, several, characters, styles, forty concepts and the ablation.
+"""Every table of the bundled model: single targets, animals, characters, manners, forty concepts, stages, trade-off.
 
-Run it as ``python scripts/tables.py``; ``--tables "[ten, characters, styles, forty]"`` makes some of them only.
-Runs that exist are kept; delete a folder to make it again. Takes less than 40 minutes on two CPU cores, which work side
-by side. Scores and pages are written to checkpoints/scores; ``--page docs/results.md`` puts the tables into that file.
+Run it as ``python scripts/tables.py``; ``--tables "[ten, manners]"`` makes some of them only. What is erased, and by
+which configuration, is in ``configs/compare/tables.yaml``. The settings in the configurations were chosen by CLIP on
+seeds below 2000; the convolutional judge reports on seeds from 2000 on, and CLIP beside it. Two processes share the
+work, one core each. What is done is kept in ``output`` and taken again, so that the command may be cut off. The tables
+go to tables.md and into ``--page docs/results.md``; tables.html shows the worst images of each set.
 """
 
 from __future__ import annotations
 
-import json
+import os
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import forty
+from compare_methods import Cells, Record, check_same
+from compared import Method, Targets, Vocabulary, chosen, read_vocabularies
+from compared_edits import Edits
+from compared_images import REPORT, Images
+from compared_page import Row, write_page
 from jsonargparse import auto_cli
-from runs import PROCESSES, RUNS, SCORES, concepts_of, fit, score, some
-from written import crowds, insert, objects, styles
+from written import insert, plot, table
 
-from mace_pl.files.artifacts import write_json
+from mace_pl.concepts.concept import Concept, read_names
+from mace_pl.evaluation.judges import CLIP
+from mace_pl.files.artifacts import slug, written_aside
+from mace_pl.files.tables import read_yaml
+from mace_pl.models.pipeline import model_fingerprint
+from mace_pl.stages.anchors import Choice, choose_anchors
 
-Table = Literal["ten", "characters", "styles", "forty"]
-Finish = Callable[[], dict[str, str]]  # scores runs that are being made, and returns tables by name
-TEN = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-# others have the config's; a house is a box as a truck is, and synonyms of dog and horse outlived it
-ANCHORS = {"airplane": "umbrella", "bird": "book", "dog": "clock", "horse": "clock", "truck": "clock"}
-CHARACTERS = ("wizard", "vampire", "zombie", "santa", "mermaid", "elf", "guard", "astronaut", "cook", "pilot")
-CROWDS = (1, 3, 5, 10)
-STEPS = ("--model.steps", "8")  # the original is seen as rightly as with 12
-SEEDS = ("--data.seeds", "20")
-FEW = ("--data.seeds", "4")  # of the many variants of forty concepts
+FILE = Path("configs/compare/tables.yaml")
+PROCESSES = 2
+GROWTH = {"refine": 0.5, "fuse": 1.0}  # how the domain's weights grow: the fusion has a LoRA per target (found by CLIP)
 
 
-def scored(name: str) -> Mapping[str, Any]:
-    """What a score file says of each run."""
-    scores = json.loads((SCORES / f"{name}.json").read_text(encoding="utf-8"))["scores"]
-    return {run: result for run, result in scores.items() if run != "original"}
+@dataclass(frozen=True)
+class Set:
+    """What is erased by a configuration.
+
+    Attributes:
+        table: where its row goes.
+        name: of the row.
+        vocabulary: what is generated and judged.
+        config: the configuration of ``fit``.
+        targets: in place of its concepts, with its kind and ``anchor: auto``.
+        changes: other settings, by the names of the comparison; ``class`` is the method's.
+        times: factors of settings.
+    """
+
+    table: str
+    name: str
+    vocabulary: str
+    config: str
+    targets: tuple[str, ...] = ()
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    times: Mapping[str, float] = field(default_factory=dict)
+
+    def curve(self) -> str:
+        """What is written at its point of the trade-off: how the weight of the domain is multiplied; or nothing."""
+        factor = next(iter(self.times.values()), 1.0)
+        return f"× {factor:g}" if {*self.changes} <= {"class"} else ""
+
+    def given(self) -> dict[str, Any]:
+        """The configuration."""
+        content: dict[str, Any] = read_yaml(Path(self.config), "config")
+        return content
+
+    def concepts(self) -> list[Concept]:
+        """What is erased."""
+        own = self.given()["data"]["concepts"]
+        if not self.targets:
+            return [Concept(**concept) for concept in own]
+        return [Concept(target, kind=own[0].get("kind", "object")) for target in self.targets]
+
+    def method(self) -> Method:
+        """The settings as those of a method."""
+        config = self.given()
+        model, data = config["model"], config["data"]
+        settings: dict[str, Any] = {"lr": model["lr"]}
+        for stage in GROWTH:
+            settings |= {f"{stage}.{term}": weight for term, weight in model.get(stage, {}).items()}
+        kept = ("concepts", "anchors")
+        settings |= {f"data.{name}": value for name, value in data.items() if name not in kept}
+        share = len(self.concepts()) / len(data["concepts"])
+        factors = {f"{stage}.domain": share**growth for stage, growth in GROWTH.items()}
+        for name, factor in [*factors.items(), *self.times.items()]:
+            settings[name] = float(f"{settings[name] * factor:.3g}")
+        changes = dict(self.changes)
+        class_path = f"mace_pl.methods.{changes.pop('class', 'Mace')}"
+        return Method(f"{Path(self.config).stem}, {self.name}", class_path, {**settings, **changes}, {})
 
 
-def ten(pool: Executor, _: Future[Path]) -> Finish:
-    """Each of the ten names as the only target, and the five animals."""
-    ship = "configs/emoji/erase_ship.yaml"
-    runs = []
-    for name in TEN:
-        concept = concepts_of(ship)[0] | {"target": name}
-        concept["anchor"] = ANCHORS.get(name, concept["anchor"])
-        runs.append(pool.submit(fit, ship, f"only_{name}", [concept]))
-    runs.append(pool.submit(fit, "configs/emoji/erase_animals.yaml", "erase_animals"))
-
-    def finish() -> dict[str, str]:
-        score("configs/evaluate/emoji_ten.yaml", "ten", [run.result() for run in runs], *STEPS, *SEEDS)
-        return {"ten": objects(scored("ten"), [f"only_{name}" for name in TEN])}
-
-    return finish
-
-
-def drawing_styles(pool: Executor, _: Future[Path]) -> Finish:
-    """A style."""
-    run = pool.submit(fit, "configs/emoji/erase_style.yaml", "erase_style")
-
-    def finish() -> dict[str, str]:
-        score("configs/evaluate/emoji_styles.yaml", "styles", [run.result()], *STEPS)
-        return {"styles": styles(scored("styles")["erase_style"])}
-
-    return finish
-
-
-def characters(pool: Executor, whole: Future[Path]) -> Finish:
-    """One to ten characters."""
-    config = "configs/emoji/erase_characters.yaml"
-    one = concepts_of(config)[0]
-    crowd = {
-        f"characters_{count}": [one | {"target": name} for name in CHARACTERS[:count]]
-        for count in sorted(CROWDS, reverse=True)  # the largest first, whose images the others take
+def read_tables(file: Path) -> tuple[dict[str, Vocabulary], dict[str, list[Set]]]:
+    """The vocabularies, and the sets of each table."""
+    content = read_yaml(file, "file")
+    sets = {
+        table: [
+            Set(table, name, **{**given, "targets": tuple(given.get("targets", ()))}) for name, given in own.items()
+        ]
+        for table, own in content["tables"].items()
     }
-    runs = {name: pool.submit(after, whole, some, config, name, concepts) for name, concepts in crowd.items()}
-
-    def finish() -> dict[str, str]:
-        folders = [runs[f"characters_{count}"].result() for count in CROWDS]
-        score("configs/evaluate/emoji_characters.yaml", "characters", folders, *STEPS, *SEEDS)
-        labels = {f"characters_{count}": str(count) for count in CROWDS}
-        return {"characters": crowds(scored("characters"), labels, "characters")}
-
-    return finish
+    return read_vocabularies(content, file), sets
 
 
-def many(pool: Executor, whole: Future[Path]) -> Finish:
-    """Forty concepts: whole, fewer of them, stage by stage, and over the weight of what is preserved."""
-    plain = pool.submit(after, whole, fit, forty.CONFIG, "forty_uniform", None, *forty.UNIFORM)
-    counts = [pool.submit(after, whole, forty.counted, count) for count in forty.COUNTS]
-
-    def finish() -> dict[str, str]:
-        runs = [whole.result(), *forty.variants(whole.result(), plain.result()), *(run.result() for run in counts)]
-        score(forty.JUDGE, "variants", runs, *STEPS, *FEW)
-        scores = scored("variants")
-        forty.plot(scores, SCORES / "tradeoff.png")
-        tops = {label: scores[run]["after"]["top1"] for run, label in forty.STAGES.items()}
-        rows = [{"label": label} | {key: top[key] for key in ("acc_e", "acc_s", "h")} for label, top in tops.items()]
-        write_json(SCORES / "ablation.json", rows)
-        stages = ("--model.ablation", json.dumps([str(SCORES / "ablation.json")]))
-        refined = [run for run, (method, _) in forty.CURVE.items() if method == forty.ALONE]
-        best = max(refined, key=lambda run: scores[run]["after"]["top1"]["h_c"])
-        score(forty.JUDGE, "forty", [runs[0], RUNS / best], *stages, *STEPS, *SEEDS)
-        labels = {"erase_40": "40, all stages", best: f"40, {forty.ALONE}, weight {forty.CURVE[best][1]}"}
-        curve = {run: f"{method}, {weight}" for run, (method, weight) in forty.CURVE.items()}
-        return {
-            "forty": crowds(scored("forty"), labels, "concepts"),
-            "ablation": crowds(scores, forty.STAGES, "stages"),
-            "counts": crowds(scores, forty.NUMBERS, "concepts"),
-            "tradeoff": crowds(scores, curve, "method, weight of the domain"),
-        }
-
-    return finish
-
-
-def after(first: Future[Path], function: Callable[..., Path], *arguments: Any) -> Path:
-    """Call a function when another run is there, whose images it takes."""
-    first.result()
-    return function(*arguments)
-
-
-def main(tables: list[Table] | None = None, page: Path | None = None) -> None:
-    """Make tables, all of them when none is named.
+class Tables:
+    """Makes what is missing of the tables.
 
     Args:
-        tables: which.
-        page: a file with their marks, into which they are put.
+        vocabularies: by name.
+        pretrained: folder of the pipeline, with ``clip`` and ``statistics`` in it.
+        judge: weights of the convolutional judge.
+        steps: denoising steps.
+        guidance: classifier-free guidance scale.
+        output: folder of what is done.
     """
-    makers = {"ten": ten, "styles": drawing_styles, "characters": characters, "forty": many}
-    names = [name for name in makers if tables is None or name in tables]
-    made: dict[str, str] = {}
-    started = time.monotonic()
-    with ThreadPoolExecutor(PROCESSES) as pool:
-        whole: Future[Path] = Future()
-        if {"forty", "characters"} & set(names):
-            whole = pool.submit(fit, forty.CONFIG, "erase_40")
-        finishes = {name: makers[name](pool, whole) for name in names}
-        for name, finish in finishes.items():
-            made |= finish()
-            print(f"{name}: written after {(time.monotonic() - started) / 60:.1f} minutes")
-    for name, table in made.items():
-        print(f"\n{name}\n\n{table}")
+
+    def __init__(
+        self,
+        vocabularies: Mapping[str, Vocabulary],
+        pretrained: str,
+        judge: str,
+        steps: int,
+        guidance: float,
+        output: Path,
+    ) -> None:
+        self.clip, self.steps, self.guidance = f"{pretrained}/clip", steps, guidance
+        self.edits = Edits(pretrained, f"{pretrained}/statistics/prior.safetensors", output / "pictures")
+        self.told = {"pretrained": pretrained, "judge": judge, "steps": steps, "guidance": guidance}
+        model = model_fingerprint(self.edits.pipeline)
+        check_same(output / "settings.json", {**self.told, "model": model})
+        self.vocabularies = vocabularies
+        self.images = {
+            name: Images(self.edits.pipeline, own, judge, self.clip, output / slug(name), steps, guidance)
+            for name, own in vocabularies.items()
+        }
+        keep = {name: list(own.keep) for name, own in vocabularies.items()}
+        self.cells = Cells(output, self.edits, self.images, keep, 1)
+
+    def original(self, vocabulary: str) -> None:
+        """The images of the original."""
+        self.edits.put({})
+        started = time.perf_counter()
+        self.images[vocabulary].original()
+        print(f"{vocabulary}: the original is there after {time.perf_counter() - started:.0f} s", flush=True)
+
+    def targets(self, one: Set) -> Targets:
+        """What a set erases, with the anchors that ``fit`` would choose."""
+        self.edits.put({})
+        concepts, given = one.concepts(), one.given()
+        erased = [concept.target for concept in concepts]
+        names = [name for name in self.vocabularies[one.vocabulary].keep if name not in erased]
+        anchors = read_names(given["data"].get("anchors"), "data.anchors")
+        choice = Choice(anchors, names, (), self.clip, 30, given["data"].get("image_guidance", 7.5))
+        found = choose_anchors(self.edits.pipeline, concepts, choice, True)
+        made = [{"target": c.target, "anchor": found.get(c.target, c.anchor), "kind": c.kind} for c in concepts]
+        return Targets(one.name, one.vocabulary, made)
+
+    def row(self, one: Set) -> Row:
+        """What both judges see of a set."""
+        method, place = one.method(), self.cells.folder / "cells" / slug(one.table) / slug(one.name)
+        inputs = {"class": method.class_path, "settings": dict(method.published), "config": one.given()["data"]}
+        inputs |= {"targets": list(one.targets), "keep": list(self.vocabularies[one.vocabulary].keep)}
+        record = self.cells.kept(place / "row.json", inputs, partial(self.made, method, one, f"{one.table} {one.name}"))
+        whole = method.class_path.endswith(".Mace")
+        return {
+            "set": one.name,
+            "method": "all stages" if whole else "refinement alone",
+            "curve": one.curve(),
+            **record,
+        }
+
+    def made(self, method: Method, one: Set, model: str) -> Record:
+        """A row, with the share of names of the vocabulary beside it that are seen before and after."""
+        targets = self.targets(one)
+        record = self.cells.make(method, method.published, targets)
+        record |= {"model": model, "kind": one.config, "concepts": list(targets.concepts)}
+        if "refused" in record:
+            return record
+        images = self.images[one.vocabulary]
+        tables = images.reported(images.words_of(targets), model)
+        beside = self.vocabularies[one.vocabulary].beside
+        if beside is not None:
+            record["beside"] = self.beside(self.images[beside])
+        self.edits.put({})
+        return record | {"results": images.results(targets, images.original(), tables)}
+
+    def beside(self, images: Images) -> dict[str, list[float]]:
+        """By judge, how many images of the vocabulary's names are right before and after."""
+        before, after = images.original(), images.named(images.words.names, images.vocabulary.seeds, REPORT)
+        return {label: [images.right(tables, i) for tables in (before, after)] for i, label in enumerate(images.labels)}
+
+
+def share(parts: list[Any], part: int) -> list[Any]:
+    """What one of the processes does."""
+    return parts[part::PROCESSES]
+
+
+def work(tables: Tables, sets: list[Set], part: int, phase: str) -> None:
+    """A share of the originals, or of the sets."""
+    if phase == "original":
+        used = [one.vocabulary for one in sets]
+        used += [v for one in sets if (v := tables.vocabularies[one.vocabulary].beside) is not None]
+        for name in share(list(dict.fromkeys(used)), part):
+            tables.original(name)
+        return
+    for one in share(sets, part):
+        row = tables.row(one)
+        print(f"{one.table}, {one.name}: {row['took']:.0f} s", flush=True)
+
+
+def side_by_side(words: list[str]) -> None:
+    """This command in several processes, for the originals and then for the sets."""
+    threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}  # two processes do more than two threads
+    for phase in ("original", "sets"):
+        command = [sys.executable, __file__, *words, "--phase", phase]
+        running = [
+            subprocess.Popen([*command, "--part", str(part)], env=os.environ | threads) for part in range(PROCESSES)
+        ]
+        if any([process.wait() for process in running]):
+            raise SystemExit(f"{phase}: a process failed, see above. Run the command again: what is done is kept.")
+
+
+def main(
+    tables: list[str] | None = None,
+    pretrained: str = "checkpoints/emoji",
+    judge: str = "checkpoints/emoji/judge/judge.safetensors",
+    steps: int = 8,
+    guidance: float = 5.0,
+    output: Path = Path("checkpoints/scores/tables"),
+    file: Path = FILE,
+    page: Path | None = None,
+    part: int | None = None,
+    phase: str = "sets",
+) -> None:
+    """Make tables.
+
+    Args:
+        tables: names of tables, all when None.
+        pretrained: folder of the pipeline.
+        judge: weights of the convolutional judge.
+        steps: denoising steps.
+        guidance: classifier-free guidance scale.
+        output: folder of what is done.
+        file: vocabularies, and the sets of each table.
+        page: a file with marks of the tables, into which they are put.
+        part: the share of a process; all of them are started when None.
+        phase: what a process does: ``original`` or ``sets``.
+    """
+    started = time.perf_counter()
+    vocabularies, known = read_tables(file)
+    wanted: dict[str, list[Set]] = chosen(known, tables, "tables")
+    sets = [one for own in wanted.values() for one in own]
+    if part is None:
+        side_by_side(sys.argv[1:])
+    made = Tables(vocabularies, pretrained, judge, steps, guidance, output)
+    if part is not None:
+        return work(made, sets, part, phase)
+    rows = {name: [made.row(one) for one in own] for name, own in wanted.items()}
+    told = made.told | {"chosen by": f"{CLIP}, on other seeds", "minutes": round((time.perf_counter() - started) / 60)}
+    write_page(
+        output,
+        [row for own in rows.values() for row in own],
+        {one.name: targets_of(one, rows) for one in sets},
+        made.images,
+        told,
+        "tables",
+    )
+    texts = {name: table(own) for name, own in rows.items()}
+    with written_aside(output / "tables.md") as aside:
+        aside.write_text("\n\n".join(f"## {name}\n\n{text}" for name, text in texts.items()) + "\n", encoding="utf-8")
+    if "trade-off" in rows:
+        plot([*rows.get("ablation", []), *rows["trade-off"]], output / "tradeoff.png")
     if page is not None:
-        insert(page, made)
+        insert(page, texts)
+
+
+def targets_of(one: Set, rows: Mapping[str, list[Row]]) -> Targets:
+    """What a set erased, from its row."""
+    row = next(row for row in rows[one.table] if row["set"] == one.name)
+    return Targets(one.name, one.vocabulary, row["concepts"])
 
 
 if __name__ == "__main__":

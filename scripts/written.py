@@ -1,4 +1,4 @@
-"""The tables of score files in Markdown, and their places in a text such as docs/results.md."""
+"""The tables of the results page in Markdown, and their places in a text such as docs/results.md."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
+from mace_pl.data.levels import DESCRIPTIONS, SENTENCES
+from mace_pl.evaluation.shares import MARK
 from mace_pl.files.artifacts import written_aside
 
-Scores = Mapping[str, Any]  # of a score file: what each run reached, by its folder's name
+Row = Mapping[str, Any]
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -18,48 +22,74 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def changed(result: Mapping[str, Any], kind: str, name: str) -> str:
-    """A score of a run, original → edited; empty where it has none."""
-    before, after = (result[when][kind] for when in ("before", "after"))
-    return f"{before[name]:.3f} → {after[name]:.3f}" if name in after else ""
+HEAD = ["erased", "anchor", "Acc_e ↓", "Acc_s ↑", "Acc_g ↓", "H ↑", "CLIP's H ↑", "to the anchor ↑", "empty ↓"]
+LEVELS_HEAD = ["sentences ↓", "descriptions ↓"]
+BESIDE_HEAD = "names without a manner ↑"
 
 
-def reached(result: Mapping[str, Any]) -> list[str]:
-    """Acc_e, Acc_s and H_c of a run."""
-    return [*(changed(result, "top1", name) for name in ("acc_e", "acc_s")), f"{result['after']['top1']['h_c']:.3f}"]
+def plain(value: float | None) -> str:
+    """Three digits; a dash for nothing."""
+    return "–" if value is None else f"{value:.3f}"
 
 
-def objects(scores: Scores, single: Sequence[str]) -> str:
-    """Runs over names with synonyms: a row per run, the mean H_o of those with one target below them."""
-    rows = []
-    for name, result in scores.items():
-        cells = [changed(result, "top1", kind) for kind in ("acc_e", "acc_s", "acc_g")]
-        rows.append([name.removeprefix("only_"), *cells, f"{result['after']['top1']['h']:.3f}"])
-    mean = sum(scores[name]["after"]["top1"]["h"] for name in single) / len(single)
-    rows.insert(len(single), [f"mean of {len(single)}", "", "", "", f"{mean:.3f}"])
-    return markdown(["erased", "Acc_e", "Acc_s", "Acc_g", "H_o"], rows)
+def pair(before: float | None, after: float | None) -> str:
+    """A score, original → edited."""
+    return "–" if after is None else f"{plain(before)} → {plain(after)}"
 
 
-def crowds(scores: Scores, labels: Mapping[str, str], head: str) -> str:
-    """Runs over names without synonyms, under their labels."""
-    return markdown([head, "Acc_e", "Acc_s", "H_c"], [[label, *reached(scores[n])] for n, label in labels.items()])
+def cells(row: Row, levels: bool, beside: bool) -> list[str]:
+    """A line of a table: the reporting judge's scores, and CLIP's H beside them."""
+    if "refused" in row:
+        return [row["set"], "", f"refused: {row['refused']}"]
+    reporting, other = next(iter(row["results"].values())), list(row["results"].values())[-1]
+    before, after = (reporting[when]["top1"] for when in ("before", "after"))
+    anchors = list(dict.fromkeys(concept["anchor"] for concept in row["concepts"]))
+    shares = reporting["after"]["shares"]
+    line = [row["set"], anchors[0] if len(anchors) == 1 else f"{len(anchors)} names"]
+    line += [pair(before.get(name), after.get(name)) for name in ("acc_e", "acc_s", "acc_g")]
+    line += [plain(after["h"]), plain(other["after"]["top1"]["h"])]
+    line += [plain(shares.get("anchor")), plain(shares["empty"]) + (f" {MARK}" if reporting["fails"] else "")]
+    if levels:
+        found = [reporting["levels"].get(level) for level in (SENTENCES, DESCRIPTIONS)]
+        line += ["–" if own is None else pair(own["before"]["target"], own["target"]) for own in found]
+    if beside:
+        line.append(pair(*next(iter(row["beside"].values()))) if "beside" in row else "–")
+    return line
 
 
-def styles(result: Mapping[str, Any]) -> str:
-    """The accuracy and the CLIP score of each style, the erased one first, and H_a."""
-    erased = [row["word"] for row in result["concepts"] if row["role"] == "erased"]
-    words = [*erased, *(word for word in result["after"]["top1"]["by_word"] if word not in erased)]
-    rows = []
-    for word in words:
-        pairs = [
-            [result[when][kind]["by_word"][word] for when in ("before", "after")] for kind in ("top1", "clip_score")
-        ]
-        cells = [f"{pairs[0][0]:.3f} → {pairs[0][1]:.3f}", f"{pairs[1][0]:.2f} → {pairs[1][1]:.2f}"]
-        rows.append([f"{word} (erased)" if word in erased else word, *cells])
-    all_of = [changed(result, "top1", "acc_e"), changed(result, "top1", "acc_s")]
-    before, after = (result[when]["clip_score"]["h_a"] for when in ("before", "after"))
-    rows.append(["erased; preserved; H_a", f"{all_of[0]}; {all_of[1]}", f"{before:.2f} → {after:.2f}"])
-    return markdown(["style", "accuracy", "CLIP score"], rows)
+def table(rows: Sequence[Row]) -> str:
+    """The rows of a table, the mean of those with one target below them where there are several."""
+    there = [row for row in rows if "results" in row]
+    levels = any("levels" in next(iter(row["results"].values())) for row in there)
+    beside = any("beside" in row for row in there)
+    lines = [cells(row, levels, beside) for row in rows]
+    single = [row for row in there if len(row["concepts"]) == 1]
+    if len(single) > 1:
+        tops = [[own["after"]["top1"]["h"] for own in row["results"].values()] for row in single]
+        means = [plain(sum(top[judge] for top in tops) / len(tops)) for judge in (0, -1)]
+        lines.append([f"mean of {len(single)}", "", "", "", "", *means])
+    head = [*HEAD, *(LEVELS_HEAD if levels else []), *([BESIDE_HEAD] if beside else [])]
+    return markdown(head, [line + [""] * (len(head) - len(line)) for line in lines])
+
+
+def plot(rows: Sequence[Row], path: Path) -> None:
+    """Acc_s over Acc_e by the reporting judge, a line per method."""
+    figure = Figure(figsize=(6, 4))
+    axes = figure.subplots()
+    points: dict[str, list[tuple[float, float, str]]] = {}
+    for row in (row for row in rows if "results" in row and row["curve"]):
+        top = next(iter(row["results"].values()))["after"]["top1"]
+        points.setdefault(row["method"], []).append((top["acc_e"], top["acc_s"], row["curve"]))
+    for method, own in points.items():
+        own.sort()
+        axes.plot([x for x, _, _ in own], [y for _, y, _ in own], marker="o", label=method)
+        for x, y, weight in own:
+            axes.annotate(weight, (x, y), textcoords="offset points", xytext=(5, -12))
+    axes.set(xlabel="Acc_e, lower is better", ylabel="Acc_s, higher is better", title="Weight of the domain")
+    axes.legend()
+    figure.tight_layout()
+    with written_aside(path) as aside:
+        figure.savefig(aside, dpi=120, format="png")
 
 
 def inserted(text: str, tables: Mapping[str, str]) -> str:

@@ -6,7 +6,7 @@ import pytest
 
 from mace_pl.train_cli import train_main
 
-JUDGE = ["fit", "--config", "configs/emoji/train_judge.yaml"]
+JUDGE = ["fit", "--config", "configs/train/emoji_judge.yaml"]
 
 
 def message(args: list[str]) -> str:

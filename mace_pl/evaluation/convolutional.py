@@ -70,7 +70,7 @@ class JudgeNetwork(nn.Module):
 
 
 class ConvolutionalJudge(nn.Module):
-    """Which concept, or which style, an image shows, by the network that ``configs/emoji/train_judge.yaml`` trains.
+    """Which concept, or which style, an image shows, by the network that ``configs/train/emoji_judge.yaml`` trains.
 
     Args:
         weights: the ``judge.safetensors`` of that training.

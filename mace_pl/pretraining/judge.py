@@ -40,7 +40,7 @@ class JudgeTraining(TrainingModule):
 
     def __init__(
         self,
-        output_dir: str = "checkpoints/judge",
+        output_dir: str = "checkpoints/emoji/judge",
         overwrite: bool = False,
         channels: Sequence[int] = (24, 48, 80, 128),
         style_weight: float = 0.5,

@@ -1,87 +1,66 @@
-"""Make the prior captions of the bundled model: the sentences that it was trained on, in COCO's layout.
+"""Make the prior captions of the bundled model: sentences as it was trained on, in COCO's layout.
 
 Run it as ``python -m mace_pl.pretraining.make_captions``; the same seed gives the same file.
 """
 
 from __future__ import annotations
 
-import json
 import random
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import auto_cli
 
-from mace_pl.errors import UserError
 from mace_pl.files.artifacts import write_json
 from mace_pl.files.paths import resolve
-
-TEMPLATES = ("a photo of a {}", "{}", "a {}", "a drawing of a {}", "a picture of a {}", "an image of a {}")
-STYLES = (" in {} style", " in the style of {}", ", {} art")
-COLOURS = ("blue", "gray", "green", "pink", "red", "yellow")
-STYLED = 0.6  # share of captions that name a style
-COLOURED = 0.5  # share of captions that name a background other than white
-SYNONYM = 0.35  # share of captions that name a concept with synonyms by one of them
-PERSON = 0.1  # share of captions that call a character a person
+from mace_pl.pretraining.captions import read_rows
+from mace_pl.pretraining.sprites import SpriteImages
+from mace_pl.pretraining.styles import MANNERS
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of the sprites' ``metadata.jsonl``.
+def make_captions(data: SpriteImages) -> list[str]:
+    """As many captions as ``data`` has images, of its kinds and in its shares; every concept equally often, up to one.
 
     Raises:
-        UserError: the file is missing.
+        UserError: no metadata.jsonl, or no grammar where captions need it.
     """
-    if not path.is_file():
-        raise UserError(f"metadata={path} is no file. Give the metadata.jsonl of the sprites.")
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-
-
-def make_caption(row: dict[str, Any], rng: random.Random) -> str:
-    """One caption of a sprite: template, then perhaps its style, then perhaps a background."""
-    name = row["concept"]
-    if row.get("synonyms") and rng.random() < SYNONYM:
-        name = rng.choice(row["synonyms"])
-    elif row["kind"] == "character" and rng.random() < PERSON:
-        name = "person"
-    caption = rng.choice(TEMPLATES).format(name)
-    if rng.random() < STYLED:
-        caption += rng.choice(STYLES).format(row["style"])
-    if rng.random() < COLOURED:
-        caption += f" on a {rng.choice(COLOURS)} background"
-    return caption
-
-
-def make_captions(rows: Sequence[dict[str, Any]], captions: int, seed: int) -> list[str]:
-    """Captions of sprites, every concept equally often up to one; ``rows`` are the rows of ``metadata.jsonl``."""
-    rng = random.Random(seed)
+    folder, rng = resolve(data.folder), random.Random(data.seed)
     by_concept: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
+    for row in read_rows(folder / "metadata.jsonl"):
         by_concept.setdefault(row["concept"], []).append(row)
-    concepts = sorted(by_concept)
-    return [make_caption(rng.choice(by_concept[concepts[i % len(concepts)]]), rng) for i in range(captions)]
+    concepts, write, found = sorted(by_concept), data.captions(folder), []
+    for i in range(data.images):
+        row = rng.choice(by_concept[concepts[i % len(concepts)]])
+        manner = rng.choice(list(MANNERS)) if data.manners and rng.random() < data.manners else None
+        found.append(write(row, manner, rng))
+    return found
 
 
 def main(
-    metadata: str = "mace_pl/pretraining/emoji/metadata.jsonl",
-    output: str = "mace_pl/pretraining/emoji/captions.json",
+    output: Path = Path("mace_pl/pretraining/emoji/captions.json"),
     captions: int = 3000,
+    manners: float = 0.4,
+    sentences: float = 0.45,
+    descriptions: float = 0.3,
+    folder: str = "mace_pl/pretraining/emoji",
     seed: int = 2024,
 ) -> None:
-    """Write captions of the sprites as COCO annotations.
+    """Write captions of the sprites as COCO annotations, in the shares of configs/train/emoji_unet.yaml.
 
     Args:
-        metadata: the sprites' ``metadata.jsonl``.
         output: the JSON file to write.
         captions: how many.
-        seed: of the choice of sprites, templates, styles and backgrounds.
+        manners: share of those that name a painter's manner.
+        sentences: share of the captions with a name that are everyday sentences.
+        descriptions: share of the captions of a concept with descriptions that describe it without its name.
+        folder: folder with ``metadata.jsonl``, ``sentences.json`` and ``descriptions.json``.
+        seed: of all choices.
     """
-    made = make_captions(read_rows(resolve(metadata)), captions, seed)
-    info = {
-        "description": f"{captions} captions of emoji sprites, made by mace_pl.pretraining.make_captions, seed {seed}"
-    }
+    shares = {"manners": manners, "sentences": sentences, "descriptions": descriptions}
+    made = make_captions(SpriteImages(folder, images=captions, seed=seed, **shares))
+    by = f"{captions} captions of emoji sprites, made by mace_pl.pretraining.make_captions, seed {seed}"
     annotations = [{"image_id": i, "id": i, "caption": caption} for i, caption in enumerate(made)]
-    write_json(Path(output), {"info": info, "annotations": annotations})
+    write_json(output, {"info": {"description": by}, "annotations": annotations})
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from typing import Any
 
 from mace_pl.concepts.sentences import filled
 from mace_pl.errors import UserError
-from mace_pl.pretraining.make_captions import COLOURED, COLOURS, PERSON, STYLED, SYNONYM, TEMPLATES
+from mace_pl.pretraining.captions import COLOURED, COLOURS, PERSON, STYLED, SYNONYM, TEMPLATES
 
 STYLE_ENDS = (
     " in {} style",

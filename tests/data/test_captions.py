@@ -10,7 +10,6 @@ import pytest
 
 from mace_pl.data.caption_counts import CaptionStore
 from mace_pl.data.captions import CaptionBatches, Captions
-from mace_pl.pretraining.make_captions import make_captions
 
 
 def coco(path: Path, captions: list[str]) -> str:
@@ -149,18 +148,6 @@ def test_bad_arguments_are_refused() -> None:
         Captions(sources=["a.json"], limit=0)
     with pytest.raises(ValueError, match="tokens='some'"):
         Captions(sources=["a.json"], tokens="some")  # type: ignore[arg-type]
-
-
-def test_made_captions_are_seeded_and_even() -> None:
-    rows = [
-        {"concept": "ship", "style": "noto", "kind": "object", "synonyms": ["boat"]},
-        {"concept": "elf", "style": "blob", "kind": "character"},
-    ]
-    made = make_captions(rows, captions=200, seed=1)
-    assert made == make_captions(rows, captions=200, seed=1)
-    assert made != make_captions(rows, captions=200, seed=2)
-    assert all("ship" in c or "boat" in c for c in made[1::2])
-    assert all("elf" in c or "person" in c for c in made[::2])
 
 
 def test_shipped_captions_are_readable() -> None:

@@ -91,7 +91,7 @@ SMALL = {
         f"{TRAIN} --data.images 2 --model.output_dir {{place}}/parts --model.channels [16,16]"
     ),
     "python train.py fit --config configs/train/finetune.yaml": TRAIN,
-    "python train.py fit --config configs/emoji/train_judge.yaml": f"{TRAIN} --data.images 4",
+    "python train.py fit --config configs/train/emoji_judge.yaml": f"{TRAIN} --data.images 4",
     "make": "--dry-run",
 }
 #: scripts that another test runs, small

@@ -117,7 +117,7 @@ def test_the_command_runs_the_shipped_configuration(tmp_path: Path) -> None:
         "trainer.callbacks.dirpath": tmp_path / "kept",
         "trainer.enable_progress_bar": "false",
     }
-    train_main(["fit", "--config=configs/emoji/train_judge.yaml", *(f"--{k}={v}" for k, v in settings.items())])
+    train_main(["fit", "--config=configs/train/emoji_judge.yaml", *(f"--{k}={v}" for k, v in settings.items())])
     file = tmp_path / "out" / "judge.safetensors"
     assert (tmp_path / "kept" / "last.ckpt").exists()
     assert len(ConvolutionalJudge(str(file)).concepts) == 16

@@ -11,7 +11,7 @@ import pytest
 
 from mace_pl.concepts.sentences import with_article
 from mace_pl.files.paths import resolve
-from mace_pl.pretraining.make_captions import read_rows
+from mace_pl.pretraining.captions import read_rows
 from mace_pl.pretraining.sentences import (
     Grammar,
     Shares,

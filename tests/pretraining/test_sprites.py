@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mace_pl.pretraining.make_captions import COLOURS
+from mace_pl.pretraining.captions import COLOURS
 from mace_pl.pretraining.sprites import BACKGROUNDS, SpriteImages, background_of, compose
 
 

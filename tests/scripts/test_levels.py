@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from mace_pl.files.paths import resolve
-from mace_pl.pretraining.make_captions import read_rows
+from mace_pl.pretraining.captions import read_rows
 from mace_pl.pretraining.sentences import read_grammar
 
 ROOT = Path(__file__).resolve().parents[2]
