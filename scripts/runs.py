@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import subprocess
 import sys
@@ -29,30 +28,12 @@ def concepts_of(config: str) -> list[dict[str, str]]:
     return concepts
 
 
-def some(config: str, name: str, concepts: list[dict[str, str]]) -> Path:
-    """Erase other concepts by a configuration: its domain's weights grow with the square root of their number.
-
-    Weights that stay are too much for few concepts, weights in proportion to the number too little (measured).
-    """
-    model = yaml.safe_load(Path(config).read_text(encoding="utf-8"))["model"]
-    share = math.sqrt(len(concepts) / len(concepts_of(config)))
-    weights = [f"--model.{stage}.domain={model[stage]['domain'] * share:.3g}" for stage in ("refine", "fuse")]
-    return fit(config, name, concepts, *weights)
-
-
 def fit(config: str, name: str, concepts: list[dict[str, str]] | None = None, *more: str) -> Path:
     """Erase, unless it was done; the report is left out, the scores below say more."""
     if not (RUNS / name).exists():
         given = [] if concepts is None else ["--data.concepts", json.dumps(concepts)]
         quiet = ["--trainer.enable_progress_bar", "false", "--kept", "[]"]
         command("fit", "--config", config, "--output_dir", str(RUNS / name), *quiet, *given, *more)
-    return RUNS / name
-
-
-def fuse(run: Path, name: str, *more: str) -> Path:
-    """Fuse a run again in another way, unless it was done."""
-    if not (RUNS / name).exists():
-        command("fuse", "--run", str(run), "--output_dir", str(RUNS / name), "--save_pipeline=false", *more)
     return RUNS / name
 
 
