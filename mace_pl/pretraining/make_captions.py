@@ -56,8 +56,7 @@ def main(
         folder: folder with ``metadata.jsonl``, ``sentences.json`` and ``descriptions.json``.
         seed: of all choices.
     """
-    shares = {"manners": manners, "sentences": sentences, "descriptions": descriptions}
-    made = make_captions(SpriteImages(folder, images=captions, seed=seed, **shares))
+    made = make_captions(SpriteImages(folder, captions, 64, manners, sentences, descriptions, seed=seed))
     by = f"{captions} captions of emoji sprites, made by mace_pl.pretraining.make_captions, seed {seed}"
     annotations = [{"image_id": i, "id": i, "caption": caption} for i, caption in enumerate(made)]
     write_json(output, {"info": {"description": by}, "annotations": annotations})

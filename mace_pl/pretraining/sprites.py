@@ -13,8 +13,8 @@ from PIL import Image, ImageOps
 from mace_pl.errors import UserError
 from mace_pl.files.paths import resolve
 from mace_pl.images.files import read_rgba
-from mace_pl.pretraining.image_folder import ImagePool, PoolDataModule, to_tensor
 from mace_pl.pretraining.captions import make_caption, read_rows
+from mace_pl.pretraining.image_folder import ImagePool, PoolDataModule, to_tensor
 from mace_pl.pretraining.sentences import Shares, read_grammar, rich_caption
 from mace_pl.pretraining.styles import MANNERS, paint
 
