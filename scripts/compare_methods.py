@@ -158,6 +158,8 @@ def main(
         name: Images(edits.pipeline, own, judge, clip or f"{pretrained}/clip", output / slug(name), steps, guidance)
         for name, own in used.items()
     }
+    looks = clip or f"{pretrained}/clip"
+    wanted = {n: edits.anchored(one, used[one.vocabulary].keep, looks, guidance) for n, one in wanted.items()}
     edits.put({})
     for name, own in images.items():
         started = time.perf_counter()

@@ -54,11 +54,15 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Targets:
-    """A set of targets: its name, its vocabulary by name, and concepts as ``data.concepts`` of fit has them."""
+    """A set of targets: its name, its vocabulary by name, and concepts as ``data.concepts`` of fit has them.
+
+    Those without an anchor get one of ``anchors``, by the rule of ``anchor: auto``.
+    """
 
     name: str
     vocabulary: str
     concepts: Sequence[Mapping[str, str]]
+    anchors: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -103,16 +107,17 @@ def read_sets(file: Path) -> tuple[dict[str, Vocabulary], dict[str, Targets]]:
     content = read_yaml(file, "targets")
     vocabularies, sets = read_vocabularies(content, file), {}
     for name, given in content["sets"].items():
-        concepts = given["concepts"]
+        concepts, anchors = given["concepts"], ()
         if isinstance(concepts, str):
-            concepts = read_yaml(Path(concepts), "targets")["data"]["concepts"]
+            data = read_yaml(Path(concepts), "targets")["data"]
+            concepts, anchors = data["concepts"], read_names(data.get("anchors"), "data.anchors")
         vocabulary = vocabularies.get(given["vocabulary"])
         if vocabulary is None:
             raise UserError(f"{file}: {name}: vocabulary {given['vocabulary']!r} is none of {list(vocabularies)}.")
         unknown = [c["target"] for c in concepts if c["target"] not in vocabulary.names]
         if unknown:
             raise UserError(f"{file}: {name}: {', '.join(unknown)} not among the names of {given['vocabulary']!r}.")
-        sets[name] = Targets(name, given["vocabulary"], concepts)
+        sets[name] = Targets(name, given["vocabulary"], concepts, anchors)
     return vocabularies, sets
 
 

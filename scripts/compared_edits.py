@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from mace_pl.models.backbone import backbone_of
 from mace_pl.models.pipeline import load_pipeline
 from mace_pl.models.text_encoding import encoder_fingerprint
 from mace_pl.modules.concept_erasure import ConceptErasure
+from mace_pl.stages.anchors import Choice, choose_anchors
 from mace_pl.stages.preserve import preserving
 from mace_pl.stages.refine import check_anchors, refine_concepts
 from mace_pl.training.memory import Peak
@@ -45,6 +47,23 @@ class Edits:
     def put(self, weights: Mapping[str, Tensor]) -> None:
         """Let the pipeline have the original's weights, but for some."""
         self.backbone.set_key_values({**self.original, **weights})
+
+    def anchored(self, targets: Targets, keep: Sequence[str], clip: str, guidance: float) -> Targets:
+        """The targets with the anchors that ``fit`` would choose where they have none.
+
+        Args:
+            targets: with or without anchors.
+            keep: names that are preserved, unless they are targets.
+            clip: folder of the CLIP that looks whether an anchor is generated well.
+            guidance: classifier-free guidance scale of what it looks at.
+        """
+        self.put({})
+        concepts = [Concept(**concept) for concept in targets.concepts]
+        erased = [concept.target for concept in concepts]
+        choice = Choice(targets.anchors, [n for n in keep if n not in erased], (), clip, 30, guidance)
+        found = choose_anchors(self.pipeline, concepts, choice, True)
+        made = [{"target": c.target, "anchor": found.get(c.target, c.anchor), "kind": c.kind} for c in concepts]
+        return replace(targets, concepts=made)
 
     def make(
         self, method: Method, settings: Settings, targets: Targets, keep: list[str]

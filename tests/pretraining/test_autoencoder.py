@@ -165,4 +165,4 @@ def test_the_command_runs_the_shipped_configuration(tmp_path: Path) -> None:
     }
     train_main(["fit", "--config=configs/train/emoji_vae.yaml", *(f"--{k}={v}" for k, v in settings.items())])
     assert (tmp_path / "kept" / "last.ckpt").exists()
-    assert AutoencoderKL.from_pretrained(tmp_path / "out" / "vae").config.block_out_channels == [32, 64, 64]
+    assert AutoencoderKL.from_pretrained(tmp_path / "out" / "vae").config.block_out_channels == [48, 64, 96]

@@ -71,7 +71,8 @@ def config(place: Path) -> str:
 def test_the_weight_of_the_domain_follows_the_number(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
     sets, given = scripts["tables"].Set, {"table": "t", "name": "n", "vocabulary": "v", "config": config(tmp_path)}
     settings = sets(**given, targets=("ship",)).method().published
-    assert settings["refine.domain"] == float(f"{3 * math.sqrt(1 / 2):.3g}") and settings["fuse.domain"] == 10.0
+    weights = [settings[f"{stage}.domain"] for stage in ("refine", "fuse")]
+    assert weights == [float(f"{3 * math.sqrt(1 / 2):.3g}"), float(f"{20 / 2**0.75:.3g}")]
     assert settings["data.steps_per_concept"] == 1 and "data.concepts" not in settings
     twice = sets(**given, changes={"class": "MaceRefinement"}, times={"refine.domain": 2}).method()
     assert twice.published["refine.domain"] == 6.0 and twice.class_path == "mace_pl.methods.MaceRefinement"
@@ -86,7 +87,7 @@ def small(place: Path) -> Path:
     own = {"vocabulary": "three", "config": config(place)}
     tables = {
         "both": {"ship": {**own, "targets": ["ship"]}, "ship and frog": own},
-        "stages": {
+        "trade-off": {
             "added": {**own, "changes": {"fusion": "added"}},
             "half": {**own, "changes": {"class": "MaceRefinement"}, "times": {"refine.domain": 0.5}},
         },
@@ -100,7 +101,7 @@ def small(place: Path) -> Path:
 @pytest.mark.bundled
 def test_tables_and_a_page_come_out_of_two_processes_and_what_is_done_is_kept(tmp_path: Path) -> None:
     page = tmp_path / "results.md"
-    page.write_text("".join(f"<!-- {name} -->\n<!-- /{name} -->\n" for name in ("both", "stages", "styles")))
+    page.write_text("".join(f"<!-- {name} -->\n<!-- /{name} -->\n" for name in ("both", "trade-off", "styles")))
     command = [sys.executable, str(ROOT / "scripts" / "tables.py"), "--file", str(small(tmp_path)), "--steps", "1"]
     command += ["--pretrained", str(resolve("checkpoints/emoji")), "--output", str(tmp_path / "out")]
     command += ["--judge", str(resolve("checkpoints/emoji/judge/judge.safetensors")), "--page", str(page)]
