@@ -187,7 +187,8 @@ class CommandLine(OneLineCLI):
         own = any(isinstance(c, ProgressBar) for c in callbacks)
         if not own and not screen().is_terminal:  # in a file a bar is one long line, and comes too late
             kwargs["enable_progress_bar"] = False
-        hidden = not kwargs.get("enable_progress_bar", given["enable_progress_bar"]) or given["barebones"]
+        shown = kwargs.get("enable_progress_bar", given["enable_progress_bar"])
+        hidden = shown is False or given["barebones"]  # None leaves it to Lightning, which shows one
         progress = None if hidden or own else self.progress_bar()
         callbacks += [EndsWhenTold(), *([] if progress is None else [progress]), *self.callbacks()]
         try:

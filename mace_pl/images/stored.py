@@ -9,8 +9,10 @@ from typing import Any
 
 from PIL import Image
 
+from mace_pl.errors import UserError
 from mace_pl.files.identity import identity
 from mace_pl.files.leftovers import clear_folder
+from mace_pl.images.files import read_image
 from mace_pl.images.manifest import write_image
 from mace_pl.models.pipeline import autoencoder_fingerprint, image_size
 from mace_pl.models.protocols import Pipeline
@@ -71,8 +73,9 @@ class StoredImages:
 
     def _read(self, row: Row) -> Image.Image | None:
         """The image of a row; None where it is not there or damaged."""
-        with suppress(OSError, SyntaxError), Image.open(self.path(row)) as image:  # SyntaxError: of a damaged PNG
-            return image.convert("RGB")
+        path = self.path(row)
+        with suppress(UserError):
+            return read_image(path, "data.pictures") if path.is_file() else None
         return None
 
 

@@ -33,6 +33,7 @@ ORIGINAL = {
     },
 }
 UNET = "model.diffusion_model."
+FROM_LATENTS = "first_stage_model.decoder.conv_in.weight"  # its input channels are those of the latents
 
 
 def check_base(pipeline: Pipeline, pretrained: str) -> None:
@@ -78,8 +79,9 @@ def check_conditions(pipeline: Pipeline, name: str) -> None:
     unet, latents = pipeline.unet, pipeline.vae.config.latent_channels
     if unet.config.in_channels != latents:
         raise UserError(
-            f"{name}: its UNet takes {unet.config.in_channels} channels, its VAE gives {latents}: a model for "
-            f"inpainting, depth, instructions or upscaling. Give the text-to-image model that it was made from."
+            f"{name}: its UNet takes {unet.config.in_channels} channels, its {type(pipeline.vae).__name__} gives "
+            f"{latents}: a model for inpainting, depth, instructions or upscaling, or the VAE of another model. Give "
+            f"the text-to-image model that it was made from, or its own VAE."
         )
     broken = [layer for layer, W in key_values(unet).items() if not W.isfinite().all()]
     if broken:
@@ -188,11 +190,12 @@ def check_original(shapes: Mapping[str, Sequence[int]], name: str) -> None:
         )
     adapted = [key for key in shapes if key.startswith(UNET) and ADAPTER.search(key)]
     check_keys("unet", [], adapted, name)
-    into = shapes.get(f"{UNET}input_blocks.0.0.weight")
-    if into is not None and into[1] != 4:
+    into, decoded = (shapes.get(key) for key in (f"{UNET}input_blocks.0.0.weight", FROM_LATENTS))
+    latents = 4 if decoded is None else decoded[1]
+    if into is not None and into[1] != latents:
         raise UserError(
-            f"{name}: its UNet takes {into[1]} channels, where latents have 4: a model for inpainting, depth or "
-            f"instructions. Give the text-to-image model that it was made from."
+            f"{name}: its UNet takes {into[1]} channels, where latents have {latents}: a model for inpainting, depth "
+            f"or instructions. Give the text-to-image model that it was made from."
         )
 
 

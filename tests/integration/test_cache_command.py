@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import zipfile
 from pathlib import Path
@@ -24,10 +25,12 @@ def test_the_bar_counts_captions_and_the_summary_says_what_was_summed(
     toy_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")  # a terminal: elsewhere there is no bar
+    monkeypatch.setenv("NO_COLOR", "1")
     source = tmp_path / "captions.csv"
     source.write_text("id,text\n1,a ship\n2,a dog\n3,a ship\n", "utf-8")
     erase_main(command(toy_pipeline, tmp_path / "prior.safetensors", str(source), "--data.column", "text"))
-    printed = capsys.readouterr().out
+    printed = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", capsys.readouterr().out)
     assert "2/2" in printed and "captions/s" in printed
     assert "3 (2 distinct)" in printed and "231 (all)" in printed
     metadata = load_statistics(tmp_path / "prior.safetensors", "file")[1]

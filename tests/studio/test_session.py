@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 from support.runs import CONCEPTS, config
@@ -87,8 +88,9 @@ def test_the_live_edit_is_that_of_fuse_however_it_is_fused(run: Path, tmp_path: 
 def test_a_vocabulary_is_chosen_from_anew_for_each_strength(run: Path, tmp_path: Path) -> None:
     """The names that are preserved depend on what is erased."""
     file = Path(shutil.copytree(run, tmp_path / "run")) / "config.yaml"
-    vocabulary = "model:\n  domain_vocabulary: [cat, sky, art, house, tree]\n  domain_affected: 2\n"
-    file.write_text(file.read_text().replace("model:\n", vocabulary, 1))
+    content = yaml.safe_load(file.read_text())
+    content["model"] |= {"domain_vocabulary": ["cat", "sky", "art", "house", "tree"], "domain_affected": 2}
+    file.write_text(yaml.safe_dump(content))
     strengths = {"ship": 0.3, "painter": 1.0, "dog": 0.1}
     written = fuse_run(str(file.parent), str(tmp_path / "fused"), None, strengths, save_pipeline=False)
     studio = Studio.open(str(file.parent))
