@@ -163,8 +163,9 @@ def test_what_is_cancelled_is_not_shown(browser: Any, served: Served) -> None:
     with opened(browser, served) as page:
         before, answers = sources(page, "edited"), answers_of(page)
         page.fill("#steps input[type=number]", "100")
-        page.click("#generate")
-        page.click("#cancel")
+        page.wait_for_selector("#generate")
+        # in one go: on a busy machine the images are there before a second click of the driver's
+        page.evaluate("['#generate', '#cancel'].forEach((name) => document.querySelector(name).click())")
         page.wait_for_selector("#said >> text=Cancelled.")
         while answers.running or not answers.ended:
             page.wait_for_timeout(50)
