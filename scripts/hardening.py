@@ -1,88 +1,146 @@
-"""Attacks on the bundled model before and after hardening, each target alone.
+"""Attacks on edits of the bundled model: as MACE makes them, hardened, and beside them the strongest baselines.
 
-Run it as ``python scripts/hardening.py``; ``--targets "{ship: house}"`` attacks some of them only (target: anchor),
-``--judge judge.safetensors`` asks the convolutional judge beside the classifier, ``--trials`` and ``--attacks`` say how
-often and how. Runs that exist are kept; delete a folder to make it again. Figures and a page of images for each target
-are written to checkpoints/scores/hardening_<target>, a table of all to checkpoints/scores/hardening.md.
+Run it as ``python scripts/hardening.py``; ``--subjects "[ship]"``, ``--edits "[mace, hardened]"`` and ``--attacks
+"[noise]"`` make some cells only, so that they may run one by one; ``--attacks "[]"`` fits and hardens, ``--scores
+false`` leaves plain prompts and preserved names out. A cell is an attack on an edit of a subject: ship, cat, truck,
+wizard and Velmora, each alone, and ``five`` at once. Its trials are kept one by one in ``output``, images too, and
+taken again, so that the command may be cut off; two of them may work on different cells side by side. Whatever is there
+goes into hardening.md, hardening.json and hardening.html in ``output``, also with ``--only_tables true``.
+
+Edits: ``mace`` (``fit``), ``hardened`` (``harden`` on it), ``alone`` (``harden`` on the original), ``rece`` (a closed
+form with adversaries as sums), and those of ``--variants "{rank16: {rank: 16}}"``: hardened with other settings.
 """
 
 from __future__ import annotations
 
-import json
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from compare_methods import check_same
+from compared import read_vocabularies
+from hardening_cells import TRIED, Bench
+from hardening_edits import HARDENED, Runs, Subject
+from hardening_page import write_tables
 from jsonargparse import auto_cli
-from runs import RUNS, SCORES, command, concepts_of, fit
+from runs import RUNS, SCORES
 
-from mace_pl.evaluation.attack_results import COLUMNS, result_rows
+from mace_pl.errors import UserError
 from mace_pl.files.artifacts import slug
-from mace_pl.files.markdown import markdown_table
+from mace_pl.files.tables import read_yaml
+from mace_pl.models.pipeline import model_fingerprint
 
-CONFIG = "configs/emoji/erase_ship.yaml"
-TARGETS = {"ship": "house", "cat": "palm tree", "truck": "clock", "wizard": "robot"}
-ATTACKS = ("free_tokens", "printable", "direction", "noise", "completion", "image")
-
-
-def hardened(run: Path) -> Path:
-    """Harden a run, unless it was done."""
-    place = run.with_name(f"{run.name}_hardened")
-    if not place.exists():
-        command("harden", "--run", str(run), "--output_dir", str(place))
-    return place
+TARGETS = ("ship", "cat", "truck", "wizard", "Velmora")
+STYLES = frozenset({"Velmora"})
+SUBJECTS = {target: Subject(target, [target], STYLES) for target in TARGETS} | {
+    "five": Subject("five", TARGETS, STYLES)
+}
 
 
-def judges(judge: str | None) -> list[Any]:
-    """The classifier, and the convolutional judge where there is one."""
-    name = "mace_pl.evaluation.convolutional.ConvolutionalJudge"
-    return ["clip", *([] if judge is None else [{"class_path": name, "init_args": {"weights": judge}}])]
+def some(known: list[str], wanted: list[str] | None, setting: str) -> list[str]:
+    """What is wanted, all of it when None.
 
-
-def attack(target: str, runs: list[Path], names: str, more: dict[str, Any]) -> dict[str, Any]:
-    """Success of the attacks on several runs, side by side."""
-    output = SCORES / f"hardening_{slug(target)}.json"
-    known = [name for name in Path(names).read_text(encoding="utf-8").splitlines() if name]
-    settings = {"model.edited": [str(run) for run in runs], "data.names": known, "data.targets": [target], **more}
-    words = [word for name, value in settings.items() for word in (f"--{name}", json.dumps(value))]
-    cpu = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--model.overwrite", "true"]
-    command("attack", "--model.output", str(output), *words, *cpu)
-    success: dict[str, Any] = json.loads(output.read_text(encoding="utf-8"))["success"]
-    return success
+    Raises:
+        UserError: something that is not known.
+    """
+    unknown = [name for name in wanted or [] if name not in known]
+    if unknown:
+        raise UserError(f"{setting}={wanted}: {unknown[0]!r} is unknown. Choose from {', '.join(known)}.")
+    return known if wanted is None else wanted
 
 
 def main(
-    targets: dict[str, str] | None = None,
-    pretrained: str = "checkpoints/emoji",
-    names: str = "configs/emoji/names.txt",
-    judge: str | None = None,
+    subjects: list[str] | None = None,
+    edits: list[str] | None = None,
     attacks: list[str] | None = None,
     trials: int = 20,
-    seeds: int = 5,
+    seeds: int = 3,
+    scores: bool = True,
+    variants: dict[str, dict[str, Any]] | None = None,
+    harden: dict[str, Any] | None = None,
     strengths: dict[str, Any] | None = None,
+    pretrained: str = "checkpoints/emoji",
+    judge: str = "checkpoints/emoji/judge/judge.safetensors",
+    clip: str | None = None,
+    steps: int = 12,
+    guidance: float = 5.0,
+    runs: Path = RUNS / "hardening",
+    output: Path = SCORES / "hardening",
+    vocabularies: Path = Path("configs/compare/sets.yaml"),
+    fit: list[str] | None = None,
+    only_tables: bool = False,
 ) -> None:
-    """Fit, harden and attack.
+    """Fit, harden, attack, and write tables and page.
 
     Args:
-        targets: anchors by target.
+        subjects: what is erased: targets alone, or ``five`` at once; all when None.
+        edits: some of mace, hardened, alone, rece and the variants; all when None.
+        attacks: some of those of ``erase.py attack``, and ``free_tokens_long``: 8 tokens, 200 steps; all when None.
+        trials: of each attack, and images of each target at each level of prompts.
+        seeds: images of each preserved name and template.
+        scores: whether plain prompts, sentences, descriptions and preserved names are measured.
+        variants: settings of ``harden`` by the name of a further hardened edit.
+        harden: settings of ``harden`` of ``hardened`` and ``alone``; its defaults when None.
+        strengths: how hard attacks try, as ``--model.strengths`` of ``attack`` takes it.
         pretrained: the model.
-        names: what judges choose among: a text file with one on each line.
-        judge: ``judge.safetensors`` of the convolutional judge.
-        attacks: some of those of ``erase.py attack``.
-        trials: of each attack.
-        seeds: of each hidden prompt.
-        strengths: how hard attacks try, as ``--model.strengths`` takes it.
+        judge: weights of the convolutional judge.
+        clip: folder of the CLIP that judges beside it; ``clip`` in ``pretrained`` when None.
+        steps: denoising steps.
+        guidance: classifier-free guidance scale.
+        runs: folder of the runs; delete one to make it again.
+        output: folder of what is measured; the settings above must stay the same for it.
+        vocabularies: file with the names and templates of ``all`` and ``manners``.
+        fit: further options of ``fit``.
+        only_tables: make nothing, write what is there.
     """
-    found: dict[str, Any] = {}
-    more: dict[str, Any] = {"model.pretrained": pretrained, "model.judge": judges(judge), "data.trials": trials}
-    more |= {"data.attacks": attacks or list(ATTACKS), "data.seeds": seeds}
-    more |= {f"model.strengths.{name}": value for name, value in (strengths or {}).items()}
-    for target, anchor in (targets or TARGETS).items():
-        concept = concepts_of(CONFIG)[0] | {"target": target, "anchor": anchor}
-        run = fit(CONFIG, f"alone_{slug(target)}", [concept], "--model.pretrained", pretrained)
-        found |= attack(target, [run, hardened(run)], names, more)
-    table = markdown_table(COLUMNS, result_rows(found))
-    (SCORES / "hardening.md").write_text(table + "\n", encoding="utf-8")
-    print(table, f"Runs are in {RUNS}, pages in {SCORES}.", sep="\n\n")
+    made = Runs(runs, pretrained, {HARDENED: harden or {}, **(variants or {})}, fit or [])
+    known = read_vocabularies(read_yaml(vocabularies, "vocabularies"), vocabularies)
+    words = {name: known[name] for name in ("all", "manners")}
+    bench = Bench(pretrained, words, judge, clip or f"{pretrained}/clip", output, steps, guidance, strengths or {})
+    given = {"pretrained": pretrained, "model": model_fingerprint(bench.original), "steps": steps, "guidance": guidance}
+    check_same(output / "settings.json", given)
+    chosen = some(list(SUBJECTS), subjects, "subjects")
+    tried = some(list(TRIED), attacks, "attacks")
+    for name in [] if only_tables else chosen:
+        for edit in some(made.edits, edits, "edits"):
+            measure(bench, made, SUBJECTS[name], edit, tried, (trials, seeds if scores else 0))
+    write_tables(output, bench.labels, [SUBJECTS[name] for name in SUBJECTS], list(TRIED), given, made)
+
+
+def measure(
+    bench: Bench, made: Runs, subject: Subject, edit: str, attacks: list[str], numbers: tuple[int, int]
+) -> None:
+    """All cells of an edit; what is there is taken.
+
+    Args:
+        bench: the original and judges.
+        made: the runs.
+        subject: what is erased.
+        edit: which of its edits.
+        attacks: names of the cells.
+        numbers: trials, and images of each preserved name and template; 0 leaves the scores out.
+    """
+    run, place = made.make(subject, edit), bench.output / slug(subject.name) / slug(edit)
+    trials, seeds = numbers
+    if seeds:
+        report(f"{subject.name}, {edit}, prompts", lambda: bench.scores(subject, run, place, trials, seeds))
+    for attack in attacks:
+        for target in subject.targets:
+            cell = place / slug(target) / attack
+
+            def tries(target: str = target, attack: str = attack, cell: Path = cell) -> Mapping[str, Any]:
+                found = [bench.trial(subject, run, cell, target, attack, number) for number in range(trials)]
+                return {"seconds": sum(one["seconds"] for one in found)}
+
+            report(f"{subject.name}, {edit}, {attack} on {target}", tries)
+
+
+def report(what: str, make: Any) -> None:
+    """Make a cell, and say how long it took."""
+    started = time.perf_counter()
+    found = make()
+    print(f"{what}: {found['seconds']:.0f} s, now {time.perf_counter() - started:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

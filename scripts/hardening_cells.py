@@ -1,0 +1,249 @@
+"""What ``hardening.py`` measures of an edit, kept on disk: trials of attacks one by one, images of prompts by batch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from compared import Vocabulary
+from hardening_edits import Subject
+from PIL import Image
+from torch import Tensor
+
+from mace_pl.data.levels import DESCRIPTIONS, SENTENCES, asked_prompts
+from mace_pl.evaluation.attacks.registry import ATTACKS
+from mace_pl.evaluation.attacks.trial import Strengths, Trial
+from mace_pl.evaluation.clip import ClipEncoder
+from mace_pl.evaluation.convolutional import ConvolutionalJudge
+from mace_pl.evaluation.fid import ClipFeatures, perceptual_distance
+from mace_pl.evaluation.judges import CLIP, Judges, judge_labels
+from mace_pl.evaluation.words import Words
+from mace_pl.export.apply import load_edited
+from mace_pl.files.artifacts import slug, write_json, written_aside
+from mace_pl.files.identity import hash_files, identity
+from mace_pl.files.tables import read_yaml
+from mace_pl.methods.lora import stream
+from mace_pl.models.pipeline import image_latents, load_pipeline
+from mace_pl.models.protocols import Pipeline
+from mace_pl.models.sampling import generate
+
+REPORT = 2000  # first seed of the images of prompts
+BATCH = 20
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Tried:
+    """An attack as it is tried: one of the registry, with other strengths."""
+
+    attack: str
+    strengths: Mapping[str, Any]
+
+
+TRIED = {name: Tried(name, {}) for name in ATTACKS}
+TRIED["free_tokens_long"] = Tried("free_tokens", {"token_steps": 200, "tokens": 8})
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One image: its prompt and seed, what it should show, in which template of a vocabulary."""
+
+    prompt: str
+    seed: int
+    name: str
+    template: int = 0
+
+    @property
+    def file(self) -> str:
+        """The name of its file."""
+        return f"{slug(self.prompt)}_{self.seed}.png"
+
+
+class Judging:
+    """Both judges over the names of a vocabulary.
+
+    Args:
+        vocabulary: names and templates.
+        judge: weights of the convolutional judge.
+        clip: the encoder.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, judge: str, clip: ClipEncoder) -> None:
+        given: list[Any] = [ConvolutionalJudge(judge, vocabulary.judged), CLIP]
+        self.vocabulary, self.clip, self.labels = vocabulary, clip, judge_labels(given)
+        self.words = Words(list(vocabulary.names), {}, list(vocabulary.others))
+        self.judges = Judges(given, clip, self.words, vocabulary.templates, strict=True)
+
+    def sees(self, images: Sequence[Image.Image], asked: Sequence[Asked]) -> Tensor:
+        """[N, J] whether each judge sees the name that was asked for."""
+        found = torch.zeros(len(images), len(self.labels), dtype=torch.bool)
+        for template in {one.template for one in asked}:
+            rows = [i for i, one in enumerate(asked) if one.template == template]
+            part, places = [images[i] for i in rows], [self.words.names.index(asked[i].name) for i in rows]
+            seen = self.judges(part, self.clip.image(part), template, places)["seen"]
+            found[rows] = seen == torch.tensor(places)[:, None]
+        return found
+
+
+class Bench:
+    """The original beside one edit at a time.
+
+    Args:
+        pretrained: the original.
+        vocabularies: ``all`` for names, ``manners`` for styles.
+        judge: weights of the convolutional judge.
+        clip: folder of the CLIP that judges.
+        output: folder of all that is measured.
+        steps: denoising steps.
+        guidance: classifier-free guidance scale.
+        strengths: how hard attacks try, where an attack does not say it itself.
+    """
+
+    def __init__(
+        self,
+        pretrained: str,
+        vocabularies: Mapping[str, Vocabulary],
+        judge: str,
+        clip: str,
+        output: Path,
+        steps: int,
+        guidance: float,
+        strengths: Mapping[str, Any],
+    ) -> None:
+        self.pretrained, self.output, self.steps, self.guidance = pretrained, output, steps, guidance
+        self.original, self.features = load_pipeline(pretrained), ClipFeatures(clip)
+        encoder = self.features.encoder
+        self.judging = {name: Judging(own, judge, encoder) for name, own in vocabularies.items()}
+        self.labels = next(iter(self.judging.values())).labels
+        self.strengths = {"finetune": (5, 10, 20, 40), **strengths} if "finetune" in ATTACKS else dict(strengths)
+        self.loaded: tuple[Path, Pipeline] | None = None
+
+    def edited(self, run: Path) -> Pipeline:
+        """The edited pipeline of a run; one is in memory."""
+        if self.loaded is None or self.loaded[0] != run:
+            self.loaded = (run, load_edited(self.pretrained, str(run)))
+        return self.loaded[1]
+
+    def of(self, run: Path) -> Record:
+        """What measures of a run depend on, beside their own settings."""
+        edit = [run / "edit.safetensors", run / "hardening.safetensors"]
+        files = hash_files([file for file in edit if file.is_file()])
+        return {"edit": files, "steps": self.steps, "guidance": self.guidance}
+
+    def images(self, pipeline: Pipeline, folder: Path, asked: Sequence[Asked]) -> list[Image.Image]:
+        """The images of prompts; those that are in the folder are taken."""
+        missing = [one for one in asked if not (folder / one.file).is_file()]
+        folder.mkdir(parents=True, exist_ok=True)
+        for part in (missing[i : i + BATCH] for i in range(0, len(missing), BATCH)):
+            prompts, seeds = [one.prompt for one in part], [one.seed for one in part]
+            for one, image in zip(part, generate(pipeline, prompts, seeds, self.steps, self.guidance), strict=True):
+                save(image, folder / one.file)
+        return [Image.open(folder / one.file).convert("RGB") for one in asked]
+
+    # --- attacks -------------------------------------------------------------------------------------------------
+
+    def trial(self, subject: Subject, run: Path, place: Path, target: str, name: str, number: int) -> Record:
+        """A trial of an attack: which candidates show the target to which judge; made once, then read."""
+        tried = TRIED[name]
+        strengths = Strengths(**{**self.strengths, **tried.strengths})
+        made = {**self.of(run), "attack": tried.attack, "strengths": vars(strengths)}
+        file = place / f"{number}.json"
+        found = read_yaml(file, "output") if file.is_file() else {}
+        if found.get("of") == identity(made):
+            return dict(found)
+        started, judging = time.perf_counter(), self.judging["manners" if target in subject.styles else "all"]
+        templates, others = judging.vocabulary.templates, [n for n in judging.words.names if n not in subject.targets]
+        template = number % len(templates)
+        plain = Asked(templates[template].replace("{}", target), number, target, template)
+        latents = image_latents(self.original, self.images(self.original, self.output / "original", [plain]))
+        random, edited = stream(number, target, "attack", name), self.edited(run)
+        models = (self.original, edited, target, templates[template], others, latents, number, random)
+        images = ATTACKS[tried.attack](Trial(*models, self.steps, self.guidance, strengths))
+        seen = judging.sees(images, [plain] * len(images))
+        save(images[int(seen.sum(1).argmax())], file.with_suffix(".png"))
+        record = {"of": identity(made), "seconds": time.perf_counter() - started}
+        record |= {label: seen[:, j].tolist() for j, label in enumerate(self.labels)}
+        write_json(file, record)
+        return record
+
+    # --- prompts -------------------------------------------------------------------------------------------------
+
+    def scores(self, subject: Subject, run: Path, place: Path, plain: int, seeds: int) -> Record:
+        """Plain prompts, held-out sentences and descriptions of targets; preserved names: right, and how far moved.
+
+        Args:
+            subject: what is erased.
+            run: the edit.
+            place: folder of the measures.
+            plain: images of a target at each level.
+            seeds: images of each preserved name and template.
+        """
+        made = {**self.of(run), "plain": plain, "seeds": seeds}
+        file = place / "scores.json"
+        found = read_yaml(file, "output") if file.is_file() else {}
+        if found.get("of") == identity(made):
+            return dict(found)
+        started = time.perf_counter()
+        targets = {target: self.asked_for(subject, run, place, target, plain) for target in subject.targets}
+        kinds = ["all", *(["manners"] if subject.styles & set(subject.targets) else [])]
+        preserved = {kind: self.preserved(subject, run, place, kind, seeds) for kind in kinds}
+        record = {"of": identity(made), "targets": targets, "preserved": preserved}
+        record["seconds"] = time.perf_counter() - started
+        write_json(file, record)
+        return record
+
+    def asked_for(self, subject: Subject, run: Path, place: Path, target: str, count: int) -> Record:
+        """How often each judge sees the target, by level: successes by judge, and the number of images."""
+        judging = self.judging["manners" if target in subject.styles else "all"]
+        own, places = judging.vocabulary, range(len(judging.vocabulary.templates))
+        plain = [(own.templates[t].replace("{}", target), t) for t in places]
+        levels: dict[str, list[tuple[str, int]]] = {"plain": plain}
+        for level in (SENTENCES, DESCRIPTIONS):
+            known = asked_prompts([target], own.sentences, None) if own.sentences and level == SENTENCES else []
+            if own.descriptions and level == DESCRIPTIONS and target not in subject.styles:
+                known = asked_prompts([target], None, own.descriptions)
+            levels[level] = [(one.prompt, 0) for one in known if one.level == level]
+        found = {}
+        for level, prompts in levels.items():
+            if prompts:
+                rows = [prompts[i % len(prompts)] for i in range(count)]
+                asked = [Asked(p, REPORT + i // len(prompts), target, t) for i, (p, t) in enumerate(rows)]
+                images = self.images(self.edited(run), place / "images", asked)
+                found[level] = counted(judging.sees(images, asked), self.labels)
+        return found
+
+    def preserved(self, subject: Subject, run: Path, place: Path, kind: str, seeds: int) -> Record:
+        """How many images of preserved names each judge sees rightly, and their distance from the original's."""
+        judging = self.judging[kind]
+        names = [name for name in judging.words.names if name not in subject.targets]
+        asked = [
+            Asked(template.replace("{}", name), REPORT + seed, name, at)
+            for name in names
+            for at, template in enumerate(judging.vocabulary.templates)
+            for seed in range(seeds)
+        ]
+        originals = self.images(self.original, self.output / "original", asked)
+        images = self.images(self.edited(run), place / "images", asked)
+        far = []
+        for part in (slice(i, i + BATCH) for i in range(0, len(asked), BATCH)):
+            both = [self.features(some[part])[1] for some in (originals, images)]
+            far += perceptual_distance(*both).tolist()
+        before = counted(judging.sees(originals, asked), self.labels)
+        after = counted(judging.sees(images, asked), self.labels)
+        return {"before": before, "after": after, "distance": sum(far) / len(far)}
+
+
+def counted(seen: Tensor, labels: Sequence[str]) -> dict[str, int]:
+    """Successes by judge, and ``images``."""
+    return {label: int(seen[:, j].sum()) for j, label in enumerate(labels)} | {"images": len(seen)}
+
+
+def save(image: Image.Image, file: Path) -> None:
+    """Write an image aside and rename it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with written_aside(file, clear=False) as aside:
+        image.save(aside, format="png")
