@@ -119,7 +119,7 @@ class Bench:
         encoder = self.features.encoder
         self.judging = {name: Judging(own, judge, encoder) for name, own in vocabularies.items()}
         self.labels = next(iter(self.judging.values())).labels
-        self.strengths = {"finetune": (5, 10, 20, 40), **strengths} if "finetune" in ATTACKS else dict(strengths)
+        self.strengths = dict(strengths)
         self.loaded: tuple[Path, Pipeline] | None = None
 
     def edited(self, run: Path) -> Pipeline:
@@ -149,8 +149,8 @@ class Bench:
     def trial(self, subject: Subject, run: Path, place: Path, target: str, name: str, number: int) -> Record:
         """A trial of an attack: which candidates show the target to which judge; made once, then read."""
         tried = TRIED[name]
-        strengths = Strengths(**{**self.strengths, **tried.strengths})
-        made = {**self.of(run), "attack": tried.attack, "strengths": vars(strengths)}
+        given = {**self.strengths, **tried.strengths}
+        made = {**self.of(run), "attack": tried.attack, "strengths": given}
         file = place / f"{number}.json"
         found = read_yaml(file, "output") if file.is_file() else {}
         if found.get("of") == identity(made):
@@ -162,7 +162,7 @@ class Bench:
         latents = image_latents(self.original, self.images(self.original, self.output / "original", [plain]))
         random, edited = stream(number, target, "attack", name), self.edited(run)
         models = (self.original, edited, target, templates[template], others, latents, number, random)
-        images = ATTACKS[tried.attack](Trial(*models, self.steps, self.guidance, strengths))
+        images = ATTACKS[tried.attack](Trial(*models, self.steps, self.guidance, Strengths(**given)))
         seen = judging.sees(images, [plain] * len(images))
         save(images[int(seen.sum(1).argmax())], file.with_suffix(".png"))
         record = {"of": identity(made), "seconds": time.perf_counter() - started}
