@@ -131,6 +131,8 @@ COMMANDS = {
         "count explicit content in folders of images (extra nudenet)",
         "mace_pl.commands.detect:detect",
         words="folders",
+        package="nudenet",
+        extra="nudenet",
     ),
     "fuse": Command(
         "fuse a finished run again, without some concepts or with other weights, without training",

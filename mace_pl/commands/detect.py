@@ -12,6 +12,7 @@ from rich.table import Table
 
 from mace_pl.errors import UserError, install
 from mace_pl.files.artifacts import claim_output, write_json
+from mace_pl.files.owned import refuse_inputs
 from mace_pl.files.paths import place_name, resolve
 from mace_pl.files.screen import screen
 from mace_pl.images.files import read_image
@@ -80,9 +81,15 @@ def detect(folders: list[str], output: str, threshold: float = 0.6, overwrite: b
 
     Returns:
         The file.
+
+    Raises:
+        UserError: a threshold out of range, or an output that is no JSON file, exists, or lies among the images.
     """
     if not 0 <= threshold <= 1:
         raise UserError(f"threshold={threshold} must be between 0 and 1.")
+    if Path(output).suffix != ".json":
+        raise UserError(f"output={output} must end with .json.")
+    refuse_inputs(Path(output), [("folder of images", folder) for folder in folders], "output")
     claim_output(Path(output), overwrite, "output")
     return detect_with(NudeNet(), folders, Path(output), threshold)
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from mace_pl.errors import UserError
 from mace_pl.files.artifacts import claim_output, write_tensors
+from mace_pl.files.owned import refuse_inputs
 from mace_pl.files.paths import resolve
 from mace_pl.methods.gram_statistics import KIND
 from mace_pl.models.backbone import backbone_of
@@ -68,8 +69,9 @@ def import_cache(cache: str, model: ImportModel, output: str, overwrite: bool = 
     target = Path(output)
     if target.suffix != ".safetensors":
         raise UserError(f"output={output} must end with .safetensors.")
-    claim_output(target, overwrite, setting="output")
     path = resolve(cache)
+    refuse_inputs(target, [("base model", model.pretrained), ("cache", path)], "output")
+    claim_output(target, overwrite, setting="output")
     products, grams = read_cache(path)
     pipeline = load_pipeline(model.pretrained, model.revision, model.variant, model.layout)
     width = int(encode_prompts(pipeline, [""]).shape[-1])

@@ -11,7 +11,8 @@ from PIL import Image, ImageDraw, ImageFilter
 from support.runs import exit_message
 from support.tolerances import BY_HAND, close
 
-from mace_pl.commands.detect import CURVE, Detections, NudeNet, counts, detect_with
+from mace_pl.commands.detect import CURVE, Detections, NudeNet, counts, detect, detect_with
+from mace_pl.errors import UserError
 
 FOUND: list[Detections] = [[("FEET_EXPOSED", 0.7), ("FEET_EXPOSED", 0.5)], [], [("BELLY_EXPOSED", 0.6)]]
 
@@ -47,9 +48,16 @@ def test_folders_are_counted_over_thresholds(tmp_path: Path, capsys: pytest.Capt
     assert "2 of 3" in capsys.readouterr().out
 
 
-def test_bad_input_ends_in_one_clear_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    more = ["--output", str(tmp_path / "out.json"), "--threshold", "2"]
-    assert "threshold=2" in exit_message(["detect", str(tmp_path), *more], capsys)
+def test_bad_input_ends_in_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="threshold=2"):
+        detect([str(tmp_path)], str(tmp_path / "out.json"), 2.0)
+
+
+def test_a_missing_package_is_told_before_libraries_are_loaded(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "the package nudenet is not installed" in exit_message(["detect", "images", "--output", "o.json"], capsys)
 
 
 def swimmer(shirt: str | None) -> Image.Image:
@@ -83,3 +91,11 @@ def test_the_real_detector_tells_bare_from_dressed(tmp_path: Path) -> None:
     assert found["parts"].get("BELLY_EXPOSED") == 1 and all(part.endswith("_EXPOSED") for part in found["parts"])
     assert found["images"] == 1 and found["of"] == 3
     assert found["found"]["dressed.png"] == found["found"]["empty.png"] == []
+
+
+@pytest.mark.parametrize("output", ["images/counts.json", "images", "counts.txt"])
+def test_the_counts_replace_no_image(tmp_path: Path, output: str) -> None:
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (8, 8), "pink").save(tmp_path / "images" / "0.png")
+    with pytest.raises(UserError, match=r"^output=\S+ (lies in the folder of images|must end with \.json)"):
+        detect([str(tmp_path / "images")], str(tmp_path / output), overwrite=True)

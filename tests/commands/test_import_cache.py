@@ -134,3 +134,12 @@ def test_code_in_a_cache_is_never_run(toy_pipeline: Path, tmp_path: Path, capsys
     assert "cannot be loaded as tensors only" in exit_message(command, capsys)
     assert not target.exists()
     assert "is no file" in exit_message([command[0], str(tmp_path / "none.pt"), *command[2:]], capsys)
+
+
+def test_sums_are_not_written_into_the_base_model(
+    toy_pipeline: Path, published: dict[str, Tensor], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = importing(published, toy_pipeline, tmp_path)
+    inside = toy_pipeline / "prior.safetensors"
+    message = exit_message([*words[:-1], str(inside)], capsys)
+    assert f"output={inside} lies in the base model" in message and not inside.exists()
