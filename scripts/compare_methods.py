@@ -81,7 +81,7 @@ class Cells:
         if "refused" in found:
             return found
         images = self.images[targets.vocabulary]
-        tables = images.reported(images.words_of(targets), name)
+        tables = images.edited(targets, name)
         self.edits.put({})
         return found | {"results": images.results(targets, images.original(), tables)}
 

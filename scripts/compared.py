@@ -28,6 +28,7 @@ class Vocabulary:
         keep: the keep list of every method: names, or files of names.
         synonyms: of names, asked for where a set erases them.
         others: further classes of the judges, such as anchors: without them no judge sees one.
+        anchors: file of names, among which anchors are chosen where a set names none.
         judged: whether names are concepts or styles to the convolutional judge.
         templates: the prompts.
         sentences: file of levels of prompts.
@@ -42,6 +43,7 @@ class Vocabulary:
     keep: Sequence[str]
     synonyms: Mapping[str, Sequence[str]] = field(default_factory=dict)
     others: Sequence[str] = ()
+    anchors: str | None = None
     judged: Literal["concepts", "styles"] = "concepts"
     templates: Sequence[str] = ("a photo of a {}",)
     sentences: str | None = None
@@ -107,13 +109,14 @@ def read_sets(file: Path) -> tuple[dict[str, Vocabulary], dict[str, Targets]]:
     content = read_yaml(file, "targets")
     vocabularies, sets = read_vocabularies(content, file), {}
     for name, given in content["sets"].items():
-        concepts, anchors = given["concepts"], ()
-        if isinstance(concepts, str):
-            data = read_yaml(Path(concepts), "targets")["data"]
-            concepts, anchors = data["concepts"], read_names(data.get("anchors"), "data.anchors")
         vocabulary = vocabularies.get(given["vocabulary"])
         if vocabulary is None:
             raise UserError(f"{file}: {name}: vocabulary {given['vocabulary']!r} is none of {list(vocabularies)}.")
+        concepts, among = given["concepts"], vocabulary.anchors
+        if isinstance(concepts, str):
+            data = read_yaml(Path(concepts), "targets")["data"]
+            concepts, among = data["concepts"], data.get("anchors")
+        anchors = read_names(among, "anchors")
         unknown = [c["target"] for c in concepts if c["target"] not in vocabulary.names]
         if unknown:
             raise UserError(f"{file}: {name}: {', '.join(unknown)} not among the names of {given['vocabulary']!r}.")

@@ -89,11 +89,12 @@ class Images:
                         self.gallery.save(model, self.words.all[place], (at, seed), image)
         return dict(table.compute())
 
-    def levels(self) -> Tables:
-        """The tables of prompts of levels."""
+    def levels(self, names: Sequence[str]) -> Tables:
+        """The tables of prompts of levels that are about ``names``."""
         seeds = self.vocabulary.level_seeds
         table = ImageScores(len(self.asked), 1, seeds, None, len(self.labels))
-        rows = [(place, seed) for place in range(len(self.asked)) for seed in range(seeds)]
+        places = [place for place, one in enumerate(self.asked) if one.name in names]
+        rows = [(place, seed) for place in places for seed in range(seeds)]
         for part in (rows[i : i + BATCH] for i in range(0, len(rows), BATCH)):
             asked = [self.asked[place] for place, _ in part]
             seeds_of = [REPORT + seed for _, seed in part]
@@ -104,16 +105,21 @@ class Images:
             table.update(torch.tensor([(place, 0, seed) for place, seed in part]), **seen, clip_score=score)
         return dict(table.compute())
 
-    def reported(self, words: Sequence[str], model: str) -> Tables:
-        """All tables of a model, those of levels with ``levels.`` before their names."""
+    def reported(self, words: Sequence[str], model: str, of_levels: Sequence[str]) -> Tables:
+        """All tables of a model, those of levels, about some names, with ``levels.`` before their names."""
         found = self.named(words, self.vocabulary.seeds, REPORT, model)
-        return found | ({f"levels.{key}": table for key, table in self.levels().items()} if self.asked else {})
+        return found | ({f"levels.{k}": table for k, table in self.levels(of_levels).items()} if self.asked else {})
+
+    def edited(self, targets: Targets, model: str) -> Tables:
+        """The tables of an edit; levels ask for its targets and the preserved names next to them."""
+        erased = [concept["target"] for concept in targets.concepts]
+        return self.reported(self.words_of(targets), model, [*erased, *self.near(erased)])
 
     def original(self) -> Tables:
         """The original's tables: made once, then read."""
         file = self.folder / "original.safetensors"
         if not file.is_file():
-            tables = self.reported(self.words.all, ORIGINAL)
+            tables = self.reported(self.words.all, ORIGINAL, self.words.names)
             with written_aside(file) as aside:
                 save_file({key: table.contiguous() for key, table in tables.items()}, aside)
         found: Tables = load_file(file)

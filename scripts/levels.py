@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from compared import chosen
 from jsonargparse import auto_cli
 from PIL import Image
 
@@ -64,6 +65,7 @@ def main(
     first_seed: int = 0,
     steps: int = 30,
     guidance: float = 5.0,
+    only: list[str] | None = None,
     overwrite: bool = False,
 ) -> None:
     """Generate every level and print what both judges see.
@@ -78,6 +80,7 @@ def main(
         first_seed: the first seed.
         steps: denoising steps.
         guidance: classifier-free guidance scale.
+        only: names of levels; all when None.
         overwrite: replace ``output``.
     """
     claim_output(Path(output), overwrite, "output")
@@ -87,18 +90,19 @@ def main(
     of_clip = ClipClassifier(folder_of_clip, names)
     of_styles = ClipClassifier(folder_of_clip, styles, "an image in the style of {}")
     pipeline, results = load_pipeline(pretrained), {}
-    for level, asked in levels(resolve(folder), styles, names, seeds).items():
+    every = levels(resolve(folder), styles, names, seeds)
+    for level, asked in chosen(every, only, "only").items():
         prompts, truth = [prompt for prompt, _ in asked], [name for _, name in asked]
         images = generate(pipeline, prompts, range(first_seed, first_seed + len(asked)), steps, guidance)
         rows = [("CLIP", of_clip), ("judge", judges["concepts"])]
-        results[level] = {who: share(one, images, truth, names) for who, one in rows}
+        results[level] = {who: share(one, images, truth, names) for who, one in rows} | {"images": len(images)}
         if level == "names in styles":
             wanted = [style for style in styles for _ in TEN]
             rows = [("CLIP", of_styles), ("judge", judges["styles"])]
             results["styles"] = {who: share(one, images, wanted, styles) for who, one in rows}
         print(level, json.dumps(results[level]), flush=True)
     write_json(Path(output), results)
-    print(f"styles {json.dumps(results['styles'])}\nWritten to {output}")
+    print(f"styles {json.dumps(results.get('styles'))}\nWritten to {output}")
 
 
 if __name__ == "__main__":

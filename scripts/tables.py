@@ -179,7 +179,7 @@ class Tables:
         if "refused" in record:
             return record
         images = self.images[one.vocabulary]
-        tables = images.reported(images.words_of(targets), model)
+        tables = images.edited(targets, model)
         beside = self.vocabularies[one.vocabulary].beside
         if beside is not None:
             record["beside"] = self.beside(self.images[beside])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
+import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -21,12 +22,15 @@ NAMES = sorted({row["concept"] for row in read_rows(FOLDER / "metadata.jsonl")})
 
 
 @pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("levels", ROOT / "scripts" / "levels.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script() -> Iterator[ModuleType]:
+    """The script as a module; it imports others from its folder."""
+    sys.path.insert(0, str(ROOT / "scripts"))
+    try:
+        yield __import__("levels")
+    finally:
+        sys.path.remove(str(ROOT / "scripts"))
+        for name in ("levels", "compared"):
+            sys.modules.pop(name, None)
 
 
 class Reds(torch.nn.Module):
