@@ -17,7 +17,7 @@ from mace_pl.files.screen import screen
 from mace_pl.images.protocols import RunData
 from mace_pl.models.text_encoding import names_beside
 from mace_pl.stages.estimate import Estimator, Planned, disk_free
-from mace_pl.stages.preflight import check_solvable, show_estimates, warned
+from mace_pl.stages.preflight import check_solvable, show_chosen, show_estimates, warned
 
 
 class BeforeAfter(Callback):
@@ -78,6 +78,7 @@ class BeforeAfter(Callback):
             beside = names_beside(module.pipeline, names, [c.target for c in data.concepts])
             self.tokens = preflight(module.pipeline, data.concepts, data.templates, beside, seen)
             show_preflight(self.tokens, screen())
+            show_chosen(module.wanted, screen())
             for line in warned(module.pipeline, data.concepts, names):
                 screen().print(line, highlight=False)
         if self.dry_run:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from lightning import Callback, LightningModule, Trainer
 
 from mace_pl.callbacks.protocols import ErasureModule
+from mace_pl.callbacks.remembered import Remembered
 from mace_pl.concepts.concept import AUTO, read_names
-from mace_pl.files.artifacts import write_json
-from mace_pl.files.identity import differing, not_taken
-from mace_pl.files.paths import training_folder
 from mace_pl.images.protocols import RunData
 from mace_pl.stages.anchors import Choice, choose_anchors
 
@@ -31,8 +27,8 @@ class ChooseAnchors(Callback):
     def __init__(
         self, output_dir: str, preserved: list[str] | None = None, classifier: str | None = None, keep: bool = True
     ) -> None:
-        self.file = training_folder(Path(output_dir)) / "anchors.json"
-        self.preserved, self.classifier, self.keep = read_names(preserved, "kept"), classifier, keep
+        self.remembered = Remembered(output_dir, "anchors", keep)
+        self.preserved, self.classifier = read_names(preserved, "kept"), classifier
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Give the data their anchors."""
@@ -46,7 +42,7 @@ class ChooseAnchors(Callback):
     def choose(self, trainer: Trainer, module: ErasureModule, data: RunData) -> dict[str, str]:
         """The anchors that an interrupted run has chosen from the same, or new ones."""
         wanted = module.wanted
-        names = list(dict.fromkeys([*wanted.names, *wanted.vocabulary, *self.preserved]))
+        names = list(dict.fromkeys([*wanted.known, *self.preserved]))
         beside = wanted.beside.targets if wanted.beside else []
         images = (data.image_steps, data.image_guidance, data.image_scheduler)
         choice = Choice(data.anchors, names, beside, self.classifier, *images)
@@ -56,20 +52,11 @@ class ChooseAnchors(Callback):
             "names": [data.anchors, names, beside],
             "method or classifier": [repr(module.method), self.classifier],
         }
-        left: Any = json.loads(self.file.read_text(encoding="utf-8")) if self.file.is_file() else None
-        if left is not None:
-            why = differing(left["inputs"], inputs)
-            if not why:
-                return dict(left["anchors"])
-            not_taken("anchors", self.file, why)
         module.placed.enter(trainer.strategy.root_device)
-        anchors = choose_anchors(module.pipeline, data.concepts, choice, module.method.anchored)
-        if self.keep:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            write_json(self.file, {"inputs": inputs, "anchors": anchors})
-        return anchors
+        parts = module.pipeline, data.concepts, choice, module.method.anchored
+        return self.remembered.get(inputs, lambda: choose_anchors(*parts))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The run's configuration holds them."""
         if trainer.is_global_zero:
-            self.file.unlink(missing_ok=True)
+            self.remembered.forget()

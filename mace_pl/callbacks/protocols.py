@@ -58,6 +58,9 @@ class ErasureModule(Protocol):
     edit: Edit | None
     share: Share
 
+    def take_names(self, chosen: Mapping[str, tuple[float, float]]) -> None:
+        """Preserve these names, which were chosen for the run; by name its size and how far it would move."""
+
     def begin(self) -> None:
         """Check the concepts and move the pipeline to the device, once; before anything is generated."""
 

@@ -9,6 +9,7 @@ from lightning import Callback, LightningModule, Trainer
 
 from mace_pl.callbacks.before_after import BeforeAfter
 from mace_pl.callbacks.protocols import ErasureModule
+from mace_pl.concepts.concept import AUTO
 from mace_pl.errors import UserError
 from mace_pl.export.formats import Finished, check_formats
 from mace_pl.export.single_file import check_single_file
@@ -23,6 +24,7 @@ from mace_pl.models.base_model import BaseModel
 from mace_pl.models.pipeline import relative_to_project
 from mace_pl.models.source import Source
 from mace_pl.run import Run, inputs_of
+from mace_pl.stages.preserve import Preserving
 
 
 class WriteRun(Callback):
@@ -95,7 +97,7 @@ class WriteRun(Callback):
         base = BaseModel.of(self.config["model"], module.fingerprint, module.unet_hash)
         data: RunData = trainer.datamodule  # type: ignore[attr-defined]
         concepts = [{"target": c.target, "anchor": c.anchor, "kind": c.kind} for c in data.concepts]
-        run = Run(self.folder, base, concepts, with_anchors(self.config, data), module.seed)
+        run = Run(self.folder, base, concepts, with_choices(self.config, data, module.wanted), module.seed)
         if trainer.is_global_zero:
             with run.save(self.overwrite) as aside:
                 self.write(aside, run, module)
@@ -149,9 +151,13 @@ def next_steps(run: Path) -> list[str]:
     return [f"What next: {look}write it in another format: {program()} export --run {folder} --format lora"]
 
 
-def with_anchors(config: dict[str, Any], data: RunData) -> dict[str, Any]:
-    """The configuration with the anchors that the run has chosen, so that it is repeated without choosing again."""
+def with_choices(config: dict[str, Any], data: RunData, wanted: Preserving) -> dict[str, Any]:
+    """The configuration with the anchors and names that the run has chosen, so that it is repeated without choosing."""
+    model = dict(config["model"])
+    if model.get("domain_names") == AUTO:  # even of nothing: no later version chooses where this one did not
+        model |= {"domain_names": list(wanted.names) or None}
+        model |= {"domain_vocabulary": None} if wanted.moved else {}
     if not data.chosen:
-        return config
+        return {**config, "model": model}
     concepts = [{name: value for name, value in vars(one).items() if value is not None} for one in data.concepts]
-    return {**config, "data": {**config["data"], "concepts": concepts}}
+    return {**config, "model": model, "data": {**config["data"], "concepts": concepts}}

@@ -13,11 +13,12 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser
 from mace_pl.callbacks.before_after import BeforeAfter
 from mace_pl.callbacks.caption_bar import CaptionBar
 from mace_pl.callbacks.choose_anchors import ChooseAnchors
+from mace_pl.callbacks.choose_names import ChooseNames
 from mace_pl.callbacks.lora_checkpoint import LoRACheckpoint
 from mace_pl.callbacks.progress import StageProgress
 from mace_pl.callbacks.write_run import WriteRun
 from mace_pl.commands.command_line import CommandLine, interrupts
-from mace_pl.concepts.concept import read_names
+from mace_pl.concepts.concept import AUTO, read_names
 from mace_pl.concepts.preservation import NAMES
 from mace_pl.data.attack_prompts import AttackPrompts
 from mace_pl.data.captions import Captions
@@ -107,7 +108,7 @@ class _FitCLI(CommandLine):
         plain = yaml.safe_load(self.command_parser.dump(config, skip_none=False))
         plain.pop("config", None)
         for name in NAMES:  # as they are now: the file may change, and lies elsewhere for who fuses in another folder
-            if isinstance(plain["model"].get(name), str):
+            if plain["model"].get(name) != AUTO and isinstance(plain["model"].get(name), str):
                 plain["model"][name] = read_names(plain["model"][name], f"model.{name}")
         before_after = BeforeAfter(
             config["kept"],
@@ -117,13 +118,12 @@ class _FitCLI(CommandLine):
             config["save_pipeline"],
             config["dry_run"],
         )
-        names = ("output_dir", "overwrite", "save_pipeline", "export")
-        write_run = WriteRun(
-            before_after=before_after, config=plain, log=self.log, **{name: config[name] for name in names}
-        )
+        own = {name: config[name] for name in ("output_dir", "overwrite", "save_pipeline", "export")}
+        write_run = WriteRun(before_after=before_after, config=plain, log=self.log, **own)
         checkpoint = LoRACheckpoint(config["output_dir"], config["keep_every_n_steps"])
         anchors = ChooseAnchors(config["output_dir"], config["kept"], config["classifier"], not config["dry_run"])
-        return [anchors, before_after, write_run, checkpoint]
+        names = ChooseNames(config["output_dir"], not config["dry_run"])
+        return [anchors, names, before_after, write_run, checkpoint]
 
     @property
     def written(self) -> Run | None:

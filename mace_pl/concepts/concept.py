@@ -114,8 +114,10 @@ def _of_line(fields: Mapping[str, str], path: Path, line: int) -> dict[str, str]
     return row
 
 
-def read_concepts(source: str | Sequence[dict[str, Any] | Concept]) -> list[Concept]:
-    """Concepts from a list of dicts, or from a CSV or YAML file with the columns target, anchor, kind, images, masks.
+def read_concepts(source: str | Sequence[dict[str, Any] | str | Concept]) -> list[Concept]:
+    """Concepts from a list of dicts and of bare targets, or from a CSV or YAML file.
+
+    Their keys, and the columns of a file, are target, anchor, kind, images, masks.
 
     Raises:
         UserError: no concept at all, an unknown or missing column, an unknown kind, the same target twice, or two
@@ -124,8 +126,8 @@ def read_concepts(source: str | Sequence[dict[str, Any] | Concept]) -> list[Conc
     rows = _rows(source) if isinstance(source, str) else source
     concepts = []
     for row in rows:
-        if isinstance(row, Concept):
-            concepts.append(row)
+        if isinstance(row, Concept | str):
+            concepts.append(Concept(row) if isinstance(row, str) else row)
             continue
         known = set(Concept.__dataclass_fields__)
         if not isinstance(row, dict) or set(row) - known or "target" not in row:

@@ -62,8 +62,8 @@ class ConceptData(LightningDataModule):
     """The concepts to erase, their prompts, and their images with masks.
 
     Args:
-        concepts: a list of {target, anchor, kind: object|person|style, optional images, masks}, or a CSV or YAML file.
-            Without an anchor, or with ``auto``, the run chooses one.
+        concepts: a list of {target, anchor, kind: object|person|style, optional images, masks}, or of targets alone, or
+            a CSV or YAML file. Without an anchor, or with ``auto``, the run chooses one.
         templates: prompts with ``{}`` where the target goes, as a list or a text file, or one of these by kind or
             target, which a YAML file (``erase.py prompts``) may hold too; ``varied`` for our own with styles,
             backgrounds, positions and sentences; at least 30 plain ones of our own per kind when None.
@@ -91,7 +91,7 @@ class ConceptData(LightningDataModule):
 
     def __init__(
         self,
-        concepts: str | list[dict[str, Any]],
+        concepts: str | list[dict[str, Any] | str],
         templates: str | list[str] | dict[str, str | list[str]] | None = None,
         pictures: str = "checkpoints/pictures",
         images_per_concept: int = 8,

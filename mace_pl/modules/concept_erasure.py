@@ -13,14 +13,16 @@ from lightning import LightningModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from mace_pl.concepts.concept import AUTO
 from mace_pl.concepts.preservation import StageWeights
+from mace_pl.concepts.vocabulary import own_names
 from mace_pl.data.batches import Batches
 from mace_pl.errors import UserError
 from mace_pl.files.identity import hash_files, identity
 from mace_pl.images.prepare import prepare_images
 from mace_pl.images.protocols import RunData
 from mace_pl.methods.base import ClosedForm
-from mace_pl.methods.edit import Edit, Factors
+from mace_pl.methods.edit import Edit
 from mace_pl.methods.lora import ConceptLoRAs
 from mace_pl.methods.mace import Mace
 from mace_pl.models.backbone import backbone_of
@@ -28,7 +30,7 @@ from mace_pl.models.on_device import OnDevice
 from mace_pl.models.pipeline import load_with_source, unet_fingerprint
 from mace_pl.models.text_encoding import encoder_fingerprint
 from mace_pl.stages.down import check_down, new_loras
-from mace_pl.stages.fuse import Trained, check_fusion, fuse_concepts
+from mace_pl.stages.fuse import Trained, check_fusion, fuse_concepts, gather_trained
 from mace_pl.stages.preflight import megabytes
 from mace_pl.stages.preserve import AFFECTED, inputs_of, preserving
 from mace_pl.stages.refine import Refined, check_concepts, refine_concepts
@@ -65,10 +67,11 @@ class ConceptErasure(LightningModule):
             images: ``MaceRefinement``, ``UCE``, ``RECE``, ``SPEED``, ``NullSpace``, ``CURE``, ``OCE``.
         prior: file of prior statistics (``erase.py cache``), or files with their weights, or none.
         domain: file of domain statistics, or files with their weights, or none.
-        domain_names: names to preserve, a list or a text file with one on each line: their prompts are added to
-            ``domain`` when the run starts. Targets among them are left out.
+        domain_names: names to preserve beside ``domain``, a list or a text file with one on each line; ``auto`` chooses
+            those that the edit would move most out of ``domain_vocabulary``, and where neither that nor ``domain`` is
+            given but a weight is, out of the model's own names or common words. Targets are left out.
         domain_vocabulary: more names, likewise; those of them are preserved that the edit would move most.
-        domain_affected: how many of ``domain_vocabulary``.
+        domain_affected: how many of a vocabulary.
         pooled: edit the layer that reads SDXL's pooled text too, by the closed form on pooled embeddings.
         rank: rank of each concept's LoRA (paper: 1).
         refine: λ_I, λ_p, λ_d of stage 1.
@@ -106,7 +109,7 @@ class ConceptErasure(LightningModule):
         revision: str | None = None,
         variant: str | None = None,
         layout: str | None = None,
-        domain_names: list[str] | str | None = None,
+        domain_names: list[str] | str | None = AUTO,
         domain_vocabulary: list[str] | str | None = None,
         domain_affected: int = AFFECTED,
         pooled: bool = True,
@@ -128,7 +131,8 @@ class ConceptErasure(LightningModule):
         self.fingerprint, self.unet_hash = encoder_fingerprint(self.pipeline), unet_fingerprint(self.unet)
         given: dict[str, Any] = {"prior": prior, "domain": domain, "domain_names": domain_names, "pooled": pooled}
         given |= {"domain_vocabulary": domain_vocabulary, "domain_affected": domain_affected, "beside": beside}
-        self.wanted = preserving(given, (refine, fuse), self.method, self.backbone, self.fingerprint)
+        known = own_names(self.source)
+        self.wanted = preserving(given, (refine, fuse), self.method, self.backbone, self.fingerprint, known)
         self.told = inputs_of(given, (refine, fuse), self.wanted, self.method)
         self.refined: Refined | None = None  # this and the next: what the stages make, each set by its hook
         self.loras: ConceptLoRAs | None = None
@@ -147,7 +151,10 @@ class ConceptErasure(LightningModule):
         """The concepts, their prompts and images."""
         return self.trainer.datamodule  # type: ignore[attr-defined,no-any-return]
 
-    # --- prepare and refine --------------------------------------------------------------------------------------
+    def take_names(self, chosen: Mapping[str, tuple[float, float]]) -> None:
+        """Preserve these names, which were chosen for the run; by name its size and how far it would move."""
+        self.wanted = self.wanted.with_names(chosen)
+        self.told |= {"names": self.wanted.names, "vocabulary": None}
 
     def begin(self) -> None:
         """Check the concepts and move the pipeline, on every rank alike; a callback begins where it generates first."""
@@ -172,8 +179,6 @@ class ConceptErasure(LightningModule):
         if self.method.trains:
             self.loras = new_loras(self.backbone, concepts, self.refined, self.method, self.rank, self.seed)
             self.share = share_of(self.global_rank, self.trainer.world_size, len(concepts), data.images_per_step)
-
-    # --- train ---------------------------------------------------------------------------------------------------
 
     def on_fit_start(self) -> None:
         """Encode this rank's images once, and choose how many concepts are trained at once."""
@@ -276,21 +281,15 @@ class ConceptErasure(LightningModule):
             restore_state(self.loras, self.trainer.optimizers[0], concept, state)
             self.losses[self.data.concepts[concept].target] = list(state.losses)
 
-    # --- fuse ----------------------------------------------------------------------------------------------------
-
     def on_train_end(self) -> None:
         """Gather the LoRAs of all ranks and solve stage 3; the network then holds the edited weights."""
         assert self.refined is not None
         self.stage.close()
-        factors, losses = dict[str, Factors](), dict[str, list[float]]()
         if self.loras is not None:
-            trained = {self.data.concepts[c].target: self.loras.factors(c) for c in self.share.concepts}
-            check_whole(self.trainer, self.data.steps_per_concept, list(trained), self.losses)
+            targets = [self.data.concepts[c].target for c in self.share.concepts]
+            check_whole(self.trainer, self.data.steps_per_concept, targets, self.losses)
             self.loras.remove(self.unet)
-            for others, values in gathered(self.trainer, (trained, self.losses)):
-                factors |= others
-                losses |= values
-        self.trained = Trained(factors, losses)
+        self.trained = gather_trained(self.trainer, self.loras, self.share, self.losses)
         self.edit = fuse_concepts(self.refined, self.trained)
         self.backbone.set_key_values(self.edit.weights({name: W.cpu() for name, W in self.refined.original.items()}))
 

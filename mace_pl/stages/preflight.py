@@ -86,6 +86,23 @@ def check_solvable(
     check_fusion(refined, method)
 
 
+def show_chosen(wanted: Preserving, console: Console) -> None:
+    """Which names the run has chosen to preserve, and why; nothing where it has chosen none."""
+    if not wanted.moved:
+        return
+    table = Table(title="Preserved")
+    for column in ("name", "moved", "of its size"):
+        table.add_column(column)
+    for name, (size, moved) in wanted.moved.items():
+        table.add_row(name, f"{moved:.3g}", f"{moved / size:.0%}" if size else "–")
+    console.print(table)
+    console.print(
+        f"model.domain_names: of {wanted.among} names ({wanted.chosen_from}) the {len(wanted.moved)} that the edit "
+        f"would move most are preserved.",
+        highlight=False,
+    )
+
+
 def show_estimates(estimates: Sequence[Estimate], disk: tuple[int, int], console: Console) -> None:
     """What the stages take on one device, and what of the disk.
 

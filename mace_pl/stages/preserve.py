@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mace_pl.concepts.concept import AUTO
 from mace_pl.concepts.named import Named, sum_names
 from mace_pl.concepts.preservation import (
     NAMES,
@@ -21,6 +22,7 @@ from mace_pl.concepts.preservation import (
     statistics_of,
     with_domain,
 )
+from mace_pl.concepts.vocabulary import COMMON, OWN, common_words
 from mace_pl.errors import UserError
 from mace_pl.methods.base import ClosedForm, Tokens
 from mace_pl.methods.closed_form import Preservation, absolute, both_forms, metric, plain_edit, sizes
@@ -46,6 +48,10 @@ class Preserving:
         names: that stay.
         vocabulary: names of which those stay that the edit would move most.
         affected: how many of the vocabulary.
+        chosen_from: what the vocabulary is called, where its names are chosen once for the run; empty where they are
+            not.
+        moved: of the names that were chosen for the run, as in :class:`Preserved`; empty before.
+        among: how many names they were chosen among.
         pooled: terms of stage 1 for SDXL's pooled text; None where it is not edited.
         beside: a run whose concepts are erased too, so that they are not preserved; None for none.
     """
@@ -57,6 +63,19 @@ class Preserving:
     affected: int = AFFECTED
     pooled: Preservation | None = None
     beside: Run | None = None
+    chosen_from: str = ""
+    moved: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    among: int = 0
+
+    @property
+    def known(self) -> list[str]:
+        """The names that a user or a model has named; not the project's own."""
+        return [*self.names, *(() if self.chosen_from == COMMON else self.vocabulary)]
+
+    def with_names(self, chosen: Mapping[str, tuple[float, float]]) -> Preserving:
+        """The same with names that were chosen out of the vocabulary: :func:`most_affected`."""
+        moved = {name: (size, by) for name, (size, by) in chosen.items()}
+        return replace(self, names=[*self.names, *moved], vocabulary=(), moved=moved, among=len(self.vocabulary))
 
 
 @dataclass(frozen=True)
@@ -77,7 +96,12 @@ class Preserved:
 
 
 def preserving(
-    model: Mapping[str, Any], stages: Sequence[StageWeights], method: ClosedForm, backbone: Backbone, fingerprint: str
+    model: Mapping[str, Any],
+    stages: Sequence[StageWeights],
+    method: ClosedForm,
+    backbone: Backbone,
+    fingerprint: str,
+    known: Sequence[str] = (),
 ) -> Preserving:
     """What a run is told to preserve, with its files read.
 
@@ -88,6 +112,7 @@ def preserving(
         method: the closed form.
         backbone: the original model.
         fingerprint: of its text encoder.
+        known: names that it knows, where it says so.
 
     Raises:
         UserError: a file that does not fit, names without a weight, a weight that is negative or not finite, or a
@@ -95,7 +120,12 @@ def preserving(
     """
     check_weights(stages)
     counting = stages if method.trains else stages[:1]
-    names, vocabulary = (names_to_preserve(model.get(name), counting, method.reads_names, name) for name in NAMES)
+    auto = model.get("domain_names") == AUTO
+    listed = {name: None if auto and name == "domain_names" else model.get(name) for name in NAMES}
+    names, vocabulary = (names_to_preserve(listed[name], counting, method.reads_names, name) for name in NAMES)
+    chosen_from = "model.domain_vocabulary" if auto and vocabulary else ""
+    if auto and not vocabulary and not model.get("domain") and any(weights.domain for weights in counting):
+        vocabulary, chosen_from = (list(known), OWN) if known else (common_words(), COMMON)
     affected = model.get("domain_affected", AFFECTED)
     if affected < 1:
         raise UserError(f"model.domain_affected={affected} must be at least 1. Leave domain_vocabulary out for none.")
@@ -104,7 +134,7 @@ def preserving(
     width = None if pooled_text is None else pooled_text.shape[-1]
     pooled = pooled_preservation(model, stages[0], method, backbone, width)
     beside = Run.load(model["beside"], "model.beside") if model.get("beside") else None
-    return Preserving(files[0], files[1], names, vocabulary, affected, pooled, beside)
+    return Preserving(files[0], files[1], names, vocabulary, affected, pooled, beside, chosen_from)
 
 
 def inputs_of(
@@ -115,7 +145,7 @@ def inputs_of(
     told: dict[str, Any] = {"refine": vars(stages[0]), "names": wanted.names, "files": files}
     if method.down == "gram":
         told["fuse"] = vars(stages[1])
-    if wanted.vocabulary:
+    if wanted.vocabulary:  # of a run that chooses once, until it has
         told["vocabulary"] = {"names": wanted.vocabulary, "affected": wanted.affected}
     if wanted.pooled is not None:
         told["pooled"] = True
@@ -146,6 +176,7 @@ def preserve(
     """
     moved = most_affected(pipeline, wanted, total, targets, original)
     names = names_that_stay(pipeline, [*wanted.names, *moved], targets, said)
+    moved |= wanted.moved
     by_prompts: Tokens = "coexisting" if method.trains and method.tokens in ("last", "bare") else method.tokens
     named = sum_names(pipeline, names, {method.tokens, by_prompts})
     grams = named.grams if named else {}
@@ -164,12 +195,15 @@ def most_affected(
     total: ConceptSums,
     targets: Sequence[str],
     original: Mapping[str, Tensor],
+    said: bool = True,
 ) -> dict[str, tuple[float, float]]:
     """The names of the vocabulary that the plain edit T_e moves most, in the metric A of all layers, most first.
 
     After "Fantastic Targets for Concept Erasure in Diffusion Models, and Where to Find Them" (arXiv 2410.15618), which
     looks for the concepts that an erasure harms, and SPEED (arXiv 2503.07392), whose filter ‖W_l (T_e − I) e‖ is
     taken over all layers here: its square summed is ‖(T_e − I) e‖_A².
+
+    With ``said`` off it is said elsewhere.
 
     Returns:
         By name: ‖e‖_A and ‖(T_e − I) e‖_A of its last token.
@@ -185,8 +219,9 @@ def most_affected(
     order = moved.argsort(descending=True, stable=True)[: wanted.affected].tolist()
     chosen = {vocabulary[i]: (float(before[i]), float(moved[i])) for i in order}
     shown = ", ".join(f"{name} {moved:.3g} of {size:.3g}" for name, (size, moved) in chosen.items())
-    log.info(
-        f"model.domain_vocabulary: {len(chosen)} of {len(vocabulary)} names are preserved, those that the edit would "
-        f"move most (by how much, of their size in the original): {shown}"
-    )
+    if said:
+        log.info(
+            f"model.domain_vocabulary: {len(chosen)} of {len(vocabulary)} names are preserved, those that the edit "
+            f"would move most (by how much, of their size in the original): {shown}"
+        )
     return chosen

@@ -20,7 +20,7 @@ from mace_pl.models.encoded_once import Row, encoded_once, stacked
 from mace_pl.models.protocols import Pipeline
 from mace_pl.stages.beside import with_beside
 from mace_pl.stages.pooled import pooled_matrix
-from mace_pl.stages.preserve import Preserved, Preserving, preserve
+from mace_pl.stages.preserve import Preserved, Preserving, most_affected, preserve
 from mace_pl.training.tensor_store import TensorStore
 
 BARE = "{}"  # the template of a method that looks at the bare name
@@ -126,6 +126,19 @@ def refine_concepts(
     sums, texts = sum_concepts(backbone_of(pipeline), concepts, templates, method, attend_padding, pooled)
     edit, original, preserved = solve(pipeline, method, sums, wanted)
     return Refined(edit, original, sums, texts, preserved)
+
+
+def choose_names(
+    pipeline: Pipeline,
+    concepts: Sequence[Concept],
+    templates: Sequence[Sequence[str]],
+    method: ClosedForm,
+    wanted: Preserving,
+) -> dict[str, tuple[float, float]]:
+    """The names of the vocabulary that the edit of these concepts would move most: :func:`most_affected`."""
+    backbone = backbone_of(pipeline)
+    sums = with_beside(sum_concepts(backbone, concepts, templates, method, attend_padding=True)[0], wanted.beside)
+    return most_affected(pipeline, wanted, sums.total, list(sums), backbone.key_values(), said=False)
 
 
 def solve(

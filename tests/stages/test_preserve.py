@@ -109,6 +109,10 @@ def test_a_run_says_which_names_it_preserves_and_how_far_they_would_move(
 ) -> None:
     args = [*config(tmp_path, toy_pipeline, "run", CONCEPTS[:1]), "--model.method", "UCE", "--report_seeds", "0"]
     names = ["--model.domain_vocabulary", json.dumps(NAMES), "--model.domain_affected", "2"]
+    names += [
+        "--model.domain_names",
+        "null",
+    ]  # what is chosen once is shown in a table
     erase_main([*args, *names, "--model.refine.domain", "1", "--save_pipeline", "false"])
     rows = json.loads((tmp_path / "run" / "preserved.json").read_text())
     assert [sorted(row) for row in rows] == [["moved", "name", "original"]] * 2

@@ -1,0 +1,31 @@
+"""Names among which those are chosen that an edit has to preserve: a model's own, or common words of the project's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mace_pl.concepts.concept import read_names
+from mace_pl.files.tables import read_yaml
+from mace_pl.models.source import Source
+
+OWN_FILE = "names.txt"  # in the folder of a model: what it knows, a name on each line
+OWN = f"{OWN_FILE} of the model"  # what a vocabulary is called
+COMMON = "common words of the project"
+WORDS = Path(__file__).with_name("vocabulary.yaml")
+
+
+def own_names(source: Source) -> list[str]:
+    """The names that a model says that it knows; none where it says nothing.
+
+    Raises:
+        UserError: its file holds no name, or is no text.
+    """
+    file = source.folder / OWN_FILE if source.folder is not None else None
+    return read_names(str(file), f"model.pretrained: {OWN_FILE}") if file is not None and file.is_file() else []
+
+
+def common_words() -> list[str]:
+    """Common nouns, occupations and styles, each once."""
+    words: Any = read_yaml(WORDS, "vocabulary", texts=True)
+    return list(dict.fromkeys(name for group in words.values() for name in group))
