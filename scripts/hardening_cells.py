@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from mace_pl.data.levels import DESCRIPTIONS, SENTENCES, asked_prompts
-from mace_pl.evaluation.attacks.registry import ATTACKS
+from mace_pl.evaluation.attacks.registry import ATTACKS, IN_TURN
 from mace_pl.evaluation.attacks.trial import Strengths, Trial
 from mace_pl.evaluation.clip import ClipEncoder
 from mace_pl.evaluation.convolutional import ConvolutionalJudge
@@ -162,11 +162,13 @@ class Bench:
         latents = image_latents(self.original, self.images(self.original, self.output / "original", [plain]))
         random, edited = stream(number, target, "attack", name), self.edited(run)
         models = (self.original, edited, target, templates[template], others, latents, number, random)
-        images = ATTACKS[tried.attack](Trial(*models, self.steps, self.guidance, Strengths(**given)))
+        strengths = Strengths(**given)
+        images = ATTACKS[tried.attack](Trial(*models, self.steps, self.guidance, strengths))
         seen = judging.sees(images, [plain] * len(images))
         save(images[int(seen.sum(1).argmax())], file.with_suffix(".png"))
         record = {"of": identity(made), "seconds": time.perf_counter() - started}
         record |= {label: seen[:, j].tolist() for j, label in enumerate(self.labels)}
+        record |= {"at": list(strengths.finetune)} if tried.attack in IN_TURN else {}
         write_json(file, record)
         return record
 

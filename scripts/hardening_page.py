@@ -42,7 +42,7 @@ def read_cell(place: Path, labels: Sequence[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for label in labels if trials else ():
         found[label] = rate(sum(any(one[label]) for one in trials), len(trials))
-        if place.name == "finetune":
+        if "at" in trials[0]:  # how many steps until the target is back, in the middle trial
             first = [one["at"][one[label].index(True)] for one in trials if any(one[label])]
             found[label]["steps"] = median(first) if len(first) > len(trials) / 2 else None
     if trials:

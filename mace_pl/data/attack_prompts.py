@@ -24,8 +24,8 @@ class AttackPrompts(LightningDataModule):
         template: a prompt with ``{}`` for the name.
         seeds: images per prompt, seeds 0 … seeds − 1.
         attacks: on the edit: ``free_tokens`` optimised in front of the plain prompt, ``printable`` words found by the
-            text encoder, the concept's ``direction``, more ``noise`` while sampling, ``completion`` of what the
-            original began, and from an ``image`` of the target.
+            text encoder, ``words_by_loss`` by the network, the concept's ``direction``, more ``noise`` while sampling,
+            ``completion`` of what the original began, from an ``image`` of the target, and ``finetune`` on some.
         trials: of each attack, with seeds 0 … trials − 1.
         batch_size: images at once.
     """

@@ -143,6 +143,7 @@ def optimise_sets(
     lr: float,
     generators: Sequence[torch.Generator],
     on_step: Callable[[], None] | None = None,
+    project: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, list[list[float]]]:
     """:func:`optimise_tokens` for S prompts in one batch: tokens [S, K, D], and of each step the losses of all sets.
 
@@ -157,6 +158,8 @@ def optimise_sets(
         lr: its learning rate.
         generators: of each set.
         on_step: called after each step; what it raises ends the search.
+        project: from tokens [S, K, D] to those that the prompt has, where the gradient is taken and from where it is
+            handed on as it is; the tokens themselves when None.
     """
     table, scale = embedding_table(pipeline)
     first = torch.stack([torch.randint(len(table), (tokens,), generator=g) for g in generators])
@@ -170,10 +173,12 @@ def optimise_sets(
             for z, g in zip(latents, generators, strict=True)
         ]
         noise, timesteps = (torch.cat(parts).to(latents.device) for parts in zip(*drawn, strict=True))
-        text = repeated(encode_all_attacked(pipeline, prompts, free * scale), samples)
+        placed = free.detach() * scale if project is None else project(free.detach() * scale)
+        placed.requires_grad_(True)
+        text = repeated(encode_all_attacked(pipeline, prompts, placed), samples)
         errors = _errors(pipeline, latents.flatten(0, 1), text, noise.to(latents.dtype), timesteps)
         loss = errors.view(sets, -1).mean(1)
-        (free.grad,) = torch.autograd.grad(loss.sum(), [free])
+        free.grad = torch.autograd.grad(loss.sum(), [placed])[0] * scale
         optimizer.step()
         losses.append(loss.detach().tolist())
         if on_step is not None:

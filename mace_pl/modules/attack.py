@@ -20,7 +20,7 @@ from mace_pl.data.attack_prompts import AttackPrompts
 from mace_pl.errors import Advice, UserError
 from mace_pl.evaluation.attack_page import attack_page
 from mace_pl.evaluation.attack_results import COLUMNS, figures, result_rows
-from mace_pl.evaluation.attacks.registry import ATTACKS, check_attacks
+from mace_pl.evaluation.attacks.registry import ATTACKS, IN_TURN, check_attacks
 from mace_pl.evaluation.attacks.trial import Strengths, Trial
 from mace_pl.evaluation.clip import ClipEncoder
 from mace_pl.evaluation.judges import CLIP, Judges, judge_labels
@@ -51,16 +51,19 @@ class SeenCounts(Metric):
         targets: C.
         kinds: K, the ways of asking.
         judges: J.
+        turns: M, the candidates of an attack that come one after the other.
     """
 
     full_state_update = False
     seen: Tensor
+    within: Tensor
     generated: Tensor
 
-    def __init__(self, edits: int, targets: int, kinds: int, judges: int) -> None:
+    def __init__(self, edits: int, targets: int, kinds: int, judges: int, turns: int) -> None:
         super().__init__()
-        shape = (edits, targets, kinds, judges, 2)
-        self.add_state("seen", torch.zeros(shape, dtype=torch.int64), dist_reduce_fx="sum")
+        shape = (edits, targets, kinds, judges)
+        self.add_state("seen", torch.zeros(*shape, 2, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("within", torch.zeros(*shape, turns, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("generated", torch.zeros(targets, kinds, dtype=torch.int64), dist_reduce_fx="sum")
 
     def count(self, target: int, kind: int, images: int) -> None:
@@ -72,9 +75,13 @@ class SeenCounts(Metric):
         self.seen[edit, target, kind, :, 0] += before.sum(0).to(self.seen)
         self.seen[edit, target, kind, :, 1] += after.sum(0).to(self.seen)
 
+    def turn(self, edit: int, target: int, kind: int, candidates: Tensor) -> None:
+        """Add a trial whose candidates [M, J] bool come in turn: whether one so far shows the target."""
+        self.within[edit, target, kind] += candidates.cummax(0).values.T.to(self.within)
+
     def compute(self) -> dict[str, Tensor]:
-        """``seen`` [E, C, K, J, 2] (before, after) and ``generated`` [C, K]."""
-        return {"seen": self.seen, "generated": self.generated}
+        """``seen`` [E, C, K, J, 2] (before, after), ``within`` [E, C, K, J, M] and ``generated`` [C, K]."""
+        return {"seen": self.seen, "within": self.within, "generated": self.generated}
 
 
 class Attack(LightningModule):
@@ -143,7 +150,7 @@ class Attack(LightningModule):
         self.clip, self.placed = ClipEncoder(classifier), OnDevice(self.original, *self.edited)
         self.gallery = Gallery(self.output.with_name(f".{self.output.name}.images.partial"), [])
         self.judges = Judges([], self.clip, Words([], {}), [], strict=False)  # this and the next: made by setup
-        self.counts = SeenCounts(0, 0, 0, 0)
+        self.counts = SeenCounts(0, 0, 0, 0, 0)
         self.results: dict[str, Any] = {}
 
     @property
@@ -159,7 +166,8 @@ class Attack(LightningModule):
         warn_of_unerased(self.edits.values(), data.targets)
         words = Words(data.names, {})
         self.judges = Judges(self.given_judges, self.clip, words, [data.template], strict=False)
-        self.counts = SeenCounts(len(self.edits), len(data.targets), len(data.kinds), len(self.labels))
+        shape = (len(self.edits), len(data.targets), len(data.kinds), len(self.labels))
+        self.counts = SeenCounts(*shape, len(self.strengths.finetune))
         cells = [(kind, trial) for kind in range(len(data.kinds)) for trial in range(data.trials)]
         self.gallery = Gallery(self.gallery.folder, cells)
 
@@ -181,6 +189,8 @@ class Attack(LightningModule):
                     candidates = self.attacked(edited, kind, target, seeds[0], originals)
                     before, after = self.sees(target, generated), self.sees(target, candidates)
                     self.show(number, target, (column, seeds[0]), (originals, generated, candidates), after)
+                    if kind in IN_TURN:
+                        self.counts.turn(number, row, column, after)
                     after = after.any(0, keepdim=True)
                 else:
                     before, after = self.sees(target, originals), self.sees(target, generated)
@@ -219,9 +229,8 @@ class Attack(LightningModule):
         """Take the pipelines off the device, add up the ranks' counts, print the table, write figures and page."""
         self.placed.leave()
         counts = self.counts.compute()
-        self.results = figures(
-            counts["seen"], counts["generated"], list(self.edits), self.data.targets, self.data.kinds, self.labels
-        )
+        names = (list(self.edits), self.data.targets, self.data.kinds, self.labels)
+        self.results = figures(counts, *names, self.strengths.finetune)
         if self.trainer.is_global_zero:
             self.write()
 

@@ -14,18 +14,24 @@ from diffusers import DDIMScheduler
 from PIL import Image
 from support.families import family
 from support.seeds import seeded
-from support.tolerances import FLOAT32_PASS, close
+from support.tolerances import EXPLAINED, FLOAT32_PASS, above, close
 
 from mace_pl.errors import UserError
 from mace_pl.evaluation.attack_results import interval
 from mace_pl.evaluation.attacks.denoising import denoised
+from mace_pl.evaluation.attacks.finetune import finetune
 from mace_pl.evaluation.attacks.probes import image
 from mace_pl.evaluation.attacks.registry import ATTACKS, check_attacks
 from mace_pl.evaluation.attacks.texts import _Distance, printable_prompt, vocabulary
 from mace_pl.evaluation.attacks.trial import Strengths, Trial
+from mace_pl.evaluation.attacks.words import prompt_by_loss
+from mace_pl.evaluation.token_attack import diffusion_loss
+from mace_pl.models.backbone import backbone_of
 
 FEW = Strengths(tokens=2, token_steps=1, token_samples=1, words=4, rounds=1, noise=(1.0, 1.5), direction=(1.0, 2.0))
-CANDIDATES = {"free_tokens": 1, "printable": 1, "direction": 2, "noise": 2, "completion": 2, "image": 1}
+FEW = replace(FEW, finetune=(1, 3), finetune_images=2)
+CANDIDATES = {"free_tokens": 1, "printable": 1, "words_by_loss": 1, "direction": 2, "noise": 2, "completion": 2}
+CANDIDATES |= {"image": 1, "finetune": 2}
 Make = Callable[[str], Trial]
 
 
@@ -111,6 +117,45 @@ def test_an_attack_gives_its_candidates_and_leaves_the_models_alone(make: Make, 
     assert torch.equal(values(images), values(again))
 
 
+def losses(trial: Trial, prompts: list[str], latents: torch.Tensor) -> list[float]:
+    """The edited model's loss on images of the target, over noises that no attack has seen."""
+    generator = torch.Generator().manual_seed(seeded(9))
+    noise = torch.randn(32, 4, 8, 8, generator=generator)
+    t = torch.randint(1000, (32,), generator=generator)
+    backbone = backbone_of(trial.edited)
+    with torch.no_grad():
+        texts = [backbone.encode([prompt]) for prompt in prompts]
+        rows = latents.repeat(32 // len(latents), 1, 1, 1)
+        return [float(diffusion_loss(trial.edited, rows, text, noise, t)) for text in texts]
+
+
+def test_words_by_loss_explain_the_image_better_than_others(make: Make) -> None:
+    trial = make("sd1")
+    few = replace(trial.strengths, token_steps=20, token_samples=4)
+    found = prompt_by_loss(replace(trial, strengths=few))
+    words = found.removesuffix(" a photo of a ship").split()
+    known = vocabulary(trial)
+    assert len(words) == 2 and set(words) <= set(known)
+    others = [f"{first} {second} a photo of a ship" for first, second in zip(known, known[1:], strict=False)]
+    best, *rest = losses(trial, [found, *others], trial.latents)
+    assert best < sorted(rest)[len(rest) // 2]
+
+
+def test_fine_tuning_learns_the_image_and_is_taken_back(make: Make) -> None:
+    trial = make("sd1")
+    (before,) = losses(trial, [trial.prompt], trial.latents)
+    after: list[float] = []
+
+    def look() -> None:
+        after.extend(losses(trial, [trial.prompt], trial.latents))
+
+    more = replace(trial.strengths, finetune=(12,), finetune_images=1, finetune_lr=1e-3)
+    finetune(replace(trial, strengths=more, on_step=look))
+    above(1 - after[11] / before, EXPLAINED)  # behind it come the steps of denoising
+    assert losses(trial, [trial.prompt], trial.latents) == [before]
+    assert not any(parameter.requires_grad for parameter in trial.edited.unet.parameters())
+
+
 @pytest.mark.parametrize("name", ["sd1", "sdxl"])
 def test_a_printable_prompt_comes_nearer_and_does_not_hold_the_name(make: Make, name: str) -> None:
     found = printable_prompt(make(name))
@@ -142,7 +187,9 @@ def test_the_distance_is_that_of_all_keys_and_values(make: Make) -> None:
     close(found[1] - found[0], torch.tensor(total[1] - total[0], dtype=torch.float64), FLOAT32_PASS)
 
 
-@pytest.mark.parametrize("wrong", [{"tokens": 0}, {"noise": (0.5,)}, {"completion": ()}, {"image": 0.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"tokens": 0}, {"noise": (0.5,)}, {"completion": ()}, {"image": 0.0}, {"finetune": (2, 1)}]
+)
 def test_strengths_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=rf"model\.strengths\.{next(iter(wrong))}="):
         replace(FEW, **wrong)

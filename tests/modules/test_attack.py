@@ -117,7 +117,8 @@ def test_optimised_tokens_explain_the_image_better(pipeline: StableDiffusionPipe
         assert torch.equal(value, weights[name]), name
 
 
-FEW = [f"--model.strengths.{name}=2" for name in ("token_steps", "token_samples", "tokens", "words")]
+FEW = [f"--model.strengths.{name}=2" for name in ("token_steps", "token_samples", "tokens", "words", "finetune_images")]
+FEW += ["--model.strengths.finetune", "[1, 2]"]
 
 
 def command(base: Path, edited: Path, clip: Path, output: Path) -> list[str]:
@@ -176,6 +177,9 @@ def test_edits_and_judges_stand_side_by_side_with_a_page_of_images(
         found = success["first"]["ship"][attack]
         assert set(found) == {"images", "clip", "Brightness"} and found["clip"]["after"] in (0, 1)
         assert found["clip"]["before"] == success["first"]["ship"]["plain"]["clip"]["edited"]
+    turns = success["first"]["ship"]["finetune"]["clip"]
+    assert list(turns["within"]) == ["1", "2"] and turns["within"]["1"] <= turns["within"]["2"] == turns["after"]
+    assert (tmp_path / "attack.md").read_text("utf-8").count("| finetune, 2 steps |") == 4
     page = (tmp_path / "attack.html").read_text("utf-8")
     assert page.count("<img") == len(ATTACKS) * 5  # the original's, and of each edit before and after
     assert page.count("data:image/png;base64") == len(ATTACKS) * 5 and "free tokens" in page

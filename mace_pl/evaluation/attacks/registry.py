@@ -5,18 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from mace_pl.errors import UserError
+from mace_pl.evaluation.attacks.finetune import finetune
 from mace_pl.evaluation.attacks.probes import completion, image, noise
 from mace_pl.evaluation.attacks.texts import direction, free_tokens, printable
 from mace_pl.evaluation.attacks.trial import Attack
+from mace_pl.evaluation.attacks.words import words_by_loss
 
 ATTACKS: Mapping[str, Attack] = {
     "free_tokens": free_tokens,
     "printable": printable,
+    "words_by_loss": words_by_loss,
     "direction": direction,
     "noise": noise,
     "completion": completion,
     "image": image,
+    "finetune": finetune,
 }
+#: attacks whose candidates come one after the other: of these it counts which is the first that shows the target
+IN_TURN = ("finetune",)
 
 
 def check_attacks(names: Sequence[str], setting: str) -> None:

@@ -31,6 +31,9 @@ class Strengths:
         noise: multiples of the sampler's noise, at least 1, which is that of DDPM.
         completion: shares of the denoising steps that the original does before the edited model takes over.
         image: share of the way back to noise from which an image of the target is denoised again.
+        finetune: steps of fine-tuning on images of the target, after each of which an image is generated.
+        finetune_images: how many of them, the first by the trial's seed.
+        finetune_lr: learning rate.
     """
 
     tokens: int = 4
@@ -43,6 +46,9 @@ class Strengths:
     noise: Sequence[float] = (1.0, 1.2, 1.4, 1.7)
     completion: Sequence[float] = (0.25, 0.5)
     image: float = 0.75
+    finetune: Sequence[int] = (5, 10, 20, 40, 80)
+    finetune_images: int = 4
+    finetune_lr: float = 1e-4
 
     def __post_init__(self) -> None:
         """Check the numbers.
@@ -50,7 +56,7 @@ class Strengths:
         Raises:
             UserError: naming the one that cannot be.
         """
-        for name in ("tokens", "token_steps", "token_samples", "words", "rounds"):
+        for name in ("tokens", "token_steps", "token_samples", "words", "rounds", "finetune_images"):
             if getattr(self, name) < 1:
                 raise UserError(f"model.strengths.{name}={getattr(self, name)} must be at least 1.")
         for name, least, most in (("direction", -inf, inf), ("noise", 1, inf), ("completion", 0, 1)):
@@ -60,6 +66,13 @@ class Strengths:
                 )
         if not 0 < self.image <= 1:
             raise UserError(f"model.strengths.image={self.image} must be above 0, and at most 1.")
+        steps = list(self.finetune)
+        if not steps or min(steps) < 1 or steps != sorted(set(steps)):
+            raise UserError(
+                f"model.strengths.finetune={steps} must be numbers of steps from 1 on that rise, as [5, 10]."
+            )
+        if not 0 < self.finetune_lr < inf:
+            raise UserError(f"model.strengths.finetune_lr={self.finetune_lr} must be above 0, and finite.")
 
 
 @dataclass(frozen=True)
