@@ -43,8 +43,8 @@ def small(place: Path) -> dict[str, Any]:
     words = {"names": ["ship", "dog", "frog"], "keep": []}
     manners = {"names": ["Velmora", "Quistel"], "keep": [], "judged": "styles", "templates": ["a cat by {}"]}
     (place / "sets.yaml").write_text(yaml.safe_dump({"vocabularies": {"all": words, "manners": manners}}))
-    given = {"subjects": ["ship"], "edits": ["mace", "hardened"], "attacks": ["free_tokens", "finetune"], "trials": 2}
-    given |= {"seeds": 1, "steps": 1, "strengths": {"token_steps": 1, "finetune": [1]}, "pretrained": str(base)}
+    given = {"subjects": ["ship"], "edits": ["mace", "hardened"], "attacks": ["free_tokens", "noise"], "trials": 2}
+    given |= {"seeds": 1, "steps": 1, "strengths": {"token_steps": 1, "noise": [1.0]}, "pretrained": str(base)}
     given |= {"judge": str(base / "judge" / "judge.safetensors"), "vocabularies": place / "sets.yaml"}
     return given | {"runs": place / "runs", "output": place / "out"}
 
@@ -60,7 +60,7 @@ def test_cells_are_made_once_and_tables_hold_all_that_is_there(
     assert list(rows) == ["mace", "hardened"] and rows["mace"]["seconds"] == 12.5
     for row in rows.values():
         own = row["targets"]["ship"]
-        assert list(own) == ["free_tokens", "finetune", "plain"]
+        assert list(own) == ["free_tokens", "noise", "plain"]
         for cell in own.values():
             assert {cell[judge]["n"] for judge in ("ConvolutionalJudge", "clip")} == {2}
         assert row["preserved"]["all"]["after"]["clip"]["n"] == 2  # dog and frog
@@ -69,7 +69,7 @@ def test_cells_are_made_once_and_tables_hold_all_that_is_there(
     assert table.count("| ship | ship | mace |") == 2 and "(×1.00)" in table
     assert page.count("data:image/png;base64") == 2 * 2 * 2 and "ship: free tokens" in page
     made = {path: path.stat().st_mtime_ns for path in (out / "ship").rglob("*.*")}
-    lost = out / "ship" / "mace" / "ship" / "finetune" / "1.json"
+    lost = out / "ship" / "mace" / "ship" / "noise" / "1.json"
     first = json.loads(lost.read_text())
     lost.unlink()
     main(**given)
