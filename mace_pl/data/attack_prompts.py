@@ -7,6 +7,7 @@ from typing import Any
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
+from mace_pl.concepts.concept import read_names
 from mace_pl.concepts.names import clean_name, clean_names
 from mace_pl.data.batches import Batches
 from mace_pl.data.hidden_prompts import hidden_prompts
@@ -17,7 +18,7 @@ class AttackPrompts(LightningDataModule):
     """Each target asked for in hidden ways, and by attacks on the edit.
 
     Args:
-        names: the classes of the classifier.
+        names: the classes of the judges, or a text file with one on each line.
         targets: the erased names among them.
         synonyms: other words, by target.
         descriptions: whole prompts that describe a target without its name, by target.
@@ -32,7 +33,7 @@ class AttackPrompts(LightningDataModule):
 
     def __init__(
         self,
-        names: list[str],
+        names: list[str] | str,
         targets: list[str],
         synonyms: dict[str, list[str]] | None = None,
         descriptions: dict[str, list[str]] | None = None,
@@ -43,7 +44,8 @@ class AttackPrompts(LightningDataModule):
         batch_size: int = 20,
     ) -> None:
         super().__init__()
-        names, targets = clean_names(names, "data.names"), clean_names(targets, "data.targets")
+        names = read_names(names, "data.names") if isinstance(names, str) else clean_names(names, "data.names")
+        targets = clean_names(targets, "data.targets")
         synonyms, descriptions = (
             {clean_name(target, "data.targets"): texts for target, texts in (mapping or {}).items()}
             for mapping in (synonyms, descriptions)
