@@ -170,11 +170,19 @@ def _grid_part(studio: Studio, files: ImageFiles, given: Sequence[Any], number: 
     """Targets and preserved names, original beside edited."""
     with gr.Accordion("Targets and preserved names", open=False, elem_id="grid"):
         names = gr.Textbox(
-            ", ".join(preserved_names(studio.run)), label="Preserved names", info="An image of each, of the first seed."
+            ", ".join(preserved_names(studio.run)),
+            label="Preserved names",
+            info="An image of each, of the first seed.",
+            elem_id="beside",
         )
-        make = gr.Button("Generate the grid")
+        make = gr.Button("Generate the grid", elem_id="make")
         gallery = gr.Gallery(
-            label="Original and edited", columns=[2, 2, 4], object_fit="contain", format="png", interactive=False
+            label="Original and edited",
+            elem_id="named",
+            columns=[2, 2, 4],
+            object_fit="contain",
+            format="png",
+            interactive=False,
         )
 
     def grid(request: gr.Request, names: str, *values: Any, progress: gr.Progress = gr.Progress()) -> Any:  # noqa: B008

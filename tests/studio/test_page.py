@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from diffusers import StableDiffusionPipeline
 from support.browsers import (
     PATIENCE,
     PYTHON,
@@ -37,6 +38,7 @@ from support.runs import CONCEPTS, SCRIPT, config, exit_message
 from mace_pl.cli import erase_main
 from mace_pl.evaluation.attacks.trial import Strengths
 from mace_pl.library.change import Library
+from mace_pl.models.sampling import generate
 from mace_pl.run import Run
 from mace_pl.studio.attack import attack
 from mace_pl.studio.serve import is_local
@@ -186,6 +188,40 @@ def test_an_attack_shows_a_target_before_and_after(browser: Any, served: Served,
         for seen, image in zip(images(page, "attacked"), vars(expected).values(), strict=True):
             assert equal(seen, np.asarray(image))
         page.wait_for_selector("#attacked >> text=behind the tokens")
+
+
+@needs_gradio
+@needs_browser
+def test_the_grid_shows_targets_and_preserved_names(browser: Any, served: Served, studio: Studio) -> None:
+    asked = Asked("", (3,), STEPS, 5.0, {"ship": 0.5, "painter": 1.0})
+    _, expected = studio.grid(asked, ["house"], "nobody")
+    pairs = [np.asarray(image) for pair in zip(expected.original, expected.edited, strict=True) for image in pair]
+    with opened(browser, served) as page:
+        page.fill("#seeds textarea, #seeds input", "3")
+        page.fill(SHIP, "0.5")
+        page.click("#grid button.label-wrap")
+        page.fill("#beside textarea, #beside input", "house")
+        page.click("#make")
+        page.wait_for_function("document.querySelectorAll('#named .thumbnail-item img').length == 6")
+        assert equal(images(page, "named"), np.stack(pairs))
+
+
+@needs_gradio
+@needs_browser
+def test_an_export_generates_what_the_page_shows(browser: Any, served: Served) -> None:
+    with opened(browser, served) as page:
+        follow(page, lambda: page.fill(SHIP, "0.5"))
+        shown = images(page, "edited")
+        page.click("#written button.label-wrap")
+        page.fill("#name textarea, #name input", "tried")
+        page.click("#export")
+        place = Path(page.locator("#done code").first.inner_text())
+        assert place == served.run.with_name("run-studio") / "tried" / "pipeline"
+        page.click("#export")
+        page.wait_for_selector(f"text=export: {place} exists. Give another name.")
+    pipeline = StableDiffusionPipeline.from_pretrained(place)
+    made = generate(pipeline, ["a photo of a ship"] * 4, range(4), STEPS, 5.0)
+    assert equal(np.stack([np.asarray(image) for image in made]), shown)
 
 
 @needs_gradio
