@@ -25,6 +25,7 @@ def erase(
     report_seeds: int = 1,
     export: list[str] | None = None,
     keep_every_n_steps: int = 50,
+    images_every_n_steps: int = 0,
 ) -> Run:
     """Erase concepts; the arguments are those of ``python erase.py fit``, and so is the result.
 
@@ -42,6 +43,7 @@ def erase(
         export: formats beside edit and refined weights: ``pipeline``, ``lora``, ``lora_diffusers``, ``lora_peft``,
             ``single_file``, ``unet``; None writes the base model's form.
         keep_every_n_steps: how often a concept in training is kept on disk; the same call resumes an interrupted run.
+        images_every_n_steps: how often the edit so far generates a row of images while it trains; 0 for never.
 
     Returns:
         The run that was written; its ``folder`` is ``output_dir``.
@@ -66,5 +68,6 @@ def erase(
             "report_seeds": report_seeds,
             "export": export,
             "keep_every_n_steps": keep_every_n_steps,
+            "images_every_n_steps": images_every_n_steps,
         },
     )

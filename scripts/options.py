@@ -43,15 +43,14 @@ TOPICS = {
     "LoRA training": r"--(model|data)\.(rank|lr|weight_decay|gradient_\w+|importance_sampling|squared_loss"
     r"|attend_padding|compile|steps_per_concept|concepts_per_batch|images_per_step)",
     "Prompts and captions": r"--data\.(file|column|limit|\w+_column|sources|member|tokens)",
-    "Image generation": r"--(model|data)\.(pictures|images|images_per_\w+|image_\w+|steps|guidance|scheduler|negative"
-    r"|height|width|seeds|first_seed|batch_size)",
-    "Masks": r"--data\.(mask|segment\..*)",
+    "Images and masks": r"--(model|data)\.(pictures|images|images_per_\w+|image_\w+|steps|guidance|scheduler|negative"
+    r"|height|width|seeds|first_seed|batch_size|mask|segment\..*)",
     "Evaluation": r"--(model|data)\.(classifier|targets|names|judge|chosen_by|sentences|features|reference|kid_subset"
     r"|nearest|shown|ablation)",
     "Fusion": r"--(drop|weights|method|refine|fuse)",
     "Attacks": r"--(data\.(attacks|trials)|model\.strengths.*)",
-    "Output": r"--(model\.)?(output|output_dir|overwrite|save_pipeline|export|classifier|report_seeds|format)",
-    "Run": r"--(seed_everything|dry_run|\w+_every_n_steps|model\.(save_every|seed)|seed)",
+    "Output and run": r"--((model\.)?(output|output_dir|overwrite|save_pipeline|export|classifier|report_seeds|format)"
+    r"|seed_everything|dry_run|\w+_every_n_steps|model\.(save_every|seed)|seed|preset)",
 }
 OTHER = "Settings of the command"
 #: classes that an option names, whose settings are options behind it
@@ -205,7 +204,7 @@ def short_help(command: str, text: str) -> str:
     for topic in (OTHER, *TOPICS):
         found = [option for option in options if topic_of(parts(option)[0]) == topic]
         lines += [f"{topic}:", *map(line_of, found)] if found else []
-    lines += [] if found else ["Run:"]  # under it where it is the last topic
+    lines += [] if found else [f"{topic}:"]  # under it where it is the last topic
     lines += ["  --config FILE                     YAML file of these settings; what stands behind it wins"]
     lines += ["  --print_config                    print the configuration that the other options make"]
     if "--trainer." in text:

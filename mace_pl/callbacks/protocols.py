@@ -40,6 +40,8 @@ class ErasureModule(Protocol):
         trained: what stage 2 leaves; None before.
         edit: the whole edit; None before.
         share: what this rank trains.
+        losses: of each step of its concepts, by target.
+        done: the steps of each concept that an interrupted run has finished, by its number.
     """
 
     method: ClosedForm
@@ -57,6 +59,8 @@ class ErasureModule(Protocol):
     trained: Trained | None
     edit: Edit | None
     share: Share
+    losses: dict[str, list[float]]
+    done: dict[int, int]
 
     def take_names(self, chosen: Mapping[str, tuple[float, float]]) -> None:
         """Preserve these names, which were chosen for the run; by name its size and how far it would move."""

@@ -8,6 +8,7 @@ from typing import Any, cast
 from lightning import Callback, LightningModule, Trainer
 
 from mace_pl.callbacks.before_after import BeforeAfter
+from mace_pl.callbacks.meanwhile import Meanwhile
 from mace_pl.callbacks.protocols import ErasureModule
 from mace_pl.concepts.concept import AUTO
 from mace_pl.errors import UserError
@@ -33,6 +34,7 @@ class WriteRun(Callback):
     Args:
         output_dir: the run's folder.
         before_after: the callback whose images and scores become the report.
+        meanwhile: the callback that says how far the run is, of which something stays in the report.
         config: the complete configuration, written as ``config.yaml``.
         overwrite: replace the folder where it exists.
         save_pipeline: write the whole diffusers pipeline too; false takes it out of ``export``.
@@ -52,6 +54,7 @@ class WriteRun(Callback):
         self,
         output_dir: str,
         before_after: BeforeAfter,
+        meanwhile: Meanwhile,
         config: dict[str, Any],
         overwrite: bool = False,
         save_pipeline: bool = True,
@@ -59,6 +62,7 @@ class WriteRun(Callback):
         log: RunLog | None = None,
     ) -> None:
         self.folder, self.before_after, self.config = Path(output_dir), before_after, config
+        self.meanwhile = meanwhile
         check_formats(export or [], "export")
         self.export, self.save_pipeline, self.overwrite = export, save_pipeline, overwrite
         self.run: Run | None = None
@@ -107,6 +111,7 @@ class WriteRun(Callback):
                 self.run_log.open(run.report)
                 for file in logs(self.training):
                     file.unlink()
+            self.meanwhile.clear(trainer)
             self.show_result(module)
         self.run = run
 
@@ -119,6 +124,7 @@ class WriteRun(Callback):
         if self.before_after.report is not None:
             self.before_after.report.write(aside.report, trained.losses)
             write_json(aside.report / "preflight.json", self.before_after.tokens)
+            self.meanwhile.write(aside.report)
         moved = refined.preserved.moved
         if moved:
             rows = [{"name": name, "original": size, "moved": by} for name, (size, by) in moved.items()]

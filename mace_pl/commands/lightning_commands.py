@@ -15,6 +15,7 @@ from mace_pl.callbacks.caption_bar import CaptionBar
 from mace_pl.callbacks.choose_anchors import ChooseAnchors
 from mace_pl.callbacks.choose_names import ChooseNames
 from mace_pl.callbacks.lora_checkpoint import LoRACheckpoint
+from mace_pl.callbacks.meanwhile import Meanwhile
 from mace_pl.callbacks.progress import StageProgress
 from mace_pl.callbacks.write_run import WriteRun
 from mace_pl.commands.command_line import CommandLine, interrupts
@@ -71,6 +72,12 @@ class _FitCLI(CommandLine):
             "--keep_every_n_steps", type=int, default=50, help="how often a concept in training is kept on disk"
         )
         parser.add_argument(
+            "--images_every_n_steps",
+            type=int,
+            default=0,
+            help="how often the edit so far generates a row of images while it trains; 0 for never",
+        )
+        parser.add_argument(
             "--dry_run",
             type=bool,
             default=False,
@@ -118,12 +125,14 @@ class _FitCLI(CommandLine):
             config["save_pipeline"],
             config["dry_run"],
         )
+        shown = config["kept"], config["images_every_n_steps"], not config["dry_run"]
+        meanwhile = Meanwhile(config["output_dir"], *shown)
         own = {name: config[name] for name in ("output_dir", "overwrite", "save_pipeline", "export")}
-        write_run = WriteRun(before_after=before_after, config=plain, log=self.log, **own)
+        write_run = WriteRun(before_after=before_after, meanwhile=meanwhile, config=plain, log=self.log, **own)
         checkpoint = LoRACheckpoint(config["output_dir"], config["keep_every_n_steps"])
         anchors = ChooseAnchors(config["output_dir"], config["kept"], config["classifier"], not config["dry_run"])
         names = ChooseNames(config["output_dir"], not config["dry_run"])
-        return [anchors, names, before_after, write_run, checkpoint]
+        return [meanwhile, anchors, names, before_after, write_run, checkpoint]
 
     @property
     def written(self) -> Run | None:

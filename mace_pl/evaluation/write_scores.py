@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 from diffusers.utils import make_image_grid
 from lightning.fabric.loggers.logger import Logger
 from PIL import Image
@@ -30,6 +29,7 @@ from mace_pl.files.paths import model_name, place_name
 from mace_pl.files.screen import screen
 from mace_pl.images.files import read_images
 from mace_pl.models.protocols import Pipeline
+from mace_pl.training.loggers import log_image
 
 WORST = 5  # preserved concepts on the screen
 
@@ -169,13 +169,10 @@ def log_scores(logger: Logger, scores: Mapping[str, Any], gallery: Gallery) -> N
         figures = {f"{name}/{kind}/{k}": v for kind, values in result["after"].items() for k, v in scalars(values)}
         figures |= {f"{name}/{key}": value for key, value in scalars(result["quality"])}
         logger.log_metrics(figures, step=0)
-        add_image = getattr(getattr(logger, "experiment", None), "add_image", None)
-        if add_image is None:
-            continue
         for row in result["concepts"]:
             pairs = gallery.pairs((ORIGINAL, name), row["word"])
-            if pairs:
-                add_image(f"{name}/{row['word']}", np.asarray(sheet(pairs)), 0, dataformats="HWC")
+            if pairs and not log_image(logger, f"{name}/{row['word']}", sheet(pairs)):
+                break
 
 
 def scalars(values: Mapping[str, Any]) -> list[tuple[str, float]]:

@@ -108,6 +108,11 @@ class ConceptLoRAs(nn.Module):
         pairs = zip(self.names, self.layers, strict=True)
         return {n: (x.A[concept].detach(), x.B[concept].detach()) for n, x in pairs}  # type: ignore[index]
 
+    def put(self, unet: nn.Module) -> None:
+        """Put the LoRAs in place again, after :meth:`remove`."""
+        for name, layer in zip(self.names, self.layers, strict=True):
+            unet.set_submodule(name, layer)
+
     def remove(self, unet: nn.Module) -> None:
         """Put the plain projections back."""
         for name, layer in zip(self.names, self.layers, strict=True):

@@ -39,10 +39,11 @@ def test_two_ranks_share_the_images_of_a_step(toy_pipeline: Path, tmp_path: Path
     """Three images on two ranks, one concept; a run in groups of two concepts does not differ either."""
     settings = {"images_per_step": 3, "concepts_per_batch": 2}
     one = train(toy_pipeline, tmp_path / "pictures", CONCEPTS[:1], settings)
-    args = [*config(tmp_path, toy_pipeline, "two", CONCEPTS[:1], **settings), *TWO]
+    args = [*config(tmp_path, toy_pipeline, "two", CONCEPTS[:1], **settings), *TWO, "--images_every_n_steps", "2"]
     done = subprocess.run([sys.executable, str(SCRIPT), *args], env=ONE_THREAD, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     shared = load_file(tmp_path / "two" / "refined.safetensors")
+    assert [file.name for file in (tmp_path / "two" / "report" / "steps").iterdir()] == ["000002.png"]
     for name in one.refined.original:
         weight = one.unet.get_submodule(name).weight
         close(shared[f"{name}.weight"], weight.detach(), RUN_WEIGHTS)
