@@ -55,7 +55,9 @@ def made_up(folder: Path, count: int, size: tuple[int, int]) -> list[dict[str, s
 
 def alone(measure: Callable[..., Any], *arguments: Any) -> Any:
     """The result of a function in a process of its own, so that no other's memory counts."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:  # a killed one is an error
+    context = multiprocessing.get_context("forkserver")  # one process imports the libraries, and is forked for each
+    context.set_forkserver_preload([__name__])
+    with ProcessPoolExecutor(1, mp_context=context) as pool:  # a killed one is an error
         return pool.submit(_quietly, torch.get_num_threads(), measure, *arguments).result()
 
 

@@ -9,16 +9,17 @@ go to tables.md and into ``--page docs/results.md``; tables.html shows the worst
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+import multiprocessing
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from compare_methods import Cells, Record, check_same
 from compared import Method, Targets, Vocabulary, chosen, read_vocabularies
 from compared_edits import Edits
@@ -107,38 +108,37 @@ def read_tables(file: Path) -> tuple[dict[str, Vocabulary], dict[str, list[Set]]
     return read_vocabularies(content, file), sets
 
 
+@dataclass(frozen=True)
+class Given:
+    """What all tables are made with, as :func:`main` says."""
+
+    pretrained: str
+    judge: str
+    steps: int
+    guidance: float
+    output: Path
+    file: Path
+
+
 class Tables:
     """Makes what is missing of the tables.
 
     Args:
-        vocabularies: by name.
-        pretrained: folder of the pipeline, with ``clip`` and ``statistics`` in it.
-        judge: weights of the convolutional judge.
-        steps: denoising steps.
-        guidance: classifier-free guidance scale.
-        output: folder of what is done.
+        given: what they are made with.
     """
 
-    def __init__(
-        self,
-        vocabularies: Mapping[str, Vocabulary],
-        pretrained: str,
-        judge: str,
-        steps: int,
-        guidance: float,
-        output: Path,
-    ) -> None:
-        self.clip, self.steps, self.guidance = f"{pretrained}/clip", steps, guidance
-        self.edits = Edits(pretrained, f"{pretrained}/statistics/prior.safetensors", output / "pictures")
-        self.told = {"pretrained": pretrained, "judge": judge, "steps": steps, "guidance": guidance}
+    def __init__(self, given: Given) -> None:
+        self.vocabularies, _ = read_tables(given.file)
+        self.clip, output, look = f"{given.pretrained}/clip", given.output, (given.steps, given.guidance)
+        self.edits = Edits(given.pretrained, f"{given.pretrained}/statistics/prior.safetensors", output / "pictures")
+        self.told = {name: getattr(given, name) for name in ("pretrained", "judge", "steps", "guidance")}
         model = model_fingerprint(self.edits.pipeline)
         check_same(output / "settings.json", {**self.told, "model": model})
-        self.vocabularies = vocabularies
         self.images = {
-            name: Images(self.edits.pipeline, own, judge, self.clip, output / slug(name), steps, guidance)
-            for name, own in vocabularies.items()
+            name: Images(self.edits.pipeline, own, given.judge, self.clip, output / slug(name), *look)
+            for name, own in self.vocabularies.items()
         }
-        keep = {name: list(own.keep) for name, own in vocabularies.items()}
+        keep = {name: list(own.keep) for name, own in self.vocabularies.items()}
         self.cells = Cells(output, self.edits, self.images, keep, 1)
 
     def original(self, vocabulary: str) -> None:
@@ -192,34 +192,43 @@ class Tables:
         return {label: [images.right(tables, i) for tables in (before, after)] for i, label in enumerate(images.labels)}
 
 
-def share(parts: list[Any], part: int) -> list[Any]:
-    """What one of the processes does."""
-    return parts[part::PROCESSES]
+@cache
+def tables_of(given: Given) -> Tables:
+    """The tables, as a process makes them."""
+    return Tables(given)
 
 
-def work(tables: Tables, sets: list[Set], part: int, phase: str) -> None:
-    """A share of the originals, or of the sets."""
-    if phase == "original":
-        used = [one.vocabulary for one in sets]
-        used += [v for one in sets if (v := tables.vocabularies[one.vocabulary].beside) is not None]
-        for name in share(list(dict.fromkeys(used)), part):
-            tables.original(name)
-        return
-    for one in share(sets, part):
-        row = tables.row(one)
-        print(f"{one.table}, {one.name}: {row['took']:.0f} s", flush=True)
+def one_original(given: Given, vocabulary: str) -> None:
+    """The images of the original, on one core."""
+    torch.set_num_threads(1)  # two processes do more than two threads
+    tables_of(given).original(vocabulary)
 
 
-def side_by_side(words: list[str]) -> None:
-    """This command in several processes, for the originals and then for the sets."""
-    threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}  # two processes do more than two threads
-    for phase in ("original", "sets"):
-        command = [sys.executable, __file__, *words, "--phase", phase]
-        running = [
-            subprocess.Popen([*command, "--part", str(part)], env=os.environ | threads) for part in range(PROCESSES)
-        ]
-        if any([process.wait() for process in running]):
-            raise SystemExit(f"{phase}: a process failed, see above. Run the command again: what is done is kept.")
+def one_row(given: Given, one: Set) -> Row:
+    """What both judges see of a set, on one core."""
+    torch.set_num_threads(1)
+    row = tables_of(given).row(one)
+    print(f"{one.table}, {one.name}: {row['took']:.0f} s", flush=True)
+    return row
+
+
+def side_by_side(given: Given, sets: Sequence[Set]) -> list[Row]:
+    """The rows of all sets, by several processes: each takes the next vocabulary, and then the next set.
+
+    Raises:
+        SystemExit: a process was killed.
+    """
+    vocabularies = read_tables(given.file)[0]
+    used = [one.vocabulary for one in sets]
+    used += [beside for name in used if (beside := vocabularies[name].beside) is not None]
+    context = multiprocessing.get_context("forkserver")  # one process imports the libraries, and is forked
+    context.set_forkserver_preload(["tables"])
+    try:
+        with ProcessPoolExecutor(PROCESSES, mp_context=context) as pool:
+            list(pool.map(partial(one_original, given), dict.fromkeys(used)))
+            return list(pool.map(partial(one_row, given), sets))
+    except BrokenProcessPool as error:
+        raise SystemExit("A process was killed. Run the command again: what is done is kept.") from error
 
 
 def main(
@@ -231,8 +240,6 @@ def main(
     output: Path = Path("checkpoints/scores/tables"),
     file: Path = FILE,
     page: Path | None = None,
-    part: int | None = None,
-    phase: str = "sets",
 ) -> None:
     """Make tables.
 
@@ -245,19 +252,14 @@ def main(
         output: folder of what is done.
         file: vocabularies, and the sets of each table.
         page: a file with marks of the tables, into which they are put.
-        part: the share of a process; all of them are started when None.
-        phase: what a process does: ``original`` or ``sets``.
     """
     started = time.perf_counter()
-    vocabularies, known = read_tables(file)
-    wanted: dict[str, list[Set]] = chosen(known, tables, "tables")
+    wanted: dict[str, list[Set]] = chosen(read_tables(file)[1], tables, "tables")
     sets = [one for own in wanted.values() for one in own]
-    if part is None:
-        side_by_side(sys.argv[1:])
-    made = Tables(vocabularies, pretrained, judge, steps, guidance, output)
-    if part is not None:
-        return work(made, sets, part, phase)
-    rows = {name: [made.row(one) for one in own] for name, own in wanted.items()}
+    given = Given(pretrained, judge, steps, guidance, output, file)
+    made = tables_of(given)
+    every = iter(side_by_side(given, sets))
+    rows = {name: [next(every) for _ in own] for name, own in wanted.items()}
     told = made.told | {"chosen by": f"{CLIP}, on other seeds", "minutes": round((time.perf_counter() - started) / 60)}
     write_page(
         output,
