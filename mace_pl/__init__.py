@@ -26,6 +26,7 @@ def erase(
     export: list[str] | None = None,
     keep_every_n_steps: int = 50,
     images_every_n_steps: int = 0,
+    preset: str | None = None,
 ) -> Run:
     """Erase concepts; the arguments are those of ``python erase.py fit``, and so is the result.
 
@@ -43,6 +44,8 @@ def erase(
         export: formats beside edit and refined weights: ``pipeline``, ``lora``, ``lora_diffusers``, ``lora_peft``,
             ``single_file``, ``unet``; None writes the base model's form.
         keep_every_n_steps: how often a concept in training is kept on disk; the same call resumes an interrupted run.
+        preset: ``sd15``, ``sd21``, ``sdxl`` or ``tiny``, with what a card holds in GB as in ``sd15:8``; read from model
+            and GPU when None.
         images_every_n_steps: how often the edit so far generates a row of images while it trains; 0 for never.
 
     Returns:
@@ -69,5 +72,6 @@ def erase(
             "export": export,
             "keep_every_n_steps": keep_every_n_steps,
             "images_every_n_steps": images_every_n_steps,
+            "preset": preset,
         },
     )

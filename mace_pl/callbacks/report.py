@@ -83,7 +83,7 @@ class Report:
 
             def made(asked: Sequence[Row]) -> list[Image.Image]:
                 prompts, seeds = [prompt for prompt, _ in asked], [seed for _, seed in asked]
-                settings = (data.image_steps, data.image_guidance)
+                settings = (data.image_steps, data.image_guidance, data.images_per_batch)
                 return generate(module.pipeline, prompts, seeds, *settings, progress=progress)
 
             asked = [(prompt, module.seed + k) for _, prompt, k in share]

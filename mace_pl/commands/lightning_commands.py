@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser
+from lightning.pytorch.utilities import rank_zero_only
 
 from mace_pl.callbacks.before_after import BeforeAfter
 from mace_pl.callbacks.caption_bar import CaptionBar
@@ -19,6 +20,7 @@ from mace_pl.callbacks.meanwhile import Meanwhile
 from mace_pl.callbacks.progress import StageProgress
 from mace_pl.callbacks.write_run import WriteRun
 from mace_pl.commands.command_line import CommandLine, interrupts
+from mace_pl.commands.presets import preset_of
 from mace_pl.concepts.concept import AUTO, read_names
 from mace_pl.concepts.preservation import NAMES
 from mace_pl.data.attack_prompts import AttackPrompts
@@ -29,7 +31,7 @@ from mace_pl.data.prompts import Prompts
 from mace_pl.errors import UserError
 from mace_pl.files.paths import training_folder
 from mace_pl.files.run_log import RunLog
-from mace_pl.files.screen import program
+from mace_pl.files.screen import program, screen
 from mace_pl.files.taken import default_output
 from mace_pl.modules.attack import Attack
 from mace_pl.modules.caption_statistics import PromptStatistics
@@ -83,6 +85,12 @@ class _FitCLI(CommandLine):
             default=False,
             help="say what will go wrong and what the run takes, and end; images only with a classifier",
         )
+        parser.add_argument(
+            "--preset",
+            type=str | None,
+            default=None,
+            help="sd15, sd21, sdxl or tiny, with a card's GB as in sd15:8; null: read from model and GPU",
+        )
         parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
         parser.set_defaults(
             {
@@ -93,6 +101,21 @@ class _FitCLI(CommandLine):
                 "trainer.log_every_n_steps": 1,
             }
         )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Read all settings, and again with a preset's in place of the defaults, so that those of the user win."""
+        super().parse_arguments(parser, args)
+        given = self.config[self.config["subcommand"]]
+        preset = preset_of(given["preset"], given["model"], str(given["trainer"]["accelerator"]))
+        if preset is None:
+            return
+        if preset.settings:
+            self.command_parser.set_defaults(dict(preset.settings))
+            super().parse_arguments(parser, args)
+        final = self.config[self.config["subcommand"]]
+        if getattr(rank_zero_only, "rank", 0) == 0:
+            for line in preset.lines(final):
+                screen().print(line, highlight=False, soft_wrap=True)
 
     def before_instantiate_classes(self) -> None:
         """Name the output after the last configuration, unless a setting names it."""

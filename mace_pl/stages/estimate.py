@@ -30,7 +30,6 @@ from mace_pl.training.calls import Call, Machine, Taken
 from mace_pl.training.frozen_layers import frozen_layers
 from mace_pl.training.memory import concepts_at_once, free_bytes
 
-REPORTED = 20  # images of the report that are generated at once
 ENCODED = 64  # prompts that are encoded at once
 OF_A_NAME = 6  # prompts of a name that is preserved
 
@@ -99,7 +98,7 @@ class Estimator:
         count, prompts = len(data.concepts), sum(len(own) for own in data.templates)
         found = []
         if planned.shown:
-            report = self.images(planned.shown, REPORTED).times(2)
+            report = self.images(planned.shown, data.images_per_batch).times(2)
             found.append(Estimate("report", f"{counted(planned.shown, 'image')}, before and after", report))
         statistics = self.statistics(2 * prompts, OF_A_NAME * planned.names)
         found.append(Estimate("refine", f"{2 * prompts + OF_A_NAME * planned.names} prompts, one solve", statistics))

@@ -26,7 +26,8 @@ LARGEST = 16  # larger groups have not been tried
 class LiveBytes(TorchDispatchMode):
     """Counts the bytes of the tensors that operations make while it is active, as long as they live.
 
-    The same on every device. What a kernel takes for itself is not seen.
+    The same on every device, and for tensors without values, as of torch's fake mode. What a kernel takes for itself is
+    not seen.
 
     Attributes:
         now: bytes that live.
@@ -53,9 +54,9 @@ class LiveBytes(TorchDispatchMode):
         """Count the tensor's storage until it is freed, unless it is known."""
         if not isinstance(tensor, Tensor):
             return
-        storage = tensor.untyped_storage()
-        key = storage.data_ptr()
-        if key == 0 or key in self.known:  # nothing in it, or known
+        storage = tensor.untyped_storage()  # one object as long as it lives
+        key = id(storage)
+        if storage.nbytes() == 0 or key in self.known:
             return
         size = storage.nbytes() if counted else 0
 

@@ -10,6 +10,8 @@ from types import ModuleType
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = ["load", "refine", "encode images", "train", "fuse", "export edit", "export refined", "export pipeline"]
@@ -74,3 +76,19 @@ def test_a_peak_is_that_of_its_stage(rehearsal: ModuleType) -> None:
 @pytest.mark.parametrize(("peak", "card"), [(7.4, 8), (7.6, 12), (23.0, 24), (79.9, None)])
 def test_the_smallest_card_is_named(rehearsal: ModuleType, peak: float, card: int | None) -> None:
     assert rehearsal.smallest_card(peak) == card
+
+
+def test_presets_calculate_with_what_a_step_takes(toy_pipeline: Path) -> None:
+    """Tensors without values take what tensors with values take."""
+    spec = importlib.util.spec_from_file_location("preset_memory", ROOT / "benchmarks/preset_memory.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.syspath_prepend(ROOT / "benchmarks")
+        spec.loader.exec_module(module)
+    settings = json.loads((toy_pipeline / "unet/config.json").read_text())
+    for checkpointing, mixed in ((False, False), (True, False), (True, True)):
+        real = module.step_bytes(UNet2DConditionModel.from_config(settings), checkpointing, mixed)
+        with FakeTensorMode():
+            fake = module.step_bytes(UNet2DConditionModel.from_config(settings), checkpointing, mixed)
+        assert 0.98 * real <= fake <= 1.02 * real
