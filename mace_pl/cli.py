@@ -83,7 +83,8 @@ class Command:
             raise UserError(f"the package {self.package} is not installed. {install(self.extra)}")
         if self.trainer == "fit":
             refuse_taken(args)
-        if not only_asks(args) and {os.environ.get(rank, "0") for rank in RANKS} == {"0"}:
+        first = {os.environ.get(rank, "0") for rank in RANKS} == {"0"}
+        if not only_asks(args) and first:
             print(f"{name}: loading …", file=sys.stderr, flush=True)
         with imported("mace_pl.commands.quiet:quiet_terminal")() as log:
             if self.function is None:
@@ -91,8 +92,8 @@ class Command:
                 return
             written = imported("mace_pl.commands.calling:call")(name, imported(self.function), args, self.words)
             if self.logs:
-                log.open(written / "report")
-            if self.tells and written is not None:
+                log.open(written / "report", int(os.environ.get("RANK", "0")))
+            if self.tells and written is not None and first:
                 print(f"Written to {written}")
 
 

@@ -7,8 +7,9 @@ from typing import Protocol
 
 from torch import Tensor
 
+from mace_pl.hardening.settings import Hardening
 from mace_pl.methods.base import ClosedForm
-from mace_pl.methods.edit import Edit
+from mace_pl.methods.edit import Edit, Factors
 from mace_pl.methods.lora import ConceptLoRAs
 from mace_pl.methods.metrics import GramMetric
 from mace_pl.models.on_device import OnDevice
@@ -39,6 +40,8 @@ class ErasureModule(Protocol):
         refined: what stage 1 leaves; None before.
         trained: what stage 2 leaves; None before.
         edit: the whole edit; None before.
+        original: the weights that it may change, before, by layer name, on the CPU; empty before.
+        hardening: how the edit is hardened; None where it is not.
         share: what this rank trains.
         losses: of each step of its concepts, by target.
         done: the steps of each concept that an interrupted run has finished, by its number.
@@ -58,6 +61,8 @@ class ErasureModule(Protocol):
     refined: Refined | None
     trained: Trained | None
     edit: Edit | None
+    original: dict[str, Tensor]
+    hardening: Hardening | None
     share: Share
     losses: dict[str, list[float]]
     done: dict[int, int]
@@ -76,6 +81,9 @@ class ErasureModule(Protocol):
 
     def state_of(self, concept: int) -> ConceptState:
         """A concept in training, to be saved."""
+
+    def take_hardening(self, factors: Factors) -> None:
+        """The LoRA of a hardening, on top of the edit."""
 
     def resume(self, concept: int, state: ConceptState) -> None:
         """Resume a concept from what was saved."""

@@ -8,6 +8,7 @@ from typing import Any, cast
 from lightning import Callback, LightningModule, Trainer
 
 from mace_pl.callbacks.before_after import BeforeAfter
+from mace_pl.callbacks.harden_edit import HardenEdit
 from mace_pl.callbacks.meanwhile import Meanwhile
 from mace_pl.callbacks.protocols import ErasureModule
 from mace_pl.concepts.concept import AUTO
@@ -35,6 +36,7 @@ class WriteRun(Callback):
         output_dir: the run's folder.
         before_after: the callback whose images and scores become the report.
         meanwhile: the callback that says how far the run is, of which something stays in the report.
+        harden_edit: the callback of stage 4, where there is one.
         config: the complete configuration, written as ``config.yaml``.
         overwrite: replace the folder where it exists.
         save_pipeline: write the whole diffusers pipeline too; false takes it out of ``export``.
@@ -60,12 +62,14 @@ class WriteRun(Callback):
         save_pipeline: bool = True,
         export: list[str] | None = None,
         log: RunLog | None = None,
+        harden_edit: HardenEdit | None = None,
     ) -> None:
         self.folder, self.before_after, self.config = Path(output_dir), before_after, config
         self.meanwhile = meanwhile
         check_formats(export or [], "export")
         self.export, self.save_pipeline, self.overwrite = export, save_pipeline, overwrite
         self.run: Run | None = None
+        self.harden_edit = harden_edit
         self.run_log, self.training = log, training_folder(self.folder)
         claim_output(self.folder, overwrite)
         inputs = inputs_of(config)
@@ -129,8 +133,10 @@ class WriteRun(Callback):
         if moved:
             rows = [{"name": name, "original": size, "moved": by} for name, (size, by) in moved.items()]
             write_json(aside.preserved, rows)
-        original = {name: weight.cpu() for name, weight in refined.original.items()}
-        finished = Finished(run, module.pipeline, module.source, edit, original, aside.metrics)
+        if self.harden_edit is not None and edit.hardening:
+            aside.save_hardening(edit.hardening, self.harden_edit.inputs)
+            write_json(aside.report / "hardening.json", self.harden_edit.facts)
+        finished = Finished(run, module.pipeline, module.source, edit, module.original, aside.metrics)
         for form in dict.fromkeys(("edit", "refined", *self.formats(module.source))):
             finished.write(form, aside.place(form))
 

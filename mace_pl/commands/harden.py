@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +21,19 @@ from mace_pl.files.identity import hash_files
 from mace_pl.files.links import take
 from mace_pl.files.owned import refuse_inputs
 from mace_pl.files.screen import screen
-from mace_pl.hardening.harden import Hardened, State, harden
-from mace_pl.hardening.originals import Look, Originals, generate_originals
+from mace_pl.hardening.harden import Hardened
+from mace_pl.hardening.job import Job
+from mace_pl.hardening.originals import Look
 from mace_pl.hardening.report import report_of, show
 from mace_pl.hardening.saved import Saved
 from mace_pl.hardening.settings import Hardening
-from mace_pl.hardening.step import Material
 from mace_pl.hardening.wording import Wording, wording_of
 from mace_pl.models.backbone import backbone_of
 from mace_pl.models.protocols import Pipeline
 from mace_pl.models.source import Source
 from mace_pl.models.text_encoding import check_free_tokens, names_beside
 from mace_pl.run import Run
-from mace_pl.training.progress import image_progress
+from mace_pl.training.team import launched
 
 Texts = dict[str, list[str]]
 
@@ -90,19 +90,28 @@ def harden_run(
     check_free_tokens(pipeline, harden.tokens, "harden.tokens")
     forms = _formats(export, source, pipeline)
     asked = _wording(old, pipeline, preserved, synonyms or {}, sentences or {})
-    job = Job(old, pipeline, harden, asked, _look(old.config), seed)
-    saved = Saved(output, job.inputs)
-    hardened = job.run(saved, place, keep_every_n_steps)
+    made = {"edit": hash_files([old.place("edit")]), "unet": old.base.unet}
     config = {**old.config, "output_dir": str(output)}
     config["model"] = (old.config.get("model") or {}) | base.settings
-    _write(job, hardened, replace(old, folder=output, base=base, config=config, entries={}), source, forms, overwrite)
-    saved.remove()
+    new = replace(old, folder=output, base=base, config=config, entries={})
+    with launched(place.type == "cuda") as team:
+        shown = screen().is_terminal and team.first
+        pipeline.to(place)
+        job = Job(pipeline, harden, asked, _look(old.config), seed, made, team, shown)
+        saved = Saved(output, job.inputs)
+        hardened = job.run(old.edit.weights(backbone_of(pipeline).text_layers()), saved, keep_every_n_steps)
+        if team.first:
+            _write(job, hardened, old, new, source, forms, overwrite)
+            saved.remove()
+        team.wait()
     return output
 
 
-def _write(job: Job, hardened: Hardened, new: Run, source: Source, forms: Sequence[str], overwrite: bool) -> None:
+def _write(
+    job: Job, hardened: Hardened, old: Run, new: Run, source: Source, forms: Sequence[str], overwrite: bool
+) -> None:
     """The folder of the hardened run, and what was found on the screen."""
-    old, pipeline = job.old, job.pipeline
+    pipeline = job.pipeline
     facts = report_of(hardened.state, job.wording.targets, job.settings)
     edit = replace(old.edit, hardening=hardened.factors)
     pipeline.to("cpu")
@@ -119,78 +128,12 @@ def _write(job: Job, hardened: Hardened, new: Run, source: Source, forms: Sequen
     show(facts)
 
 
-@dataclass(frozen=True)
-class Job:
-    """A hardening of a run.
-
-    Attributes:
-        old: the run that is hardened.
-        pipeline: its base.
-        settings: of the hardening.
-        wording: what it asks for.
-        look: how its images are generated.
-        seed: of all that is random.
-    """
-
-    old: Run
-    pipeline: Pipeline
-    settings: Hardening
-    wording: Wording
-    look: Look
-    seed: int
-
-    @property
-    def inputs(self) -> dict[str, Any]:
-        """All that the weights depend on."""
-        look = {name: value for name, value in asdict(self.look).items() if name != "batch_size"}
-        edit = {"edit": hash_files([self.old.place("edit")]), "unet": self.old.base.unet}
-        return edit | {
-            "settings": self.settings.inputs,
-            "prompts": asdict(self.wording),
-            "look": look,
-            "seed": self.seed,
-        }
-
-    def run(self, saved: Saved, device: torch.device, every: int) -> Hardened:
-        """Generate the images, or take them over, and harden."""
-        self.pipeline.to(device)
-        left = saved.read()
-        originals, state = left if left is not None else (self.originals(), State())
-        if left is not None:
-            done = f"{state.rounds} rounds and {state.steps} steps"
-            screen().print(f"Resuming what {saved.file} holds: {done}", highlight=False)
-        else:
-            saved.write(originals, state)
-        there = Originals(originals.targets.to(device), originals.preserved.to(device), originals.names)
-        material = Material(self.pipeline, self.wording, there, self.settings, self.seed)
-        backbone = backbone_of(self.pipeline)
-        edited = self.old.edit.weights(backbone.text_layers())
-        targets = len(self.wording.targets)
-        total = self.settings.rounds * targets * (self.settings.steps + self.settings.found)
-        done_steps = len(state.losses) + sum(len(sets) for sets in state.attacks)
-
-        def save(now: State) -> None:
-            saved.write(originals, now)
-
-        with image_progress(screen().is_terminal, "harden", total) as progress:
-            progress(done_steps)
-            return harden(material, edited, self.look.guidance, state, save, every, progress)
-
-    def originals(self) -> Originals:
-        """The images, by the original."""
-        count = len(self.wording.targets) * self.settings.images + self.settings.preserved_images
-        with image_progress(screen().is_terminal, "images", count) as progress:
-            return generate_originals(self.pipeline, self.wording, self.settings, self.look, self.seed, progress)
-
-
 def _check_call(every: int, seed: int) -> None:
-    """Refuse more ranks than one, an interval below one step, and a seed that cannot be.
+    """Refuse an interval below one step, and a seed that cannot be.
 
     Raises:
         UserError: either of them.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("harden runs in one process, WORLD_SIZE is above 1. Start it without torchrun.")
     if every < 1:
         raise UserError(f"keep_every_n_steps={every} must be at least 1.")
     if not 0 <= seed < 2**32:
@@ -216,13 +159,16 @@ def _checked(old: Run, setting: str) -> Run:
 
 
 def _place(device: str | None) -> torch.device:
-    """The device.
+    """The device; of several processes each has a GPU of its own where there are any.
 
     Raises:
         UserError: there is no such device.
     """
+    gpu = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     try:
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        place = torch.device(device or (gpu if torch.cuda.is_available() else "cpu"))
+        if place.index is not None and place.type == "cuda":
+            torch.cuda.set_device(place)
         torch.zeros(1, device=place)
     except (RuntimeError, AssertionError) as error:
         first = str(error).splitlines()[0]
@@ -279,7 +225,4 @@ def _wording(
     if taken and not from_run:
         raise UserError(f"preserved: {taken[0]!r} is a target, or a word for one. Leave it out.")
     names = left
-    wording = wording_of(concepts, templates_of(data.get("templates"), concepts), names, *texts)
-    if not wording.names:
-        raise UserError("preserved is empty, and the run has no anchor. Name what is to be preserved, as [dog, cat].")
-    return wording
+    return wording_of(concepts, templates_of(data.get("templates"), concepts), names, *texts)

@@ -15,6 +15,7 @@ from mace_pl.callbacks.before_after import BeforeAfter
 from mace_pl.callbacks.caption_bar import CaptionBar
 from mace_pl.callbacks.choose_anchors import ChooseAnchors
 from mace_pl.callbacks.choose_names import ChooseNames
+from mace_pl.callbacks.harden_edit import HardenEdit
 from mace_pl.callbacks.lora_checkpoint import LoRACheckpoint
 from mace_pl.callbacks.meanwhile import Meanwhile
 from mace_pl.callbacks.progress import StageProgress
@@ -151,11 +152,13 @@ class _FitCLI(CommandLine):
         shown = config["kept"], config["images_every_n_steps"], not config["dry_run"]
         meanwhile = Meanwhile(config["output_dir"], *shown)
         own = {name: config[name] for name in ("output_dir", "overwrite", "save_pipeline", "export")}
-        write_run = WriteRun(before_after=before_after, meanwhile=meanwhile, config=plain, log=self.log, **own)
+        harden = HardenEdit(config["output_dir"], plain["model"].get("fuse"), config["keep_every_n_steps"])
+        own |= {"before_after": before_after, "meanwhile": meanwhile, "harden_edit": harden}
+        write_run = WriteRun(config=plain, log=self.log, **own)
         checkpoint = LoRACheckpoint(config["output_dir"], config["keep_every_n_steps"])
         anchors = ChooseAnchors(config["output_dir"], config["kept"], config["classifier"], not config["dry_run"])
         names = ChooseNames(config["output_dir"], not config["dry_run"])
-        return [meanwhile, anchors, names, before_after, write_run, checkpoint]
+        return [meanwhile, anchors, names, harden, before_after, write_run, checkpoint]
 
     @property
     def written(self) -> Run | None:

@@ -62,6 +62,20 @@ class Adapter:
             self.backbone.network.enable_adapters()
 
 
+def check_rank(backbone: Backbone, names: Sequence[str], rank: int) -> None:
+    """Refuse a rank above the smaller side of a layer.
+
+    Raises:
+        UserError: naming the layer.
+    """
+    sides = {name: min(weight.shape) for name, weight in backbone.weights_of(names).items()}
+    smallest = min(sides, key=sides.__getitem__)
+    if rank > sides[smallest]:
+        raise UserError(
+            f"harden.rank={rank} must be at most {sides[smallest]}, the smaller side of {smallest}. Give a smaller one."
+        )
+
+
 @contextmanager
 def attached(backbone: Backbone, names: Sequence[str], rank: int, seed: int) -> Iterator[Adapter]:
     """Within the context the layers have a LoRA: A from the seed (uniform, Kaiming as PEFT's), B zero, scale one.
@@ -77,12 +91,7 @@ def attached(backbone: Backbone, names: Sequence[str], rank: int, seed: int) -> 
     """
     from peft import LoraConfig  # takes a second to import
 
-    sides = {name: min(weight.shape) for name, weight in backbone.weights_of(names).items()}
-    smallest = min(sides, key=sides.__getitem__)
-    if rank > sides[smallest]:
-        raise UserError(
-            f"harden.rank={rank} must be at most {sides[smallest]}, the smaller side of {smallest}. Give a smaller one."
-        )
+    check_rank(backbone, names, rank)
     backbone.network.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(names)), ADAPTER)
     adapter = Adapter(backbone, names)
     try:

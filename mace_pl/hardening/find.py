@@ -15,6 +15,7 @@ from mace_pl.hardening.settings import Hardening
 from mace_pl.hardening.wording import Wording
 from mace_pl.methods.lora import stream
 from mace_pl.models.protocols import Pipeline
+from mace_pl.training.team import Team, pieces_of
 
 
 def find_tokens(
@@ -25,6 +26,7 @@ def find_tokens(
     seed: int,
     number: int,
     progress: Callable[[int], None] | None = None,
+    team: Team = Team(),  # noqa: B008 - frozen
 ) -> tuple[Tensor, list[list[float]]]:
     """S sets of tokens of each target against the network as it is: [C, S, K, D], and first and last loss of each set.
 
@@ -38,23 +40,24 @@ def find_tokens(
         seed: of the hardening.
         number: of the round.
         progress: called with the number of sets done since the last call.
+        team: the processes that share the sets.
     """
     sets = [(c, s) for c in range(len(wording.targets)) for s in range(settings.found)]
     generators = [stream(seed, wording.targets[c], "hardening", "tokens", number, s) for c, s in sets]
     samples = settings.attack_samples
     images = [latents[c][torch.randint(latents.shape[1], (samples,), generator=g).to(latents.device)]
               for (c, _), g in zip(sets, generators, strict=True)]  # fmt: skip
-    tokens, losses = [], []
-    at_once = max(1, settings.samples_at_once // samples)
-    for start in range(0, len(sets), at_once):
-        part = slice(start, start + at_once)
+    own: list[tuple[Tensor, list[list[float]]]] = []
+    at_once = team.size(len(sets), settings.samples_at_once // samples)
+    for part in team.own(pieces_of(len(sets), at_once)):
         prompts = [wording.attacked[c][0] for c, _ in sets[part]]
         free, steps = optimise_sets(
             pipeline, prompts, torch.stack(images[part]), settings.tokens, settings.attack_steps, settings.attack_lr,
             generators[part],
         )  # fmt: skip
-        tokens.append(free)
-        losses += [list(pair) for pair in zip(steps[0], steps[-1], strict=True)]
+        own.append((free.cpu(), [list(pair) for pair in zip(steps[0], steps[-1], strict=True)]))
         if progress is not None:
             progress(len(prompts))
-    return torch.cat(tokens).unflatten(0, (len(wording.targets), settings.found)), losses
+    found = team.together(own)
+    losses = [pair for _, pairs in found for pair in pairs]
+    return torch.cat([free for free, _ in found]).unflatten(0, (len(wording.targets), settings.found)), losses

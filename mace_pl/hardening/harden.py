@@ -137,7 +137,7 @@ def found_tokens(material: Material, state: State, number: int, progress: Progre
     began = time.perf_counter()
     args = (material.pipeline, material.wording, material.originals.targets, material.settings, material.seed)
     with torch.enable_grad():
-        tokens, losses = find_tokens(*args, number, progress)
+        tokens, losses = find_tokens(*args, number, progress, material.team)
     spent = (state.seconds[0] + time.perf_counter() - began, state.seconds[1])
     attacks = [*state.attacks, losses]
     return replace(state, tensors={**state.tensors, key: tokens}, attacks=attacks, seconds=spent)

@@ -14,6 +14,7 @@ from mace_pl.methods.lora import stream
 from mace_pl.models.pipeline import image_latents, scheduled
 from mace_pl.models.protocols import Pipeline
 from mace_pl.models.sampling import generate
+from mace_pl.training.team import Team, pieces_of
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ def generate_originals(
     look: Look,
     seed: int,
     progress: Callable[[int], None] | None = None,
+    team: Team = Team(),  # noqa: B008 - frozen
 ) -> Originals:
     """Generate the images of targets and of names to preserve.
 
@@ -72,16 +74,22 @@ def generate_originals(
         look: how they are generated.
         seed: of their seeds; each image has one of its own.
         progress: called with the number of images done since the last call.
+        team: the processes that share the batches; each image is in the same batch, however many there are.
+
+    Returns:
+        The latents, on the CPU.
     """
     names = preserved_names(wording, settings, seed)
     prompts = [prompt for prompt, _ in wording.attacked for _ in range(settings.images)]
     prompts += [wording.templates[0].replace("{}", wording.names[name]) for name in names]
     drawn = torch.randint(2**31, (len(prompts),), generator=stream(seed, "hardening", "images"))
+    own = []
     with scheduled(pipeline, look.scheduler, "data.image_scheduler"):
-        images = generate(
-            pipeline, prompts, drawn.tolist(), look.steps, look.guidance, look.batch_size, progress=progress
-        )
-    latents = torch.cat([image_latents(pipeline, [image]) for image in images])
+        for batch in team.own(pieces_of(len(prompts), look.batch_size)):
+            seeds = drawn[batch].tolist()
+            images = generate(pipeline, prompts[batch], seeds, look.steps, look.guidance, progress=progress)
+            own.append(torch.cat([image_latents(pipeline, [image]) for image in images]).cpu())
+    latents = torch.cat(team.together(own))
     of_targets = len(wording.targets) * settings.images
     targets = latents[:of_targets].unflatten(0, (len(wording.targets), settings.images))
     return Originals(targets, latents[of_targets:], names)

@@ -22,23 +22,26 @@ IMAGES = {"targets": "images.targets", "preserved": "images.preserved"}
 class Saved:
     """What an interrupted hardening left, and what this one leaves until it is written.
 
+    It lies in a folder of its own, where no concept in training is looked for.
+
     Args:
         output_dir: the folder that the run will be written into.
         inputs: all that the weights depend on; the file is taken where they are equal.
     """
 
     def __init__(self, output_dir: Path, inputs: Mapping[str, Any]) -> None:
-        self.file = training_folder(output_dir) / "hardening.safetensors"
+        self.file = training_folder(output_dir) / "hardening" / "state.safetensors"
         self.inputs = dict(inputs)
 
-    def read(self) -> tuple[Originals, State] | None:
-        """The images and the state; None where nothing is there, or it has other inputs, which is said."""
+    def read(self, says: bool = True) -> tuple[Originals, State] | None:
+        """The images and the state; None where nothing is there, or it has other inputs, which one process says."""
         if not self.file.is_file():
             return None
         tensors, made = read_tensors(self.file, KIND, "output_dir")
         why = differing(made["inputs"], self.inputs)
         if why:
-            not_taken("the hardening", self.file, why)
+            if says:
+                not_taken("the hardening", self.file, why)
             return None
         targets, preserved = (tensors.pop(name) for name in IMAGES.values())
         done = {name: made[name] for name in ("rounds", "steps", "attacks")}
@@ -58,5 +61,6 @@ class Saved:
         self.file.unlink(missing_ok=True)
         for left in self.file.parent.glob(f".{self.file.name}.*.partial"):
             left.unlink(missing_ok=True)  # of a process that was killed
-        with contextlib.suppress(OSError):  # other files stay, and the folder with them
+        with contextlib.suppress(OSError):  # other files stay, and the folders with them
             self.file.parent.rmdir()
+            self.file.parent.parent.rmdir()

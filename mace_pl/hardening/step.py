@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ from mace_pl.hardening.wording import Wording
 from mace_pl.methods.lora import stream
 from mace_pl.models.backbone import backbone_of
 from mace_pl.models.protocols import Pipeline
+from mace_pl.training.team import Team, pieces_of
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Material:
         originals: images.
         settings: of the hardening.
         seed: of the hardening.
+        team: the processes that share its sets of tokens and the samples of its steps.
     """
 
     pipeline: Pipeline
@@ -61,6 +64,7 @@ class Material:
     originals: Originals
     settings: Hardening
     seed: int
+    team: Team = Team()  # noqa: RUF009 - frozen
 
 
 @torch.no_grad()
@@ -125,6 +129,8 @@ def add_gradients(
 ) -> tuple[float, float]:
     """Add a step's gradients to the LoRA's; returns the loss of the targets and that of what is preserved, unweighted.
 
+    Each process does a share of the samples, and has the sums.
+
     Args:
         material: model and settings.
         adapter: the LoRA.
@@ -133,9 +139,9 @@ def add_gradients(
         edited: these weights of the edit, which the network has.
         guidance: the scale that a distilled network is told.
     """
-    backbone, settings, parts = backbone_of(material.pipeline), material.settings, []
-    rows = range(0, len(samples.t), settings.samples_at_once)
-    pieces = [slice(start, start + settings.samples_at_once) for start in rows]
+    backbone, settings, team = backbone_of(material.pipeline), material.settings, material.team
+    count = len(samples.t)
+    pieces = team.own(pieces_of(count, team.size(count, settings.samples_at_once)))
 
     def predicted(text: Text, piece: slice) -> Tensor:
         t, (hidden, pooled) = samples.t[piece], text
@@ -144,11 +150,20 @@ def add_gradients(
 
     with torch.no_grad(), adapter.off(original, edited):
         goals = [predicted(samples.goal, piece) for piece in pieces]
-    weight = torch.full((len(samples.t),), settings.preserved_weight / settings.preserved_batch)
+    weight = torch.full((count,), settings.preserved_weight / settings.preserved_batch)
     weight[: samples.targets] = 1 / settings.batch
+    errors = torch.zeros(count, device=samples.t.device)
     for piece, goal in zip(pieces, goals, strict=True):
-        errors = (predicted(samples.text, piece) - goal).square().flatten(1).mean(1)
-        (errors * weight[piece].to(errors)).sum().backward()
-        parts.append(errors.detach())
-    errors = torch.cat(parts)
+        own = (predicted(samples.text, piece) - goal).square().flatten(1).mean(1)
+        (own * weight[piece].to(own)).sum().backward()
+        errors[piece] = own.detach().float()
+    team.add_up([errors, *(gradient_of(parameter) for parameter in adapter.parameters())])
     return float(errors[: samples.targets].mean()), float(errors[samples.targets :].mean())
+
+
+def gradient_of(parameter: Any) -> Tensor:
+    """The gradient of a parameter; zeros, which it then has, where no sample of this process reached it."""
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    found: Tensor = parameter.grad
+    return found

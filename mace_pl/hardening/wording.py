@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from mace_pl.concepts.concept import Concept
 from mace_pl.concepts.templates import IMAGE_TEMPLATE, TEMPLATES
+from mace_pl.errors import UserError
 
 Pair = tuple[str, str]  # a prompt of a target, and what it shall mean instead
 
@@ -37,6 +38,7 @@ def wording_of(
     names: Sequence[str],
     synonyms: Mapping[str, Sequence[str]],
     sentences: Mapping[str, Sequence[str]],
+    setting: str = "preserved",
 ) -> Wording:
     """The prompts of a run.
 
@@ -46,6 +48,10 @@ def wording_of(
         names: what is preserved; the anchors where there are none.
         synonyms: other words by target, in the same templates.
         sentences: whole prompts that ask for a target, with its name or without, by target.
+        setting: the option that names what is preserved.
+
+    Raises:
+        UserError: there is nothing to preserve.
     """
     plain = []
     for concept, own in zip(concepts, templates, strict=True):
@@ -55,6 +61,8 @@ def wording_of(
     attacked = [(filled(own, c.target), filled(own, c.anchor)) for c in concepts for own in [IMAGE_TEMPLATE[c.kind]]]
     kind = "person" if {concept.kind for concept in concepts} == {"person"} else "object"
     preserved = list(names) or list(dict.fromkeys(c.anchor for c in concepts if c.anchor))
+    if not preserved:
+        raise UserError(f"{setting} is empty, and the run has no anchor. Name what is to be preserved, as [dog, cat].")
     return Wording([c.target for c in concepts], plain, attacked, preserved, [IMAGE_TEMPLATE[kind], *TEMPLATES[kind]])
 
 

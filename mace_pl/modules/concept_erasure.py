@@ -18,11 +18,11 @@ from mace_pl.concepts.preservation import StageWeights
 from mace_pl.concepts.vocabulary import own_names
 from mace_pl.data.batches import Batches
 from mace_pl.errors import UserError
-from mace_pl.files.identity import hash_files, identity
+from mace_pl.hardening.settings import Hardening
 from mace_pl.images.prepare import prepare_images
 from mace_pl.images.protocols import RunData
 from mace_pl.methods.base import ClosedForm
-from mace_pl.methods.edit import Edit
+from mace_pl.methods.edit import Edit, Factors
 from mace_pl.methods.lora import ConceptLoRAs
 from mace_pl.methods.mace import Mace
 from mace_pl.models.backbone import backbone_of
@@ -44,6 +44,7 @@ from mace_pl.stages.train import (
     rank_schedule,
     restore_state,
     state_of,
+    training_inputs,
 )
 from mace_pl.training.frozen_layers import frozen_layers
 from mace_pl.training.memory import LARGEST, LiveBytes, concepts_at_once, free_bytes
@@ -84,6 +85,8 @@ class ConceptErasure(LightningModule):
         attend_padding: the loss looks at the end token and the padding too.
         gradient_checkpointing: run each block of the UNet again in the backward pass; less memory, more time.
         compile: compile the UNet's blocks with ``torch.compile`` (wants a C++ compiler on CPU, Triton on GPU).
+        harden: stage 4, off when None: rounds of finding free tokens that bring the targets back, and of training one
+            LoRA on all attention against them; ``{}`` for its defaults, or its settings as ``harden.rounds``.
         beside: a run or library whose concepts are erased too by stage 1; of stages 2 and 3 they are no part.
         seed: seeds images, LoRAs, noise and timesteps; the command links it to ``seed_everything``.
     """
@@ -114,6 +117,7 @@ class ConceptErasure(LightningModule):
         domain_affected: int = AFFECTED,
         pooled: bool = True,
         beside: str | None = None,
+        harden: Hardening | None = None,
     ) -> None:
         super().__init__()
         if rank < 1:
@@ -139,6 +143,8 @@ class ConceptErasure(LightningModule):
         self.examples: Examples | None = None
         self.trained: Trained | None = None
         self.edit: Edit | None = None
+        self.original: dict[str, Tensor] = {}
+        self.hardening = harden
         self.share = Share((), (), ())
         self.group: torch.distributed.ProcessGroup | None = None  # of the ranks that share a concept's images
         self.concepts_at_once, self.losses = 1, dict[str, list[float]]()
@@ -254,19 +260,13 @@ class ConceptErasure(LightningModule):
         return [self.data.concepts[c].target for c in self.stepped]
 
     def identity_of(self, concept: int) -> dict[str, str]:
-        """Hashes of all inputs on which the training of a concept depends, by what they are."""
-        data, target = self.data, self.data.concepts[concept].target
+        """See :func:`mace_pl.stages.train.training_inputs`."""
         objective = {k: v for k, v in vars(self.objective).items() if k != "checkpointing"}
         optimizer = {"lr": self.lr, "weight_decay": self.weight_decay, "clip": self.gradient_clip, "rank": self.rank}
-        prompts = [[c.target, c.anchor, *t] for c, t in zip(data.concepts, data.templates, strict=True)]
-        return {
-            "target": target,
-            "settings": identity({**objective, **optimizer, "precision": str(self.trainer.precision)}),
-            "model": identity({"unet": self.unet_hash, "text_encoder": self.fingerprint}),
-            "prompts of the run": identity({"prompts": prompts, "attend_padding": self.attend_padding}),
-            "method or what it preserves": identity({"method": repr(self.method), **self.told}),
-            "images or masks": hash_files(data.files(data.concepts[concept])),
-        }
+        settings = {**objective, **optimizer, "precision": str(self.trainer.precision)}
+        made = {"unet": self.unet_hash, "text_encoder": self.fingerprint}
+        method = {"method": repr(self.method), **self.told, "attend_padding": self.attend_padding}
+        return training_inputs(self.data, concept, settings, made, {**method, "trains": self.method.trains})
 
     def state_of(self, concept: int) -> ConceptState:
         """A concept in training, to be saved."""
@@ -291,7 +291,16 @@ class ConceptErasure(LightningModule):
             self.loras.remove(self.unet)
         self.trained = gather_trained(self.trainer, self.loras, self.share, self.losses)
         self.edit = fuse_concepts(self.refined, self.trained)
-        self.backbone.set_key_values(self.edit.weights({name: W.cpu() for name, W in self.refined.original.items()}))
+        self.original = {name: W.cpu() for name, W in self.refined.original.items()}
+        self.backbone.set_key_values(self.edit.weights(self.original))
+
+    def take_hardening(self, factors: Factors) -> None:
+        """Stage 4, on top of the edit; the network, which has the original's weights, then holds the hardened ones."""
+        assert self.edit is not None
+        own = self.backbone.weights_of(name for name in factors if name not in self.original)
+        self.original |= {name: W.cpu() for name, W in own.items()}
+        self.edit = replace(self.edit, hardening=factors)
+        self.backbone.set_key_values(self.edit.weights(self.original))
 
     def teardown(self, stage: str) -> None:
         """All is written: the whole pipeline leaves the device."""

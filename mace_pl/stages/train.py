@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mace_pl.concepts.concept import Concept
+from mace_pl.files.identity import hash_files, identity
 from mace_pl.images.protocols import RunData
 from mace_pl.methods.lora import ConceptLoRAs, stream
 from mace_pl.methods.losses import importance_density, masked_attention_norm
@@ -65,6 +66,30 @@ class Examples:
     latents: Mapping[int, Tensor]
     masks: Mapping[int, Tensor]
     density: Tensor
+
+
+def training_inputs(
+    data: RunData, concept: int, settings: Mapping[str, Any], model: Mapping[str, str], method: Mapping[str, Any]
+) -> dict[str, str]:
+    """Hashes of all inputs on which the training of a concept depends, by what they are.
+
+    Args:
+        data: the concepts, their prompts, images and masks.
+        concept: its number.
+        settings: of the training.
+        model: fingerprints of its parts.
+        method: the closed form and what it preserves, with ``attend_padding``; and whether it ``trains``.
+    """
+    prompts = [[c.target, c.anchor, *t] for c, t in zip(data.concepts, data.templates, strict=True)]
+    others = {name: value for name, value in method.items() if name not in ("attend_padding", "trains")}
+    return {
+        "target": data.concepts[concept].target,
+        "settings": identity(settings),
+        "model": identity(model),
+        "prompts of the run": identity({"prompts": prompts, "attend_padding": method["attend_padding"]}),
+        "method or what it preserves": identity(others),
+        "images or masks": hash_files(data.files(data.concepts[concept]) if method["trains"] else []),
+    }
 
 
 def encode_examples(

@@ -49,6 +49,18 @@ def nodes(args: list[str], count: int) -> list[subprocess.Popen[str]]:
     return started
 
 
+def launched(command: list[str], count: int) -> list[subprocess.Popen[str]]:
+    """The same command in several processes, as torchrun starts them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(count)}
+    started = []
+    for rank in range(count):
+        own = os.environ | shared | {"OMP_NUM_THREADS": "1", "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        started.append(subprocess.Popen(command, env=own, text=True, start_new_session=True))
+    return started
+
+
 def checksums(folder: Path) -> dict[str, str]:
     return {str(f): hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(folder.rglob("*")) if f.is_file()}
 
