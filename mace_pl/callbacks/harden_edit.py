@@ -70,9 +70,12 @@ class HardenEdit(Callback):
         made = {"edit": [module.identity_of(concept) for concept in range(len(data.concepts))], "fuse": self.fusion}
         job = replace(self.job(trainer, module), edit=made)
         self.inputs, self.saved = job.inputs, Saved(self.folder, job.inputs)
-        backbone_of(module.pipeline).set_key_values(module.original)
-        hardened = job.run(module.edit.weights(module.original), self.saved, self.every_n_steps)
-        module.take_hardening(hardened.factors)
+        backbone, original = backbone_of(module.pipeline), module.original
+        backbone.set_key_values(original)
+        hardened = job.run(module.edit.weights(original), self.saved, self.every_n_steps)
+        others = backbone.weights_of(name for name in hardened.factors if name not in original)
+        original = original | {name: weight.cpu() for name, weight in others.items()}
+        module.take_edit(replace(module.edit, hardening=hardened.factors), original)
         self.facts = report_of(hardened.state, job.wording.targets, job.settings)
         if trainer.is_global_zero:
             show(self.facts)

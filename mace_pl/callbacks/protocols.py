@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mace_pl.hardening.settings import Hardening
 from mace_pl.methods.base import ClosedForm
-from mace_pl.methods.edit import Edit, Factors
+from mace_pl.methods.edit import Edit
 from mace_pl.methods.lora import ConceptLoRAs
 from mace_pl.methods.metrics import GramMetric
 from mace_pl.models.on_device import OnDevice
@@ -82,8 +82,8 @@ class ErasureModule(Protocol):
     def state_of(self, concept: int) -> ConceptState:
         """A concept in training, to be saved."""
 
-    def take_hardening(self, factors: Factors) -> None:
-        """The LoRA of a hardening, on top of the edit."""
+    def take_edit(self, edit: Edit, original: dict[str, Tensor]) -> None:
+        """The edit with its hardening, and the weights that it changes as they were."""
 
     def resume(self, concept: int, state: ConceptState) -> None:
         """Resume a concept from what was saved."""

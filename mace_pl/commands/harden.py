@@ -225,4 +225,4 @@ def _wording(
     if taken and not from_run:
         raise UserError(f"preserved: {taken[0]!r} is a target, or a word for one. Leave it out.")
     names = left
-    return wording_of(concepts, templates_of(data.get("templates"), concepts), names, *texts)
+    return wording_of(concepts, templates_of(data.get("templates"), concepts), names, texts[0], texts[1])

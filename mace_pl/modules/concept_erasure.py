@@ -22,7 +22,7 @@ from mace_pl.hardening.settings import Hardening
 from mace_pl.images.prepare import prepare_images
 from mace_pl.images.protocols import RunData
 from mace_pl.methods.base import ClosedForm
-from mace_pl.methods.edit import Edit, Factors
+from mace_pl.methods.edit import Edit
 from mace_pl.methods.lora import ConceptLoRAs
 from mace_pl.methods.mace import Mace
 from mace_pl.models.backbone import backbone_of
@@ -85,8 +85,7 @@ class ConceptErasure(LightningModule):
         attend_padding: the loss looks at the end token and the padding too.
         gradient_checkpointing: run each block of the UNet again in the backward pass; less memory, more time.
         compile: compile the UNet's blocks with ``torch.compile`` (wants a C++ compiler on CPU, Triton on GPU).
-        harden: stage 4, off when None: rounds of finding free tokens that bring the targets back, and of training one
-            LoRA on all attention against them; ``{}`` for its defaults, or its settings as ``harden.rounds``.
+        harden: stage 4, off when None: harden the edit; ``{}`` for its defaults, or settings of the command harden.
         beside: a run or library whose concepts are erased too by stage 1; of stages 2 and 3 they are no part.
         seed: seeds images, LoRAs, noise and timesteps; the command links it to ``seed_everything``.
     """
@@ -126,13 +125,14 @@ class ConceptErasure(LightningModule):
         self.pretrained, self.rank, self.seed = pretrained, rank, seed
         self.method = method or Mace()
         self.lr, self.weight_decay, self.gradient_clip = lr, weight_decay, gradient_clip
-        self.attend_padding, self.compile_blocks = attend_padding, compile
+        self.attend_padding, self.compile_blocks, self.hardening = attend_padding, compile, harden
         self.objective = Objective(seed, importance_sampling, squared_loss, checkpointing=gradient_checkpointing)
         self.pipeline, self.source = load_with_source(pretrained, revision, variant, layout)
         self.backbone = backbone_of(self.pipeline)
         self.unet = self.backbone.network  # registered, so that the Trainer sees it
         self.placed, self.begun = OnDevice(self.pipeline), False
         self.fingerprint, self.unet_hash = encoder_fingerprint(self.pipeline), unet_fingerprint(self.unet)
+        self.made = {"unet": self.unet_hash, "text_encoder": self.fingerprint}
         given: dict[str, Any] = {"prior": prior, "domain": domain, "domain_names": domain_names, "pooled": pooled}
         given |= {"domain_vocabulary": domain_vocabulary, "domain_affected": domain_affected, "beside": beside}
         known = own_names(self.source)
@@ -144,12 +144,10 @@ class ConceptErasure(LightningModule):
         self.trained: Trained | None = None
         self.edit: Edit | None = None
         self.original: dict[str, Tensor] = {}
-        self.hardening = harden
         self.share = Share((), (), ())
         self.group: torch.distributed.ProcessGroup | None = None  # of the ranks that share a concept's images
         self.concepts_at_once, self.losses = 1, dict[str, list[float]]()
-        self.done: dict[int, int] = {}  # steps that an interrupted run has finished
-        self.stepped: list[int] = []  # the concepts of this step
+        self.done, self.stepped = dict[int, int](), list[int]()  # steps of an interrupted run; concepts of this step
         self.stage = ExitStack()  # what is switched on while stage 2 runs
 
     @property
@@ -179,8 +177,7 @@ class ConceptErasure(LightningModule):
         self.refined = refine_concepts(self.pipeline, concepts, prompts, self.method, self.wanted, self.attend_padding)
         check_fusion(self.refined, self.method)  # this and what is above before anything is generated
         if self.method.trains:
-            made = {"unet": self.unet_hash, "text_encoder": self.fingerprint}
-            prepare_images(self.pipeline, data, ranks_of(self.trainer), self.seed, made)
+            prepare_images(self.pipeline, data, ranks_of(self.trainer), self.seed, self.made)
         self.backbone.set_key_values(self.refined.weights())
         if self.method.trains:
             self.loras = new_loras(self.backbone, concepts, self.refined, self.method, self.rank, self.seed)
@@ -227,8 +224,8 @@ class ConceptErasure(LightningModule):
     def loss(self, concepts: Sequence[int], step: int) -> Tensor:
         """[C]: see :func:`mace_pl.stages.train.attention_loss`."""
         assert self.loras is not None and self.examples is not None
-        parts = self.backbone, self.loras, self.examples, self.objective
-        return attention_loss(*parts, concepts, step, self.share.images)
+        numbers = self.share.images
+        return attention_loss(self.backbone, self.loras, self.examples, self.objective, concepts, step, numbers)
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         """One step of each concept in the batch, with losses, clipping and optimizer state of its own."""
@@ -264,9 +261,8 @@ class ConceptErasure(LightningModule):
         objective = {k: v for k, v in vars(self.objective).items() if k != "checkpointing"}
         optimizer = {"lr": self.lr, "weight_decay": self.weight_decay, "clip": self.gradient_clip, "rank": self.rank}
         settings = {**objective, **optimizer, "precision": str(self.trainer.precision)}
-        made = {"unet": self.unet_hash, "text_encoder": self.fingerprint}
         method = {"method": repr(self.method), **self.told, "attend_padding": self.attend_padding}
-        return training_inputs(self.data, concept, settings, made, {**method, "trains": self.method.trains})
+        return training_inputs(self.data, concept, settings, self.made, {**method, "trains": self.method.trains})
 
     def state_of(self, concept: int) -> ConceptState:
         """A concept in training, to be saved."""
@@ -290,17 +286,13 @@ class ConceptErasure(LightningModule):
             check_whole(self.trainer, self.data.steps_per_concept, targets, self.losses)
             self.loras.remove(self.unet)
         self.trained = gather_trained(self.trainer, self.loras, self.share, self.losses)
-        self.edit = fuse_concepts(self.refined, self.trained)
-        self.original = {name: W.cpu() for name, W in self.refined.original.items()}
-        self.backbone.set_key_values(self.edit.weights(self.original))
+        original = {name: W.cpu() for name, W in self.refined.original.items()}
+        self.take_edit(fuse_concepts(self.refined, self.trained), original)
 
-    def take_hardening(self, factors: Factors) -> None:
-        """Stage 4, on top of the edit; the network, which has the original's weights, then holds the hardened ones."""
-        assert self.edit is not None
-        own = self.backbone.weights_of(name for name in factors if name not in self.original)
-        self.original |= {name: W.cpu() for name, W in own.items()}
-        self.edit = replace(self.edit, hardening=factors)
-        self.backbone.set_key_values(self.edit.weights(self.original))
+    def take_edit(self, edit: Edit, original: dict[str, Tensor]) -> None:
+        """The edit, and the weights that it changes as they were; the network, of which it is, then holds it."""
+        self.edit, self.original = edit, original
+        self.backbone.set_key_values(edit.weights(original))
 
     def teardown(self, stage: str) -> None:
         """All is written: the whole pipeline leaves the device."""
