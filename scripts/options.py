@@ -38,7 +38,7 @@ NOT_OURS = (
 TOPICS = {
     "Model": r"--(model\.)?(pretrained|revision|variant|layout|edited|runs?|apply)",
     "Concepts": r"--(data\.)?(concepts|anchors|targets?|templates?|names|synonyms|descriptions|kept|preserved)",
-    "Method and preservation": r"--model\.(method|prior|domain|domain_\w+|pooled|beside|(refine|fuse)\..*)",
+    "Method and preservation": r"--model\.(method|harden|prior|domain|domain_\w+|pooled|beside|(refine|fuse)\..*)",
     "Hardening": r"--harden\..*",
     "LoRA training": r"--(model|data)\.(rank|lr|weight_decay|gradient_\w+|importance_sampling|squared_loss"
     r"|attend_padding|compile|steps_per_concept|concepts_per_batch|images_per_step)",

@@ -30,8 +30,8 @@ class Hardening:
         preserved_batch: samples of a step that ask for a name to preserve; the last of them has an empty prompt.
         preserved_weight: of their part of the loss.
         plain: share of ``batch`` without found tokens: prompts, synonyms and sentences of the target.
-        samples_at_once: samples that pass through the network at once; less takes less memory, and the same weights
-            come out but for rounding.
+        samples_at_once: samples that pass through a process's network at once; less takes less memory, and the same
+            weights come out but for rounding.
     """
 
     rank: int = 8
