@@ -205,8 +205,7 @@ def short_help(command: str, text: str) -> str:
         found = [option for option in options if topic_of(parts(option)[0]) == topic]
         lines += [f"{topic}:", *map(line_of, found)] if found else []
     lines += [] if found else [f"{topic}:"]  # under it where it is the last topic
-    lines += ["  --config FILE                     YAML file of these settings; what stands behind it wins"]
-    lines += ["  --print_config                    print the configuration that the other options make"]
+    lines += ["  --config FILE, --print_config     YAML file of these settings, what follows it wins; print them"]
     if "--trainer." in text:
         lines += ["  --trainer.NAME VALUE              options of Lightning's Trainer, listed by --help.all"]
     return "\n".join(lines) + "\n"
