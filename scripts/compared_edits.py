@@ -94,7 +94,7 @@ class Edits:
         """Weights of the stages, and what they weigh."""
         stages = {
             stage: StageWeights(
-                **{k.removeprefix(f"{stage}."): float(v) for k, v in settings.items() if k.startswith(f"{stage}.")}
+                **{k.removeprefix(f"{stage}."): v for k, v in settings.items() if k.startswith(f"{stage}.")}
             )
             for stage in ("refine", "fuse")
         }

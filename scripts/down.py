@@ -8,7 +8,6 @@ about 30 minutes of one CPU core.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from written import markdown
 
-from mace_pl.concepts.preservation import StageWeights
 from mace_pl.data.concepts import ConceptData
 from mace_pl.evaluation.clip import ClipClassifier
 from mace_pl.evaluation.erasure_scores import Groups, accuracies
@@ -99,10 +97,7 @@ def train(task: Task, way: str, rate: float) -> tuple[ConceptErasure, Snapshots]
     content = read_yaml(Path(task.config), "config")
     known = {c["target"]: c for c in content["data"].pop("concepts")}
     one = next(iter(known.values()))
-    share = math.sqrt(len(task.targets) / len(known))  # of the domain's weights, as in runs.py
     settings, data = dict(content["model"]), content["data"] | task.smaller
-    for stage in ("refine", "fuse"):
-        settings[stage] = StageWeights(**settings[stage] | {"domain": settings[stage]["domain"] * share})
     settings |= {"method": Mace(down=way), "lr": settings["lr"] * rate}
     seed_everything(2024, verbose=False)
     module = ConceptErasure(**settings)

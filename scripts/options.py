@@ -53,6 +53,8 @@ TOPICS = {
     r"|seed_everything|dry_run|\w+_every_n_steps|model\.(save_every|seed)|seed|preset)",
 }
 OTHER = "Settings of the command"
+#: options of one sort, which are one line of the help
+FOLDED = {"--data.segment.": "networks that make masks and their thresholds, listed by --help.all"}
 #: classes that an option names, whose settings are options behind it
 CLASSES = {
     "--model.method": [getattr(methods, name) for name in methods.__all__ if name != "ClosedForm"],
@@ -197,10 +199,20 @@ def line_of(option: Option) -> str:
     return start + textwrap.shorten(plain, WIDE - len(start) - len(value), placeholder=" …") + value
 
 
+def folded(options: Sequence[Option]) -> list[Option]:
+    """The options, those of one sort as one, where the first of them stands."""
+    found: dict[str, Option] = {}
+    for option in options:
+        start = next((start for start in FOLDED if option.name.startswith(start)), None)
+        one = option if start is None else Option(f"{start}NAME", FOLDED[start])
+        found.setdefault(one.name, one)
+    return list(found.values())
+
+
 def short_help(command: str, text: str) -> str:
     """What ``erase.py command --help`` prints: the project's options by topic, each on one line."""
     lines = [f"usage: erase.py {command} [options]   [default]; every option in full: docs/options.md, --help.all"]
-    options = [option for group in groups(text) for option in of_ours(group)]
+    options = folded([option for group in groups(text) for option in of_ours(group)])
     for topic in (OTHER, *TOPICS):
         found = [option for option in options if topic_of(parts(option)[0]) == topic]
         lines += [f"{topic}:", *map(line_of, found)] if found else []

@@ -10,7 +10,6 @@ done is kept in ``output`` and taken again; about 40 minutes of one CPU core.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,9 +35,9 @@ from mace_pl.stages.again import wanted_of
 from mace_pl.stages.refine import solve
 
 FORTY = "configs/emoji/erase_40.yaml"
-#: by name: options of ``fit``, UCE's weights as published, and whether the domain's grows with the root of the number
+#: by name: options of ``fit``, UCE's weights as published
 UCE = ("--model.method", "UCE", "--model.prior", "null", "--model.refine", "{identity: 0.5, domain: 1.0}")
-METHODS = {"MACE": (("--model.method", "MaceRefinement"), True), "UCE": (UCE, False)}
+METHODS = {"MACE": ("--model.method", "MaceRefinement"), "UCE": UCE}
 WAYS = ("library", "again")
 SHOWN = {"library": "library, solved over all", "again": "edited again and again"}
 
@@ -49,19 +48,15 @@ class Solver:
     Args:
         run: a run of ``fit`` with the sums of every target.
         pipeline: the original model.
-        grows: whether the domain's weight grows with the root of the number of targets; it is the run's for all.
     """
 
-    def __init__(self, run: Run, pipeline: Any, grows: bool) -> None:
-        self.run, self.pipeline, self.grows = run, pipeline, grows
+    def __init__(self, run: Run, pipeline: Any) -> None:
+        self.run, self.pipeline = run, pipeline
         self.method = chosen(run.config["model"]["method"])
 
     def __call__(self, targets: Sequence[str]) -> Tensor:
         """T [D, D] over these targets."""
-        share = math.sqrt(len(targets) / len(self.run.targets)) if self.grows else 1.0
-        model = dict(self.run.config["model"])
-        model |= {key: model[key] | {"domain": model[key]["domain"] * share} for key in ("refine", "fuse")}
-        sums = SumsOnDisk()
+        model, sums = self.run.config["model"], SumsOnDisk()
         for target in targets:
             sums.add(target, self.run.concept(target)[0])
         edit, _, _ = solve(self.pipeline, self.method, sums, wanted_of(self.pipeline, model, self.method))
@@ -176,10 +171,10 @@ def main(
     """
     name, network, solved = Path(output), ConvolutionalJudge(judge), {}
     for method in methods:
-        options, grows = METHODS[method]
+        options = METHODS[method]
         run = Run.load(fit(config, f"sequence_{method}", None, *options, "--save_pipeline", "false"))
         pipeline, _, _ = run.base.load()
-        solved[method] = matrices(Solver(run, pipeline, grows), after)
+        solved[method] = matrices(Solver(run, pipeline), after)
     score = Scorer(pipeline, clip, network, seeds, steps)
     file = name.with_suffix(".json")
     rows: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []

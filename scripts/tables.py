@@ -29,6 +29,7 @@ from jsonargparse import auto_cli
 from written import insert, plot, table
 
 from mace_pl.concepts.concept import Concept, read_names
+from mace_pl.concepts.preservation import BY_NUMBER
 from mace_pl.evaluation.judges import CLIP
 from mace_pl.files.artifacts import slug, written_aside
 from mace_pl.files.tables import read_yaml
@@ -36,7 +37,6 @@ from mace_pl.models.pipeline import model_fingerprint
 
 FILE = Path("configs/compare/tables.yaml")
 PROCESSES = 2
-GROWTH = {"refine": 0.5, "fuse": 0.75}  # how the domain's weights grow with the number of targets (found by CLIP)
 
 
 @dataclass(frozen=True)
@@ -83,14 +83,11 @@ class Set:
         config = self.given()
         model, data = config["model"], config["data"]
         settings: dict[str, Any] = {"lr": model["lr"]}
-        for stage in GROWTH:
-            settings |= {f"{stage}.{term}": weight for term, weight in model.get(stage, {}).items()}
+        for stage, own in zip(("refine", "fuse"), BY_NUMBER, strict=True):
+            settings |= {f"{stage}.{term}": weight for term, weight in (model.get(stage) or vars(own)).items()}
         kept = ("concepts", "anchors")
         settings |= {f"data.{name}": value for name, value in data.items() if name not in kept}
-        share = len(self.concepts()) / len(data["concepts"])
-        factors = {f"{stage}.domain": share**growth for stage, growth in GROWTH.items()}
-        for name, factor in [*factors.items(), *self.times.items()]:
-            settings[name] = float(f"{settings[name] * factor:.3g}")
+        settings |= {name: float(f"{settings[name] * factor:.3g}") for name, factor in self.times.items()}
         changes = dict(self.changes)
         class_path = f"mace_pl.methods.{changes.pop('class', 'Mace')}"
         return Method(f"{Path(self.config).stem}, {self.name}", class_path, {**settings, **changes}, {})

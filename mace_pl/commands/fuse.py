@@ -164,7 +164,7 @@ def _chosen(old: Run, drop: list[str], weights: dict[str, float]) -> tuple[list[
 def _changed(model: dict[str, Any], changed: dict[str, float], stage: str) -> dict[str, float]:
     """The weights of a closed form, some of them changed."""
     terms = [field.name for field in fields(StageWeights)]
-    known = "identity, prior and domain, each at least 0 and finite, or absolute, which is true or false"
+    known = "identity, prior, domain and growth, each at least 0 and finite, or absolute, which is true or false"
     domain = next((model[name] for name in ("domain", "domain_names", "domain_vocabulary") if model.get(name)), None)
     preserved = {"prior": model.get("prior"), "domain": domain}
     for term, value in changed.items():
@@ -173,4 +173,5 @@ def _changed(model: dict[str, Any], changed: dict[str, float], stage: str) -> di
         if term not in terms or not 0 <= value < float("inf"):
             raise UserError(f"{stage}: {term}={value} must be one of {known}.")
     given: dict[str, float] = model[stage]
-    return given | changed
+    own = {"growth": 0.0} if "domain" in changed else {}  # a weight that is given is meant for the targets there are
+    return given | own | changed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from lightning.pytorch.callbacks import Callback, ProgressBar
@@ -141,6 +141,8 @@ class _FitCLI(CommandLine):
         for name in NAMES:  # as they are now: the file may change, and lies elsewhere for who fuses in another folder
             if plain["model"].get(name) != AUTO and isinstance(plain["model"].get(name), str):
                 plain["model"][name] = read_names(plain["model"][name], f"model.{name}")
+        refine, fuse = cast(ConceptErasure, self.model).weights
+        plain["model"] |= {"refine": vars(refine), "fuse": vars(fuse)}
         before_after = BeforeAfter(
             config["kept"],
             config["classifier"],

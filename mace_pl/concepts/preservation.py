@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mace_pl.concepts.concept import read_names
+from mace_pl.concepts.concept import AUTO, read_names
 from mace_pl.errors import UserError
 from mace_pl.files.identity import hash_files
 from mace_pl.files.paths import resolve
@@ -25,7 +25,7 @@ NAMES = ("domain_names", "domain_vocabulary")  # settings of ``model`` that take
 
 @dataclass
 class StageWeights:
-    """Weights of the preservation terms of one closed form.
+    """Weights of the preservation terms of one closed form; see :class:`GivenWeights`.
 
     Args:
         identity: λ_I, keeps the matrix itself.
@@ -33,12 +33,67 @@ class StageWeights:
         domain: λ_d in stage 1, μ_d in stage 3; weight of ``model.domain`` and ``model.domain_names``.
         absolute: whether the weights are those of the equations, as the published ones; else they are relative: at 1 a
             term weighs as much as all tokens of the targets (by the traces of the sums), whatever their numbers.
+        growth: the weight of the domain is multiplied by n^growth, with n the number of targets.
     """
 
     identity: float = 0.0
     prior: float = 0.0
     domain: float = 0.0
     absolute: bool = True
+    growth: float = 0.0
+
+    def told(self) -> dict[str, Any]:
+        """What tells these weights from others; without a growth as they were told before there was one."""
+        return {name: value for name, value in vars(self).items() if name != "growth" or value}
+
+
+@dataclass
+class GivenWeights:
+    """What a user gives of :class:`StageWeights`; the others follow from what there is to preserve.
+
+    Args:
+        identity: λ_I, keeps the matrix itself; null for the default (docs/tuning.md), by the number of targets.
+        prior: λ_p in stage 1, μ_p in stage 3; weight of the statistics in ``model.prior``; likewise.
+        domain: λ_d in stage 1, μ_d in stage 3; weight of ``model.domain`` and ``model.domain_names``; likewise.
+        absolute: whether the weights are those of the equations, as the published ones; else they are relative: at 1 a
+            term weighs as much as all tokens of the targets (by the traces of the sums), whatever their numbers.
+        growth: the domain's weight is multiplied by n^growth for n targets; when null, 0 for a weight that is given.
+    """
+
+    identity: float | None = None
+    prior: float | None = None
+    domain: float | None = None
+    absolute: bool = True
+    growth: float | None = None
+
+
+#: weights of stages 1 and 3 that are not given, where nothing but the matrix itself is preserved
+ALONE = (StageWeights(identity=1e3), StageWeights(identity=1e3))
+#: where there is a prior or a domain: found by hand on the bundled model, for 1 to 40 targets
+BY_NUMBER = (StageWeights(1.0, 0.001, 0.3, growth=0.5), StageWeights(1.0, 0.003, 0.3, growth=0.75))
+
+
+def weights_of(
+    given: Sequence[GivenWeights | StageWeights], model: Mapping[str, Any], by_number: bool
+) -> list[StageWeights]:
+    """The weights of stages 1 and 3: those that are given, and for the others those that follow the number of targets.
+
+    Names that the run chooses itself are preserved where no weight is given at all, or one is for the domain.
+
+    Args:
+        given: of either stage.
+        model: the settings of ``model``, which say whether there is a prior or a domain.
+        by_number: whether the method has weights that follow the number.
+    """
+    silent = all(own.absolute and (own.identity, own.prior, own.domain) == (None,) * 3 for own in given)
+    domain = model.get("domain") or any(model.get(name) not in (None, AUTO, "", []) for name in NAMES)
+    domain = domain or (silent and model.get("domain_names") == AUTO)
+    found = []
+    for own, default in zip(given, BY_NUMBER if by_number and (domain or model.get("prior")) else ALONE, strict=True):
+        others = vars(default if own.absolute else ALONE[0])  # the numbers of the rule are those of the equations
+        others = others | ({} if domain else {"domain": 0.0}) | ({"growth": 0.0} if own.domain is not None else {})
+        found.append(StageWeights(**others | {name: value for name, value in vars(own).items() if value is not None}))
+    return found
 
 
 def check_weights(stages: Sequence[StageWeights]) -> None:
@@ -76,7 +131,7 @@ def preservation(
             log.info(f"model.{term}: {', '.join(idle)} changes nothing, for {why}")
     P = weighted_statistics(prior, fingerprint, width, "model.prior")
     D = weighted_statistics(domain, fingerprint, width, "model.domain")
-    return [Preservation(w.identity, P, w.prior, D, w.domain, w.absolute) for w in stages]
+    return [Preservation(w.identity, P, w.prior, D, w.domain, w.absolute, w.growth) for w in stages]
 
 
 def names_to_preserve(

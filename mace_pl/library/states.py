@@ -86,7 +86,7 @@ class Base:
         stages = [StageWeights(**model[stage]) for stage in ("refine", "fuse")]
         told = inputs_of(model, stages, wanted_of(self.pipeline, model, method), method)
         hashes = {"text_encoder": self.run.base.text_encoder, "unet": self.run.base.unet}
-        own = {"method": repr(method), "way": self.way, "fuse": vars(stages[1])}
+        own = {"method": repr(method), "way": self.way, "fuse": stages[1].told()}
         return {**hashes, **told, **own}
 
 

@@ -76,6 +76,8 @@ class ClosedForm(ABC):
         anchored: whether targets need an anchor; else they must have none.
         takes_strength: whether a target can be erased in part by G → wG + (1 − w)F.
         reads_names: whether ``Sums.names`` and ``Sums.blank`` are used, whatever the weight of the domain.
+        by_number: whether weights that are not given follow the number of targets: ``BY_NUMBER`` of
+            :mod:`mace_pl.concepts.preservation`, which was measured for MACE alone.
         down: how the down-projections A of the LoRAs come about, where there are LoRAs.
         groups: targets that share an A, by a name of their own.
     """
@@ -86,6 +88,7 @@ class ClosedForm(ABC):
     anchored: bool = True
     takes_strength: bool = True
     reads_names: bool = False
+    by_number: bool = False
     down: Down = "trained"
     groups: Mapping[str, Sequence[str]] = MappingProxyType({})
 

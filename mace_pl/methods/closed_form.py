@@ -55,6 +55,7 @@ class Preservation:
         domain: D [D, D] or None.
         domain_weight: λ_d or μ_d.
         absolute: whether the weights are those of the equations; else parts of the targets' sum, see :func:`absolute`.
+        growth: power of the number of targets by which the domain's weight is multiplied, see :func:`absolute`.
     """
 
     identity: float = 0.0
@@ -63,6 +64,7 @@ class Preservation:
     domain: Tensor | None = None
     domain_weight: float = 0.0
     absolute: bool = True
+    growth: float = 0.0
 
     def statistics(self, width: int) -> Tensor:
         """prior_weight·P + domain_weight·D, [D, D] in float64."""
@@ -96,30 +98,36 @@ def even_weights(kept: Preservation, F_DD: Tensor) -> dict[str, float]:
     return {name: trace / size if size else 0.0 for name, size in sizes.items()}
 
 
-def absolute(kept: Preservation, F_DD: Tensor) -> Preservation:
+def absolute(kept: Preservation, F_DD: Tensor, targets: int) -> Preservation:
     """The same terms with the weights of the equations.
 
     Relative weights mean the same for any number of targets, prompts, captions and names, and any size of embeddings: F
     and the sums of the terms grow with these, their traces too, and T is the same.
 
     Args:
-        kept: with weights of either sort; absolute ones stay as they are.
+        kept: with weights of either sort; absolute ones that do not grow stay as they are.
         F_DD: Σ e eᵀ over the targets' tokens of the stage.
+        targets: n, how many; the domain's weight is multiplied by n^growth.
     """
-    if kept.absolute:
+    if kept.absolute and not kept.growth:
         return kept
-    even = even_weights(kept, F_DD)
+    even = dict.fromkeys(("identity", "prior", "domain"), 1.0) if kept.absolute else even_weights(kept, F_DD)
     return Preservation(
         kept.identity * even["identity"],
         kept.prior,
         kept.prior_weight * even["prior"],
         kept.domain,
-        kept.domain_weight * even["domain"],
+        kept.domain_weight * even["domain"] * targets**kept.growth,
     )
 
 
 def both_forms(kept: Preservation, F_DD: Tensor) -> str:
-    """The absolute weights that count, each with the relative one behind it."""
+    """The absolute weights that count, each with the relative one behind it.
+
+    Args:
+        kept: with the weights of the equations.
+        F_DD: Σ e eᵀ over the targets' tokens of the stage.
+    """
     even = even_weights(kept, F_DD)
     weights = {"identity": kept.identity, "prior": kept.prior_weight, "domain": kept.domain_weight}
     said = [f"{name} {w:.4g} (relative {w / even[name]:.4g})" for name, w in weights.items() if w and even[name]]

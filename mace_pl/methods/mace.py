@@ -19,6 +19,7 @@ class MaceRefinement(ClosedForm):
     """
 
     source = "the refinement of MACE (Lu et al., CVPR 2024)"
+    by_number = True
 
     def __init__(self, tokens: Literal["coexisting", "all"] = "coexisting") -> None:
         self.tokens: Tokens = tokens
@@ -56,7 +57,7 @@ class Mace(ClosedForm):
             self.source = f"{type(self).source} on top of {self.refinement.source}"
         self.tokens = self.refinement.tokens
         self.anchored, self.takes_strength = self.refinement.anchored, self.refinement.takes_strength
-        self.reads_names = self.refinement.reads_names
+        self.reads_names, self.by_number = self.refinement.reads_names, self.refinement.by_number
         self.down: Down = down
         self.groups = groups or {}
         if down not in get_args(Down):

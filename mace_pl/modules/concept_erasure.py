@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mace_pl.concepts.concept import AUTO
-from mace_pl.concepts.preservation import StageWeights
+from mace_pl.concepts.preservation import GivenWeights, weights_of
 from mace_pl.concepts.vocabulary import own_names
 from mace_pl.data.batches import Batches
 from mace_pl.errors import UserError
@@ -97,8 +97,8 @@ class ConceptErasure(LightningModule):
         prior: str | dict[str, float] | None = None,
         domain: str | dict[str, float] | None = None,
         rank: int = 1,
-        refine: StageWeights = StageWeights(identity=1e3),  # noqa: B008 - read only; jsonargparse shows its fields
-        fuse: StageWeights = StageWeights(identity=1e3),  # noqa: B008
+        refine: GivenWeights = GivenWeights(),  # noqa: B008 - read only; jsonargparse shows its fields
+        fuse: GivenWeights = GivenWeights(),  # noqa: B008
         lr: float = 1e-5,
         weight_decay: float = 0.01,
         gradient_clip: float = 1.0,
@@ -122,8 +122,7 @@ class ConceptErasure(LightningModule):
         if rank < 1:
             raise UserError(f"model.rank={rank} must be at least 1 (the paper uses 1).")
         self.automatic_optimization = False
-        self.pretrained, self.rank, self.seed = pretrained, rank, seed
-        self.method = method or Mace()
+        self.pretrained, self.rank, self.seed, self.method = pretrained, rank, seed, method or Mace()
         self.lr, self.weight_decay, self.gradient_clip = lr, weight_decay, gradient_clip
         self.attend_padding, self.compile_blocks, self.hardening = attend_padding, compile, harden
         self.objective = Objective(seed, importance_sampling, squared_loss, checkpointing=gradient_checkpointing)
@@ -135,9 +134,9 @@ class ConceptErasure(LightningModule):
         self.made = {"unet": self.unet_hash, "text_encoder": self.fingerprint}
         given: dict[str, Any] = {"prior": prior, "domain": domain, "domain_names": domain_names, "pooled": pooled}
         given |= {"domain_vocabulary": domain_vocabulary, "domain_affected": domain_affected, "beside": beside}
-        known = own_names(self.source)
-        self.wanted = preserving(given, (refine, fuse), self.method, self.backbone, self.fingerprint, known)
-        self.told = inputs_of(given, (refine, fuse), self.wanted, self.method)
+        known, self.weights = own_names(self.source), weights_of((refine, fuse), given, self.method.by_number)
+        self.wanted = preserving(given, self.weights, self.method, self.backbone, self.fingerprint, known)
+        self.told = inputs_of(given, self.weights, self.wanted, self.method)
         self.refined: Refined | None = None  # this and the next: what the stages make, each set by its hook
         self.loras: ConceptLoRAs | None = None
         self.examples: Examples | None = None

@@ -59,9 +59,8 @@ def pooled_preservation(
             f"again with `python erase.py cache`, {OFF}.",
             category=Advice,
         )
-    return Preservation(
-        weights.identity, found["prior"], weights.prior, found["domain"], weights.domain, weights.absolute
-    )
+    sums = weights.identity, found["prior"], weights.prior, found["domain"], weights.domain
+    return Preservation(*sums, weights.absolute, weights.growth)
 
 
 def pooled_matrix(
@@ -71,6 +70,7 @@ def pooled_matrix(
     preservation: Preservation | None,
     named: Named | None,
     blank: Tensor | None,
+    targets: int,
 ) -> Tensor | None:
     """T [E, E] by which the layer reads pooled embeddings, in float64; None where it is not edited.
 
@@ -84,6 +84,7 @@ def pooled_matrix(
         preservation: what is preserved, out of files.
         named: what is summed of the names that stay.
         blank: the empty prompt, [1, E], for a method that asks for it.
+        targets: how many targets the sums hold.
 
     Raises:
         UserError: the system is singular.
@@ -97,7 +98,7 @@ def pooled_matrix(
     pairs = float(total.pooled_pairs)
     if preservation.absolute:
         preservation = replace(preservation, identity=preservation.identity * pairs / float(total.pairs))
-    preservation = absolute(preservation, total.F_pooled)
+    preservation = absolute(preservation, total.F_pooled, targets)
     layers = {name: W[:, :width] for name, W in backbone.pooled_layer().items()}
     try:
         return method.solve(Sums(total.F_pooled, total.G_pooled, preservation, layers, pairs, bare, blank)).R

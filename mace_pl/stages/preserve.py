@@ -86,12 +86,14 @@ class Preserved:
         refine: all terms of stage 1.
         fuse: all terms of stage 3.
         named: what is summed of the names; None without names.
+        targets: how many targets the sums hold.
         moved: of the names out of the vocabulary: ‖e‖_A in the original and ‖(T_e − I) e‖_A by the plain edit.
     """
 
     refine: Preservation
     fuse: Preservation
     named: Named | None = None
+    targets: int = 1
     moved: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
@@ -142,9 +144,9 @@ def inputs_of(
 ) -> dict[str, Any]:
     """All inputs that decide what is preserved where stage 2 depends on it, for a run's identity; files by hashes."""
     files = statistics_of(model.get("prior"), model.get("domain"))
-    told: dict[str, Any] = {"refine": vars(stages[0]), "names": wanted.names, "files": files}
+    told: dict[str, Any] = {"refine": stages[0].told(), "names": wanted.names, "files": files}
     if method.down == "gram":
-        told["fuse"] = vars(stages[1])
+        told["fuse"] = stages[1].told()
     if wanted.vocabulary:  # of a run that chooses once, until it has
         told["vocabulary"] = {"names": wanted.vocabulary, "affected": wanted.affected}
     if wanted.pooled is not None:
@@ -180,13 +182,21 @@ def preserve(
     by_prompts: Tokens = "coexisting" if method.trains and method.tokens in ("last", "bare") else method.tokens
     named = sum_names(pipeline, names, {method.tokens, by_prompts})
     grams = named.grams if named else {}
-    refine = absolute(with_domain(wanted.refine, grams.get(method.tokens)), total.F)
-    fuse = absolute(with_domain(wanted.fuse, grams.get(by_prompts)), total.F_all)
+    count = len(targets)
+    refine = absolute(with_domain(wanted.refine, grams.get(method.tokens)), total.F, count)
+    fuse = absolute(with_domain(wanted.fuse, grams.get(by_prompts)), total.F_all, count)
     if said:
-        log.info(f"Weights of stage 1: {both_forms(refine, total.F)}")
+        log.info(f"Weights of stage 1: {both_forms(refine, total.F)}{grown(wanted.refine, count)}")
     if said and method.trains:
-        log.info(f"Weights of stage 3: {both_forms(fuse, total.F_all)}")
-    return Preserved(refine, fuse, named, moved)
+        log.info(f"Weights of stage 3: {both_forms(fuse, total.F_all)}{grown(wanted.fuse, count)}")
+    return Preserved(refine, fuse, named, count, moved)
+
+
+def grown(given: Preservation, targets: int) -> str:
+    """How the weight of the domain has followed from the number of targets, in words; nothing where it has not."""
+    if not given.growth:
+        return ""
+    return f"; the domain's is {given.domain_weight:g} · n^{given.growth:g} for n = {targets} targets"
 
 
 def most_affected(

@@ -188,7 +188,8 @@ def solve_total(
     text, pooled = (None if one is None else one.cpu().double() for one in empty)
     names, blank = preserved.named.last if preserved.named else None, None if text is None else text[0]
     edit = method.solve(Sums(total.F, total.G, preserved.refine, original, float(total.pairs), names, blank))
-    edit = replace(edit, pooled=pooled_matrix(pipeline, method, total, wanted.pooled, preserved.named, pooled))
+    given = wanted.pooled, preserved.named, pooled, preserved.targets
+    edit = replace(edit, pooled=pooled_matrix(pipeline, method, total, *given))
     edit.check_finite(
         f"model.method {method!r}. Give its settings nearer to the published ones, or raise --model.refine.identity."
     )

@@ -9,15 +9,25 @@ import yaml
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 from support.runs import config, exit_message, statistics
-from support.tolerances import FLOAT32_EDIT, FLOAT32_SUMS, MOVED, RUN_WEIGHTS, above, close
+from support.tolerances import BY_HAND, FLOAT32_EDIT, FLOAT32_SUMS, MOVED, RUN_WEIGHTS, above, close
 
 from mace_pl.cli import erase_main
 from mace_pl.commands.fuse import fuse_run
-from mace_pl.concepts.concept import read_names
+from mace_pl.concepts.concept import AUTO, read_names
 from mace_pl.concepts.named import TEMPLATES, sum_names
-from mace_pl.concepts.preservation import StageWeights, names_that_stay, preservation
+from mace_pl.concepts.preservation import (
+    BY_NUMBER,
+    GivenWeights,
+    StageWeights,
+    names_that_stay,
+    preservation,
+    weights_of,
+)
 from mace_pl.errors import UserError
+from mace_pl.methods.chosen import chosen
 from mace_pl.models.text_encoding import encode_prompts, encoder_fingerprint
+from mace_pl.run import Run
+from mace_pl.stages.again import Again
 
 SHIP = [{"target": "ship", "anchor": "ground", "kind": "object"}]
 
@@ -62,7 +72,8 @@ def test_names_that_cannot_be_preserved_are_refused(
         args = [*config(tmp_path, toy_pipeline, "out", SHIP), "--model.domain_names", str(tmp_path / f"{name}.txt")]
         text = exit_message(args, capsys)
         assert "model.domain_names" in text and message in text
-    text = exit_message([*config(tmp_path, toy_pipeline, "out", SHIP), "--model.domain_names", "[cat]"], capsys)
+    zero = ["--model.domain_names", "[cat]", "--model.refine.domain", "0", "--model.fuse.domain", "0"]
+    text = exit_message([*config(tmp_path, toy_pipeline, "out", SHIP), *zero], capsys)
     assert "model.domain_names has no effect" in text and "model.refine.domain" in text
     assert not (tmp_path / "out").exists()
 
@@ -126,3 +137,41 @@ def test_statistics_without_weight_are_named_in_the_log(
         f"model.prior: {file} changes nothing, for model.refine.prior and model.fuse.prior are 0",
         f"model.domain: {file} changes nothing, for its own weight is 0",
     ]
+
+
+def test_weights_that_are_not_given_follow_the_number_where_something_is_preserved() -> None:
+    names, nothing = {"domain_names": ["cat"]}, GivenWeights()
+    assert weights_of([nothing] * 2, names, by_number=True) == [*BY_NUMBER]
+    assert weights_of([nothing] * 2, {"domain_names": AUTO}, by_number=True) == [*BY_NUMBER]  # targets alone
+    alone = weights_of([GivenWeights(identity=1.0), nothing], {"domain_names": AUTO}, by_number=True)
+    assert alone == [StageWeights(1.0), StageWeights(1e3)]  # the run chooses no names where it was told what to preserve
+    assert weights_of([nothing, GivenWeights(identity=1.0)], {"prior": "file"}, True)[0] == StageWeights(1.0, 0.001)
+    for model, by_number in (({}, True), ({"prior": None}, True), (names, False)):
+        assert weights_of([nothing] * 2, model, by_number) == [StageWeights(1e3)] * 2
+    given = [GivenWeights(domain=8.0), GivenWeights(growth=0.25)]  # what is given is meant as it is
+    one, other = weights_of(given, names, by_number=True)
+    assert one == StageWeights(1.0, 0.001, 8.0, growth=0.0) and other == StageWeights(1.0, 0.003, 0.3, growth=0.25)
+    assert weights_of([StageWeights()] * 2, names, by_number=True) == [StageWeights()] * 2
+    assert weights_of([GivenWeights(absolute=False)] * 2, names, by_number=True)[0] == StageWeights(1e3, absolute=False)
+
+
+def test_an_order_without_weights_grows_with_its_targets_and_shrinks_again(
+    toy_pipeline: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    concepts = [*SHIP, {"target": "dog", "anchor": "sky", "kind": "object"}]
+    args = config(tmp_path, toy_pipeline, "two", concepts)
+    plain = yaml.safe_load((tmp_path / "two.yaml").read_text())
+    del plain["model"]["refine"], plain["model"]["fuse"]
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump(plain))
+    alone = ["--model.method", "MaceRefinement", "--report_seeds", "0", "--save_pipeline", "false"]
+    with caplog.at_level("INFO", logger="mace_pl"):
+        erase_main([*args, *alone, "--model.domain_names", "[cat]"])
+    assert "; the domain's is 0.3 · n^0.5 for n = 2 targets" in caplog.text
+    erase_main(["fuse", "--run", str(tmp_path / "two"), "--drop", "dog", "--output_dir", str(tmp_path / "one")])
+    given = ["--refine", "{domain: 0.2}", "--output_dir", str(tmp_path / "given")]
+    erase_main(["fuse", "--run", str(tmp_path / "two"), *given])
+    for name, weight in (("two", 0.3 * 2**0.5), ("one", 0.3), ("given", 0.2)):
+        run = Run.load(str(tmp_path / name))
+        assert run.config["model"]["refine"]["identity"] == BY_NUMBER[0].identity
+        again = Again(run, run.base.load(None, None)[0], chosen(run.config["model"]["method"]))
+        close(again.preserved.refine.domain_weight, weight, BY_HAND)

@@ -14,7 +14,8 @@ from support.runs import statistics
 from support.tolerances import BY_HAND, close
 
 from mace_pl.cli import erase_main
-from mace_pl.concepts.concept import read_concepts
+from mace_pl.concepts.concept import AUTO, read_concepts
+from mace_pl.concepts.preservation import GivenWeights, weights_of
 from mace_pl.models.text_encoding import encoder_fingerprint
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -104,6 +105,18 @@ def test_settings_are_those_that_the_published_experiments_ran(name: str) -> Non
         close([found[1] / found[3], found[2] / found[3]], [found[3], found[4]], BY_HAND)
     assert model.get("lr", 1e-5) == lr and data.get("steps_per_concept", 50) == steps
     assert model.get("importance_sampling", True) is importance
+
+
+@pytest.mark.parametrize("config", FITS, ids=lambda c: c.stem)
+def test_weights_of_the_paper_do_not_follow_the_number_of_targets(config: Path) -> None:
+    model = yaml.safe_load(config.read_text(encoding="utf-8"))["model"]
+    model |= {"domain_names": model.get("domain_names", AUTO)}
+    found = weights_of([GivenWeights(**model[stage]) for stage in ("refine", "fuse")], model, by_number=True)
+    for stage, own in zip(("refine", "fuse"), found, strict=True):
+        given = model[stage]
+        assert own.absolute and own.identity == given["identity"]
+        assert own.prior == given["prior"] if "prior" in given else "prior" not in model  # which has nothing to weigh
+        assert own.domain * 100**own.growth == given.get("domain", 0)
 
 
 def test_the_docs_have_the_settings_of_the_configurations() -> None:

@@ -154,10 +154,10 @@ def test_relative_weights_do_not_depend_on_how_many_tokens_were_summed() -> None
     e_f, e_g, e_p, e_d = torch.randn(4, 20, 6, generator=generator).double()
     F, G, P, D = e_f.T @ e_f, e_g.T @ e_f, e_p.T @ e_p, e_d.T @ e_d
     own = Preservation(0.1, P, 0.2, D, 0.3, absolute=False)
-    expected = refine(F, G, absolute(own, F))
+    expected = refine(F, G, absolute(own, F, 1))
     for targets, captions, names in ((100.0, 1.0, 1.0), (1.0, 1e4, 0.5), (7.0, 0.01, 30.0)):
         more = Preservation(0.1, captions * P, 0.2, names * D, 0.3, absolute=False)
-        close(refine(targets * F, targets * G, absolute(more, targets * F)), expected, FLOAT64_SOLVES)
+        close(refine(targets * F, targets * G, absolute(more, targets * F, 1)), expected, FLOAT64_SOLVES)
 
 
 def test_absolute_weights_stay_to_the_bit_and_both_forms_are_said() -> None:
@@ -165,10 +165,21 @@ def test_absolute_weights_stay_to_the_bit_and_both_forms_are_said() -> None:
     e_f, e_p = torch.randn(2, 20, 6, generator=generator).double()
     F, P = e_f.T @ e_f, e_p.T @ e_p
     published = Preservation(1e3, P, 1e-4)
-    assert absolute(published, F) is published
+    assert absolute(published, F, 100) is published
     by_hand = {"identity": 1e3 * 6 / float(F.trace()), "prior": 1e-4 * float(P.trace() / F.trace())}
     assert both_forms(published, F) == (
         f"identity 1000 (relative {by_hand['identity']:.4g}), prior 0.0001 (relative {by_hand['prior']:.4g})"
     )
-    again = absolute(Preservation(by_hand["identity"], P, by_hand["prior"], absolute=False), F)
+    again = absolute(Preservation(by_hand["identity"], P, by_hand["prior"], absolute=False), F, 100)
     close([again.identity, again.prior_weight], [1e3, 1e-4], BY_HAND)
+
+
+@pytest.mark.parametrize("sort", [True, False], ids=["absolute", "relative"])
+def test_the_weight_of_the_domain_alone_grows_with_the_number_of_targets(sort: bool) -> None:
+    generator = torch.Generator().manual_seed(seeded(13))
+    e_f, e_p, e_d = torch.randn(3, 20, 6, generator=generator).double()
+    F, terms = e_f.T @ e_f, (1.0, e_p.T @ e_p, 0.003, e_d.T @ e_d, 0.3, sort)
+    one, forty = (absolute(Preservation(*terms, growth=0.75), F, targets) for targets in (1, 40))
+    assert one == absolute(Preservation(*terms), F, 40)  # of one target, and without a growth
+    assert (forty.identity, forty.prior_weight) == (one.identity, one.prior_weight)
+    close(forty.domain_weight, one.domain_weight * 40**0.75, BY_HAND)

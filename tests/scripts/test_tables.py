@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,8 +12,10 @@ from typing import Any
 import pytest
 import yaml
 
+from mace_pl.concepts.preservation import BY_NUMBER
 from mace_pl.files.paths import resolve
 
+STAGES = ("refine", "fuse")
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
 NAMES = ("compare_methods", "compared", "compared_edits", "compared_images", "compared_page", "written", "tables")
@@ -60,22 +61,21 @@ def test_every_single_target_has_the_same_settings_and_no_anchor_of_its_own(
 
 def config(place: Path) -> str:
     """Settings of a small run; it names two concepts."""
-    terms = {"identity": 1.0, "prior": 0.001, "domain": 3.0}
     data = {"concepts": [{"target": "ship"}, {"target": "frog"}], "anchors": ["house", "book", "pizza", "clock"]}
     data |= {"image_steps": 1, "steps_per_concept": 1}
-    model = {"lr": 1e-3, "refine": terms, "fuse": {**terms, "domain": 20.0}}
+    model = {"lr": 1e-3}  # weights follow the number of targets
     (place / "two.yaml").write_text(yaml.safe_dump({"model": model, "data": data}))
     return str(place / "two.yaml")
 
 
-def test_the_weight_of_the_domain_follows_the_number(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
+def test_weights_are_those_of_fit(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
     sets, given = scripts["tables"].Set, {"table": "t", "name": "n", "vocabulary": "v", "config": config(tmp_path)}
     settings = sets(**given, targets=("ship",)).method().published
-    weights = [settings[f"{stage}.domain"] for stage in ("refine", "fuse")]
-    assert weights == [float(f"{3 * math.sqrt(1 / 2):.3g}"), float(f"{20 / 2**0.75:.3g}")]
+    weights = [{t: settings[f"{stage}.{t}"] for t in vars(own)} for stage, own in zip(STAGES, BY_NUMBER, strict=True)]
+    assert weights == [vars(own) for own in BY_NUMBER]
     assert settings["data.steps_per_concept"] == 1 and "data.concepts" not in settings
     twice = sets(**given, changes={"class": "MaceRefinement"}, times={"refine.domain": 2}).method()
-    assert twice.published["refine.domain"] == 6.0 and twice.class_path == "mace_pl.methods.MaceRefinement"
+    assert (twice.published["refine.domain"], twice.class_path) == (0.6, "mace_pl.methods.MaceRefinement")
 
 
 def small(place: Path) -> Path:
