@@ -1,9 +1,9 @@
-"""Search the weights of a finished run's closed forms, and confirm what is found."""
+"""Search the weights of a finished run's closed forms and its strengths, and confirm what is found."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,29 +11,22 @@ import torch
 from rich.table import Table
 
 from mace_pl.commands.fuse import fuse_run
-from mace_pl.concepts.concept import read_names
-from mace_pl.errors import UserError
 from mace_pl.evaluation.clip import ClipEncoder
 from mace_pl.evaluation.judges import judge_labels
-from mace_pl.evaluation.words import neighbours
 from mace_pl.files.artifacts import claim_output, write_json, written_aside
 from mace_pl.files.identity import hash_files, identity
 from mace_pl.files.owned import refuse_inputs
 from mace_pl.files.screen import screen
-from mace_pl.methods.chosen import chosen
-from mace_pl.models.backbone import backbone_of
-from mace_pl.models.text_encoding import names_beside
 from mace_pl.run import Run
-from mace_pl.stages.again import Again, check_files, model_of
+from mace_pl.tuning.ask import Asking, preserved_names
 from mace_pl.tuning.checks import check, check_least, check_places
-from mace_pl.tuning.measure import Judge, Measure, Scores, says, scores, seeing
+from mace_pl.tuning.measure import Measure, Scores, says
 from mace_pl.tuning.page import page, table
 from mace_pl.tuning.pick import Tried, limit, pick
-from mace_pl.tuning.prompts import Part, Row, roles_of, rows_of
-from mace_pl.tuning.search import Score, Search
-from mace_pl.tuning.space import changed, space_of, stage_weights
+from mace_pl.tuning.search import Search
+from mace_pl.tuning.space import changed, space_of
+from mace_pl.tuning.trial import of, solver, trial_of
 
-LARGEST = 12  # names next to the targets
 SEARCHED = ("search, the run as it was", "search, taken")
 CONFIRMED = ("confirmation, the run as it was", "confirmation, taken")
 
@@ -56,6 +49,7 @@ def tune_run(
     near: int = 3,
     far: int = 8,
     spread: float = 100.0,
+    strengths: bool | None = None,
     steps: int = 20,
     guidance: float = 5.0,
     batch_size: int = 20,
@@ -65,7 +59,7 @@ def tune_run(
     pretrained: str | None = None,
     layout: str | None = None,
 ) -> Path:
-    """Search the weights of a run's closed forms, without training, and confirm what is found on other images.
+    """Search the weights of a run's closed forms and its strengths, and confirm what is found on other images.
 
     Every trial solves both closed forms, generates images and scores them; the search lies on disk, resumes when the
     command is given again, and several processes may work on it. Needs the extra ``tune``.
@@ -90,6 +84,7 @@ def tune_run(
         near: how many preserved names next to each target are scored.
         far: how many of the others.
         spread: by which factor a weight may fall and rise.
+        strengths: search the erasure strength of each target too; where there are two to four of them when None.
         steps: denoising steps.
         guidance: classifier-free guidance scale.
         batch_size: images at once.
@@ -120,7 +115,7 @@ def tune_run(
     images = steps, guidance, batch_size
     asked = Asking(old, again, clip, preserved_names(old, again, names), sentences, (near, far), seed)
     rows = asked.rows(0, seeds, pilot_seeds)
-    ranges, first = space_of(again, spread)
+    ranges, first = space_of(again, spread, strengths)
     inputs: dict[str, Any] = {
         "run": hash_files([old.place("edit")]),
         "ranges": ranges,
@@ -135,7 +130,7 @@ def tune_run(
     search.run(trials, trial_of(measure, again), first)
     picked = pick(search.tried(), *limits)
     where: dict[str, Any] = {"pretrained": pretrained, "layout": layout}
-    fuse_run(run, str(output), None, None, overwrite, save_pipeline, **changed(picked), **where)
+    fuse_run(run, str(output), overwrite=overwrite, save_pipeline=save_pipeline, **changed(picked), **where)
     measure.take(again.original)
     other = judge if confirm_by is None else confirm_by
     confirm = Measure(again.pipeline, asked.rows(1, confirm_seeds, confirm_seeds), asked.seeing(other), *images)
@@ -148,100 +143,6 @@ def tune_run(
 def say(line: str) -> None:
     """A line on the terminal."""
     screen().print(line, highlight=False)
-
-
-def solver(run: Run, pretrained: str | None, layout: str | None) -> Again:
-    """The run, ready to be solved again, with its original model on the device that there is.
-
-    Raises:
-        UserError: a run that is hardened, or was fused in another way.
-    """
-    model = model_of(run)
-    method = chosen(model.get("method"))
-    way = run.fused.method if run.fused else ""
-    if way and way != ("fused" if method.trains else "refined"):
-        raise UserError(f"run={run.folder} was fused with method={way}, whose weights are not searched. Give another.")
-    if run.hardened:
-        raise UserError(f"run={run.folder} is hardened, for the edit as it is. Give the run that it was made from.")
-    check_files(model)
-    pipeline, *_ = run.base.load(pretrained, layout)
-    again = Again(run, pipeline, method)
-    pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
-    return again
-
-
-def preserved_names(run: Run, again: Again, given: list[str] | str | None) -> list[str]:
-    """The names that are scored beside the targets.
-
-    Raises:
-        UserError: there are none.
-    """
-    names = read_names(run.config["model"].get("domain_names") if given is None else given, "names")
-    left = names_beside(again.pipeline, names, run.targets)
-    if not left:
-        raise UserError("names: the run has no model.domain_names to score beside its targets. Give a list of others.")
-    return left
-
-
-@dataclass(frozen=True)
-class Asking:
-    """What is asked of the models.
-
-    Attributes:
-        run: the run.
-        again: its model.
-        clip: the classifier, which says which names are next to the targets.
-        names: what is preserved.
-        sentences: a file of them, or None.
-        counts: names next to each target, and others, that are scored.
-        seed: of the draw.
-    """
-
-    run: Run
-    again: Again
-    clip: ClipEncoder
-    names: Sequence[str]
-    sentences: str | None
-    counts: tuple[int, int]
-    seed: int
-
-    def rows(self, part: Part, seeds: int, pilot: int) -> list[Row]:
-        """The images of a part; the confirmation has other names beside the near ones, and twice as many."""
-        near, far = self.counts
-        targets, kinds = self.run.targets, {c["target"]: c.get("kind", "object") for c in self.run.concepts}
-        texts = self.clip.text(targets), self.clip.text(self.names)
-        found = neighbours(targets, self.names, *texts, self.clip.tokenizer, near).values()
-        next_to = list(dict.fromkeys(name for own in found for name in own["embedding"] + own["tokens"]))[:LARGEST]
-        roles = roles_of(targets, next_to, self.names, far * (1 + part), self.seed + part)
-        kind = "person" if set(kinds.values()) == {"person"} else "object"
-        return rows_of(roles, {name: kinds.get(name, kind) for name in roles}, part, self.sentences, seeds, pilot)
-
-    def seeing(self, judge: Judge) -> Callable[[Sequence[Any]], list[str]]:
-        """What a judge sees, among targets and names."""
-        return seeing(judge, self.clip, [*self.run.targets, *self.names])
-
-
-def of(measure: Measure, run: Run) -> Scores:
-    """Scores of a run, by the weights that its folder holds."""
-    backbone = backbone_of(measure.pipeline)
-    own = {f"{name}.weight": weight for name, weight in backbone.text_layers().items()}
-    weights = run.refined(own)
-    measure.take({name.removesuffix(".weight"): weight for name, weight in weights.items()})
-    return scores(measure.score(measure.rows))
-
-
-def trial_of(measure: Measure, again: Again) -> Score:
-    """What scores weights: by a few seeds first, then by all; None where these or the closed form say no."""
-
-    def score(weights: Mapping[str, float], goes_on: Callable[[Scores], bool]) -> Scores | None:
-        try:
-            measure.take(again.solve(*stage_weights(weights)))
-        except UserError:  # a singular system
-            return None
-        pilot = measure.score([row for row in measure.rows if row.pilot])
-        return scores(measure.score(measure.rows, pilot)) if goes_on(scores(pilot)) else None
-
-    return score
 
 
 def tell(folder: Path, search: Search, picked: Tried, found: Mapping[str, Scores], settings: Mapping[str, Any]) -> None:
@@ -268,10 +169,10 @@ def tell(folder: Path, search: Search, picked: Tried, found: Mapping[str, Scores
         "rule": rule,
         "judge": judge_labels([settings["judge"]])[0],
         "confirmed": {"judge": judge_labels([settings["confirm"]])[0]},
-        "weights": dict(picked.weights),
+        "weights": dict(picked.values),
         "figures": {name: {**asdict(one), "h": one.h} for name, one in found.items()},
         "gap": gap,
-        "tried": [{"trial": one.number, "weights": dict(one.weights), **asdict(one.scores)} for one in tried],
+        "tried": [{"trial": one.number, "weights": dict(one.values), **asdict(one.scores)} for one in tried],
     }
     write_json(folder / "tuning.json", content)
     with written_aside(folder / "tuning.html") as aside:

@@ -13,16 +13,17 @@ from mace_pl.concepts.preservation import NAMES, StageWeights
 from mace_pl.errors import UserError
 from mace_pl.files.paths import resolve
 from mace_pl.methods.base import ClosedForm
-from mace_pl.methods.closed_form import Preservation
-from mace_pl.methods.edit import Edit, Factors, SumsOnDisk
-from mace_pl.methods.fusion import added, fusion
+from mace_pl.methods.closed_form import Preservation, absolute
+from mace_pl.methods.edit import ConceptSums, Edit, Factors, SumsOnDisk
+from mace_pl.methods.fusion import FULL, FusedLoras, added, fusion
 from mace_pl.models.backbone import backbone_of
 from mace_pl.models.protocols import Pipeline
 from mace_pl.models.text_encoding import encoder_fingerprint
 from mace_pl.run import CONFIG, Run
 from mace_pl.stages.beside import with_beside
-from mace_pl.stages.preserve import Preserving, preserve, preserving
+from mace_pl.stages.preserve import Preserved, Preserving, preserve, preserving
 from mace_pl.stages.refine import solve, solve_total
+from mace_pl.stages.strengths import Changes
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def solve_again(old: Run, new: Run, pipeline: Pipeline, method: ClosedForm, said
 
 
 class Again:
-    """A run that is solved again and again with other weights; what does not depend on these is made once.
+    """A run that is solved again and again with other weights and strengths; what depends on neither is made once.
 
     Args:
         run: its sums and LoRAs, and how it was fused before.
@@ -102,43 +103,56 @@ class Again:
 
     def __init__(self, run: Run, pipeline: Pipeline, method: ClosedForm) -> None:
         self.pipeline, self.method = pipeline, method
-        strengths = run.fused.weights if run.fused else {}
+        self.strengths = dict.fromkeys(run.targets, 1.0) | dict(run.fused.weights if run.fused else {})
         self.layers = backbone_of(pipeline).key_values()
         self.original = backbone_of(pipeline).text_layers()
-        self.sums, self.loras = SumsOnDisk(), dict[str, Factors]()
+        self.sums, self.changes, self.loras = SumsOnDisk(), Changes(), dict[str, Factors]()
         for target in run.targets:
-            weight = strengths.get(target, 1.0)
-            statistics, factors = run.concept(target, self.layers, method.trains)
-            self.sums.add(target, statistics.weighted(weight))
-            self.loras[target] = {n: (A, weight * B) for n, (A, B) in factors.items()}
+            statistics, self.loras[target] = run.concept(target, self.layers, method.trains)
+            self.sums.add(target, statistics)
+            self.changes.add(target, statistics)
         self.wanted = wanted_of(pipeline, run.config["model"], method)
         joined = with_beside(self.sums, self.wanted.beside)
-        self.total = joined.total
-        self.preserved = preserve(pipeline, self.wanted, method, self.total, list(joined), self.layers)
+        self.total, self.erased = joined.total, list(joined)  # each of the run's targets at full strength
+        self.preserved = self.preserve(self.changes.weighted(self.total, self.strengths), said=True)
 
-    def solve(self, refine: StageWeights, fuse: StageWeights) -> dict[str, Tensor]:
+    def preserve(self, total: ConceptSums, said: bool = False) -> Preserved:
+        """What is preserved; with a vocabulary that depends on strengths."""
+        return preserve(self.pipeline, self.wanted, self.method, total, self.erased, self.layers, said)
+
+    def solve(
+        self, refine: StageWeights, fuse: StageWeights, strengths: Mapping[str, float] = FULL
+    ) -> dict[str, Tensor]:
         """The edited weights by layer name.
+
+        Args:
+            refine: weights of stage 1.
+            fuse: weights of stage 3.
+            strengths: in [0, 1] by target; those of the run where a target is not named.
 
         Raises:
             UserError: a system is singular.
         """
+        strong = self.strengths | dict(strengths)
+        total = self.changes.weighted(self.total, strong)
+        kept = self.preserve(total) if strengths and self.wanted.vocabulary else self.preserved
         preserved = replace(
-            self.preserved,
-            refine=weighted(self.preserved.refine, refine),
-            fuse=weighted(self.preserved.fuse, fuse),
+            kept,
+            refine=absolute(weighted(kept.refine, refine), total.F, kept.targets),
+            fuse=absolute(weighted(kept.fuse, fuse), total.F_all, kept.targets),
         )
         pooled = None if self.wanted.pooled is None else weighted(self.wanted.pooled, refine)
         wanted = replace(self.wanted, pooled=pooled)
-        edit = solve_total(self.pipeline, self.method, self.total, wanted, preserved, self.layers)
+        edit = solve_total(self.pipeline, self.method, total, wanted, preserved, self.layers)
         if self.method.trains:
-            edit = fusion(edit, self.sums, self.loras, preserved.fuse)
+            edit = FusedLoras.of(self.sums, self.loras, preserved.fuse).edit(edit, strong)
         return edit.weights(self.original if edit.pooled is not None else self.layers)
 
 
 def weighted(preservation: Preservation, weights: StageWeights) -> Preservation:
     """The same terms with other weights."""
-    own, absolute = preservation, weights.absolute
-    return Preservation(weights.identity, own.prior, weights.prior, own.domain, weights.domain, absolute)
+    terms = weights.identity, preservation.prior, weights.prior, preservation.domain, weights.domain
+    return Preservation(*terms, weights.absolute, weights.growth)
 
 
 def wanted_of(pipeline: Pipeline, model: Mapping[str, Any], method: ClosedForm) -> Preserving:

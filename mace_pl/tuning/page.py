@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader
 from mace_pl.evaluation.ablation import INK
 from mace_pl.tuning.measure import Scores
 from mace_pl.tuning.pick import Tried, front
+from mace_pl.tuning.space import STRENGTH, strengths_in
 
 COLUMNS = ("trial", "erased ↑", "preserved ↑", "H ↑")
 
@@ -19,13 +20,16 @@ COLUMNS = ("trial", "erased ↑", "preserved ↑", "H ↑")
 def table(tried: Sequence[Tried]) -> tuple[list[str], list[list[str]]]:
     """The trials that no other beats: columns and cells."""
     best = front(tried)
-    names = list(best[0].weights)
+    strong = strengths_in(best[0].values)
+    names = [name for name in best[0].values if not name.startswith(f"{STRENGTH}.")]
     rows = []
     for one in best:
         scores = (1 - one.scores.acc_e, one.scores.acc_s, one.scores.h)
         figures = [f"{value:.3f}" for value in scores]
-        rows.append([str(one.number), *figures, *(f"{one.weights[name]:.3g}" for name in names)])
-    return [*COLUMNS, *names], rows
+        rows.append([str(one.number), *figures, *(f"{one.values[name]:.3g}" for name in names)])
+        if strong:
+            rows[-1].append(", ".join(f"{target} {value:.2f}" for target, value in strengths_in(one.values).items()))
+    return [*COLUMNS, *names, *(["strengths"] if strong else [])], rows
 
 
 def plot(tried: Sequence[Tried], start: Scores, picked: Tried) -> bytes:

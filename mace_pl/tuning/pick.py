@@ -11,16 +11,16 @@ from mace_pl.tuning.measure import Scores
 
 @dataclass(frozen=True)
 class Tried:
-    """Weights that were tried.
+    """What was tried.
 
     Attributes:
         number: of the trial.
-        weights: by ``stage.term``.
+        values: weights by ``stage.term``, strengths by ``strength.target``.
         scores: by the judge of the search.
     """
 
     number: int
-    weights: Mapping[str, float]
+    values: Mapping[str, float]
     scores: Scores
 
 

@@ -20,7 +20,8 @@ RANDOM = 8  # trials that are drawn before the sampler models what it has seen
 UNPRUNED = 4  # trials that are never cut short
 IDENTITY, PILOT, PROCESS = "identity", "pilot", "process"  # what is written beside trials
 
-Space = Mapping[str, tuple[float, float]]  # the least and the largest weight by ``stage.term``
+#: the least and the largest value, on a log scale, by ``stage.term`` and ``strength.target``; or a list of choices
+Space = Mapping[str, tuple[float, float] | list[float]]
 Score = Callable[[Mapping[str, float], Callable[[Scores], bool]], Scores | None]
 
 
@@ -40,12 +41,19 @@ def optuna() -> Any:
     return library
 
 
+def proposed(trial: Any, name: str, own: tuple[float, float] | list[float]) -> float:
+    """A value out of a range, on a log scale, or out of a list."""
+    if isinstance(own, list):
+        return float(trial.suggest_categorical(name, own))
+    return float(trial.suggest_float(name, *own, log=True))
+
+
 class Search:
     """A search that lies in a file: it resumes, and several processes may work on it.
 
     Args:
         file: SQLite; made where it does not exist.
-        space: what is searched, on a log scale.
+        space: what is searched.
         seed: of the proposals; the n-th one depends on it, n, and on the scores of those before.
         identity: of all inputs on which scores depend.
 
@@ -90,8 +98,8 @@ class Search:
 
         Args:
             trials: how many in all.
-            score: scores weights; asks with the scores of a few seeds whether it shall continue, None where not.
-            first: the weights that are tried first.
+            score: scores values; asks with the scores of a few seeds whether it shall continue, None where not.
+            first: the values that are tried first.
         """
         self.drop_killed()
         while len(self.of("COMPLETE", "PRUNED")) < trials:
@@ -101,15 +109,15 @@ class Search:
             self.study.sampler = self.library.samplers.TPESampler(seed=self.seed + number, n_startup_trials=RANDOM)
             trial = self.study.ask()
             trial.set_user_attr(PROCESS, [os.getpid(), psutil.Process().create_time()])
-            weights = {name: trial.suggest_float(name, *ends, log=True) for name, ends in self.space.items()}
-            found = score(weights, lambda pilot, trial=trial: self.goes_on(trial, pilot))  # type: ignore[misc]
+            values = {name: proposed(trial, name, own) for name, own in self.space.items()}
+            found = score(values, lambda pilot, trial=trial: self.goes_on(trial, pilot))  # type: ignore[misc]
             if found is None:
                 self.study.tell(trial, state=self.library.trial.TrialState.PRUNED)
             else:
                 self.study.tell(trial, (1 - found.acc_e, found.acc_s))
             said = "cut short" if found is None else str(found)
-            values = ", ".join(f"{name} {value:.3g}" for name, value in weights.items())
-            screen().print(f"trial {number + 1} of {trials}: {values}: {said}", highlight=False)
+            shown = ", ".join(f"{name} {value:.3g}" for name, value in values.items())
+            screen().print(f"trial {number + 1} of {trials}: {shown}: {said}", highlight=False)
 
     def of(self, *states: str) -> list[Any]:
         """The trials of some states."""

@@ -8,13 +8,16 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from support.runs import checksums, config, exit_message
-from support.tolerances import FLOAT32_EDIT, close
+from support.tolerances import BY_HAND, FLOAT32_EDIT, close
 
 from mace_pl.cli import erase_main
+from mace_pl.commands.fuse import fuse_run
 from mace_pl.concepts.preservation import StageWeights
 from mace_pl.methods.chosen import chosen
 from mace_pl.run import Run
 from mace_pl.stages.again import Again
+from mace_pl.tuning.space import space_of
+from mace_pl.tuning.trial import solver
 
 NAMES = ["bird", "cat", "house"]
 CONCEPTS = [{"target": "ship", "anchor": "ground", "kind": "object"}, {"target": "dog", "anchor": "sky"}]
@@ -47,6 +50,18 @@ def test_what_is_solved_again_is_what_the_run_holds(run: Path) -> None:
     close({f"{name}.weight": weight for name, weight in weights.items()}, held, FLOAT32_EDIT)
 
 
+def test_strengths_are_those_of_fuse(run: Path, tmp_path: Path) -> None:
+    again = solver(Run.load(run), None, None)
+    assert "strength.dog" in space_of(again, 10.0, None)[0] and "strength.dog" not in space_of(again, 10.0, False)[0]
+    strengths = {"ship": 0.5, "dog": 0.75}
+    refine, fuse = (StageWeights(**Run.load(run).config["model"][stage]) for stage in ("refine", "fuse"))
+    weights = again.solve(refine, fuse, strengths)
+    fuse_run(str(run), str(tmp_path / "part"), weights=strengths, save_pipeline=False)
+    held = Run.load(tmp_path / "part").refined({f"{name}.weight": weight for name, weight in again.layers.items()})
+    close({f"{name}.weight": weight for name, weight in weights.items()}, held, FLOAT32_EDIT)
+    assert space_of(solver(Run.load(tmp_path / "part"), None, None), 10.0, True)[1]["strength.dog"] == 0.75
+
+
 def test_a_run_is_searched_confirmed_and_written(
     run: Path, toy_clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -59,15 +74,19 @@ def test_a_run_is_searched_confirmed_and_written(
         "tuning.json",
     ]
     assert found["trials"]["scored"] + found["trials"]["cut short"] == 3
-    assert {"refine.identity", "refine.domain", "fuse.identity", "fuse.domain"} == set(found["weights"])
+    weights = {f"{stage}.{term}" for stage in ("refine", "fuse") for term in ("identity", "domain")}
+    assert set(found["weights"]) == {*weights, "strength.ship", "strength.dog"}
     assert found["gap"] == found["figures"]["search, taken"]["h"] - found["figures"]["confirmation, taken"]["h"]
     assert f"H from search to confirmation: {-found['gap']:+.3f}" in said and "Trials that no other beats" in said
     written = yaml.safe_load((tuned / "config.yaml").read_text())["model"]
+    said = Run.load(tuned).fused
     for key, value in found["weights"].items():
         stage, _, term = key.partition(".")
-        assert written[stage][term] == value
+        assert (said.weights[term] if stage == "strength" else written[stage][term]) == value
+    assert written["fuse"]["growth"] == 0  # what was found is meant for these targets
     first = found["tried"][0]["weights"]
     assert (first["refine.identity"], first["refine.domain"], first["fuse.identity"]) == (1.0, 0.1, 1.0)
+    close([first["fuse.domain"], first["strength.ship"]], [0.3 * 2**0.75, 1.0], BY_HAND)
     erase_main(words(run, toy_clip, tmp_path / "again", "--study", str(study)))  # all trials are there
     first_run, second_run = (load_file(folder / "refined.safetensors") for folder in (tuned, tmp_path / "again"))
     assert all(torch.equal(weight, first_run[name]) for name, weight in second_run.items())

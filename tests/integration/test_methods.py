@@ -186,7 +186,10 @@ def test_a_method_that_does_not_exist_is_named(
         (["--model.method", "NullSpace", "--model.method.share", "2"], "model.method.share=2"),
         (["--model.method", "UCE", "--model.refine.identity", "0"], "singular"),  # three tokens span three dimensions
         (["--model.method", "Mace", "--model.method.refinement", "Mace"], "trains LoRAs itself"),
-        (["--model.domain_vocabulary", "[cat]"], "model.domain_vocabulary has no effect"),
+        (
+            ["--model.domain_vocabulary", "[cat]", "--model.refine.domain", "0", "--model.fuse.domain", "0"],
+            "model.domain_vocabulary has no effect",
+        ),
         (
             ["--model.domain_vocabulary", "[cat]", "--model.refine.domain", "1", "--model.domain_affected", "0"],
             "model.domain_affected=0 must be at least 1",

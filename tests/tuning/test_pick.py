@@ -62,6 +62,8 @@ def test_search_and_confirmation_share_no_prompt_and_no_seed() -> None:
 def test_the_page_shows_the_front_and_needs_no_other_file() -> None:
     columns, rows = table(TRIED)
     assert columns[-1] == "refine.identity" and [row[0] for row in rows] == ["3", "1", "0"]
+    strong = [Tried(0, {"fuse.prior": 1.0, "strength.a cat": 0.5, "strength.dog": 1.0}, TRIED[0].scores)]
+    assert table(strong)[0][4:] == ["fuse.prior", "strengths"] and table(strong)[1][0][5] == "a cat 0.50, dog 1.00"
     figures = {"search": {"acc_e": 0.5, "acc_s": 0.5, "h": 0.5}}
     trials = {"scored": 6, "cut short": 0}
     content = {"run": "<run>", "trials": trials, "rule": "r", "judge": "a", "confirmed": {"judge": "b"}}

@@ -1,0 +1,60 @@
+"""A trial: a run solved again with other values, and scored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+
+from mace_pl.errors import UserError
+from mace_pl.methods.chosen import chosen
+from mace_pl.models.backbone import backbone_of
+from mace_pl.run import Run
+from mace_pl.stages.again import Again, check_files, model_of
+from mace_pl.tuning.measure import Measure, Scores, scores
+from mace_pl.tuning.search import Score
+from mace_pl.tuning.space import stage_weights, strengths_in
+
+
+def solver(run: Run, pretrained: str | None, layout: str | None) -> Again:
+    """The run, ready to be solved again, with its original model on the device that there is.
+
+    Raises:
+        UserError: a run that is hardened, or was fused in another way.
+    """
+    model = model_of(run)
+    method = chosen(model.get("method"))
+    way = run.fused.method if run.fused else ""
+    if way and way != ("fused" if method.trains else "refined"):
+        raise UserError(f"run={run.folder} was fused with method={way}, whose weights are not searched. Give another.")
+    if run.hardened:
+        raise UserError(f"run={run.folder} is hardened, for the edit as it is. Give the run that it was made from.")
+    check_files(model)
+    pipeline, *_ = run.base.load(pretrained, layout)
+    again = Again(run, pipeline, method)
+    pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
+    return again
+
+
+def of(measure: Measure, run: Run) -> Scores:
+    """Scores of a run, by the weights that its folder holds."""
+    backbone = backbone_of(measure.pipeline)
+    own = {f"{name}.weight": weight for name, weight in backbone.text_layers().items()}
+    weights = run.refined(own)
+    measure.take({name.removesuffix(".weight"): weight for name, weight in weights.items()})
+    return scores(measure.score(measure.rows))
+
+
+def trial_of(measure: Measure, again: Again) -> Score:
+    """What scores values: by a few seeds first, then by all; None where these or the closed form say no."""
+
+    def score(values: Mapping[str, float], goes_on: Callable[[Scores], bool]) -> Scores | None:
+        refine, fuse = stage_weights(values)
+        try:
+            measure.take(again.solve(refine, fuse, strengths_in(values)))
+        except UserError:  # a singular system
+            return None
+        pilot = measure.score([row for row in measure.rows if row.pilot])
+        return scores(measure.score(measure.rows, pilot)) if goes_on(scores(pilot)) else None
+
+    return score
