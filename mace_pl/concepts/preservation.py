@@ -90,8 +90,9 @@ def weights_of(
     domain = domain or (silent and model.get("domain_names") == AUTO)
     found = []
     for own, default in zip(given, BY_NUMBER if by_number and (domain or model.get("prior")) else ALONE, strict=True):
-        others = vars(default if own.absolute else ALONE[0])  # the numbers of the rule are those of the equations
-        others = others | ({} if domain else {"domain": 0.0}) | ({"growth": 0.0} if own.domain is not None else {})
+        others = dict(vars(default if own.absolute else ALONE[0]))  # the numbers of the rule are those of the equations
+        if not domain or own.domain is not None:
+            others |= {"domain": 0.0, "growth": 0.0}
         found.append(StageWeights(**others | {name: value for name, value in vars(own).items() if value is not None}))
     return found
 

@@ -144,7 +144,7 @@ def test_weights_that_are_not_given_follow_the_number_where_something_is_preserv
     assert weights_of([nothing] * 2, names, by_number=True) == [*BY_NUMBER]
     assert weights_of([nothing] * 2, {"domain_names": AUTO}, by_number=True) == [*BY_NUMBER]  # targets alone
     alone = weights_of([GivenWeights(identity=1.0), nothing], {"domain_names": AUTO}, by_number=True)
-    assert alone == [StageWeights(1.0), StageWeights(1e3)]  # the run chooses no names where it was told what to preserve
+    assert alone == [StageWeights(1.0), StageWeights(1e3)]  # the run chooses no names where it was told a weight
     assert weights_of([nothing, GivenWeights(identity=1.0)], {"prior": "file"}, True)[0] == StageWeights(1.0, 0.001)
     for model, by_number in (({}, True), ({"prior": None}, True), (names, False)):
         assert weights_of([nothing] * 2, model, by_number) == [StageWeights(1e3)] * 2
