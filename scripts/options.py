@@ -49,6 +49,7 @@ TOPICS = {
     r"|nearest|shown|ablation)",
     "Fusion": r"--(drop|weights|method|refine|fuse)",
     "Attacks": r"--(data\.(attacks|trials)|model\.strengths.*)",
+    "Search": r"--(tune|judge|confirm_by)",
     "Output and run": r"--((model\.)?(output|output_dir|overwrite|save_pipeline|export|classifier|report_seeds|format)"
     r"|seed_everything|dry_run|\w+_every_n_steps|model\.(save_every|seed)|seed|preset)",
 }

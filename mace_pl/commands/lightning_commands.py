@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import yaml
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser
 from lightning.pytorch.utilities import rank_zero_only
+from torch.nn import Module
 
 from mace_pl.callbacks.before_after import BeforeAfter
 from mace_pl.callbacks.caption_bar import CaptionBar
@@ -22,6 +23,7 @@ from mace_pl.callbacks.progress import StageProgress
 from mace_pl.callbacks.write_run import WriteRun
 from mace_pl.commands.command_line import CommandLine, interrupts
 from mace_pl.commands.presets import preset_of
+from mace_pl.commands.fit_tune import OPTIONS, TunedFit, untuned
 from mace_pl.concepts.concept import AUTO, read_names
 from mace_pl.concepts.preservation import NAMES
 from mace_pl.data.attack_prompts import AttackPrompts
@@ -29,7 +31,7 @@ from mace_pl.data.captions import Captions
 from mace_pl.data.concepts import ConceptData
 from mace_pl.data.evaluation_prompts import EvaluationPrompts
 from mace_pl.data.prompts import Prompts
-from mace_pl.errors import UserError
+from mace_pl.errors import Stopped, UserError
 from mace_pl.files.paths import training_folder
 from mace_pl.files.run_log import RunLog
 from mace_pl.files.screen import program, screen
@@ -46,6 +48,8 @@ CHECKPOINT = ("ckpt_path", "weights_only")  # of Lightning; nothing here reads o
 
 
 class _FitCLI(CommandLine):
+    tuned: TunedFit | None = None
+
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         return {"fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule", *CHECKPOINT}}
@@ -92,6 +96,14 @@ class _FitCLI(CommandLine):
             default=None,
             help="sd15, sd21, sdxl or tiny, with a card's GB as in sd15:8; null: read from model and GPU",
         )
+            "--tune",
+            type=int | None,
+            default=None,
+            help="search the weights of the finished run with so many trials; the best is output_dir (extra tune)",
+        )
+        judges = Module | Literal["clip"]
+        parser.add_argument("--judge", type=judges, default="clip", help="of the search: clip, or a class")
+        parser.add_argument("--confirm_by", type=judges | None, default=None, help="judge that confirms what it finds")
         parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
         parser.set_defaults(
             {
@@ -119,10 +131,15 @@ class _FitCLI(CommandLine):
                 screen().print(line, highlight=False, soft_wrap=True)
 
     def before_instantiate_classes(self) -> None:
-        """Name the output after the last configuration, unless a setting names it."""
-        if self.settings["output_dir"] is None:
-            files = [Path(str(file)).stem for file in self.settings.get("config") or []]
-            self.settings["output_dir"] = default_output(files[-1] if files else "run")
+        """Name the output after the last configuration, unless a setting names it; beside it where it is searched."""
+        settings = self.settings
+        if settings["output_dir"] is None:
+            files = [Path(str(file)).stem for file in settings.get("config") or []]
+            settings["output_dir"] = default_output(files[-1] if files else "run")
+        if settings["tune"] is not None:
+            self.tuned = TunedFit.of(settings)
+            settings["output_dir"] = str(untuned(self.tuned.output))
+            settings["save_pipeline"], settings["export"] = False, []
 
     @property
     def log_folder(self) -> Path:
@@ -137,10 +154,12 @@ class _FitCLI(CommandLine):
         """What chooses anchors, shows the model before and after, writes the run, and saves what it resumes from."""
         config = self.settings
         plain = yaml.safe_load(self.command_parser.dump(config, skip_none=False))
-        plain.pop("config", None)
+        for name in ("config", *OPTIONS):
+            plain.pop(name, None)
         for name in NAMES:  # as they are now: the file may change, and lies elsewhere for who fuses in another folder
             if plain["model"].get(name) != AUTO and isinstance(plain["model"].get(name), str):
                 plain["model"][name] = read_names(plain["model"][name], f"model.{name}")
+        self.resume_search(plain)
         refine, fuse = cast(ConceptErasure, self.model).weights
         plain["model"] |= {"refine": vars(refine), "fuse": vars(fuse)}
         before_after = BeforeAfter(
@@ -157,10 +176,29 @@ class _FitCLI(CommandLine):
         harden = HardenEdit(config["output_dir"], plain["model"].get("fuse"), config["keep_every_n_steps"])
         own |= {"before_after": before_after, "meanwhile": meanwhile, "harden_edit": harden}
         write_run = WriteRun(config=plain, log=self.log, **own)
+        if self.tuned is not None and self.tuned.order and getattr(rank_zero_only, "rank", 0) == 0:
+            self.tuned.begin()
         checkpoint = LoRACheckpoint(config["output_dir"], config["keep_every_n_steps"])
         anchors = ChooseAnchors(config["output_dir"], config["kept"], config["classifier"], not config["dry_run"])
         names = ChooseNames(config["output_dir"], not config["dry_run"])
         return [meanwhile, anchors, names, harden, before_after, write_run, checkpoint]
+
+    def resume_search(self, config: dict[str, Any]) -> None:
+        """End here where the run that is to be searched is there.
+
+        Raises:
+            Stopped: it is.
+        """
+        if self.tuned is not None and not self.settings["dry_run"]:
+            self.tuned = self.tuned.ordered(config)
+            if self.tuned.fitted:
+                raise Stopped(f"The run is there, and is searched: {self.settings['output_dir']}")
+
+    def finish(self) -> None:
+        """Search the weights of the run, where that is asked for."""
+        if self.tuned is not None and self.tuned.order and getattr(rank_zero_only, "rank", 0) == 0:
+            given = self.config_init[str(self.subcommand)]
+            self.tuned.search(self.settings, given["judge"], given["confirm_by"])
 
     @property
     def written(self) -> Run | None:
@@ -272,4 +310,6 @@ def run(command: str, args: ArgsType, log: RunLog | None = None) -> CommandLine:
     name = next(iter(cli.subcommands()))
     given = [name, *args] if isinstance(args, list) else {"subcommand": name, name: args}
     with interrupts():
-        return cli(model, data, MaceTrainer, given, log)
+        made = cli(model, data, MaceTrainer, given, log)
+    made.finish()
+    return made

@@ -25,7 +25,7 @@ from mace_pl.tuning.page import page, table
 from mace_pl.tuning.pick import Tried, limit, pick
 from mace_pl.tuning.search import Search
 from mace_pl.tuning.space import changed, space_of
-from mace_pl.tuning.trial import of, solver, trial_of
+from mace_pl.tuning.trial import of, of_values, solver, trial_of
 
 SEARCHED = ("search, the run as it was", "search, taken")
 CONFIRMED = ("confirmation, the run as it was", "confirmation, taken")
@@ -106,7 +106,7 @@ def tune_run(
     check_least({"near": near, "far": far, "guidance": guidance, "seed": seed})
     old = Run.load(run)
     output = Path(output_dir) if output_dir else old.home.with_name(f"{old.home.name}-tuned")
-    folder = Path(study) if study else output.with_name(f"{output.name}.study")
+    folder = Path(study) if study else study_of(output)
     for setting, place in (("output_dir", output), ("study", folder)):
         refuse_inputs(place, [("run", old.home)], setting)
     check_places(folder, sentences)
@@ -129,15 +129,20 @@ def tune_run(
     say(f"{len(measure.rows)} of {measure.asked} images count: the original answers them. The run as it is: {start}")
     search.run(trials, trial_of(measure, again), first)
     picked = pick(search.tried(), *limits)
-    where: dict[str, Any] = {"pretrained": pretrained, "layout": layout}
-    fuse_run(run, str(output), overwrite=overwrite, save_pipeline=save_pipeline, **changed(picked), **where)
     measure.take(again.original)
     other = judge if confirm_by is None else confirm_by
     confirm = Measure(again.pipeline, asked.rows(1, confirm_seeds, confirm_seeds), asked.seeing(other), *images)
     found = {SEARCHED[0]: start, SEARCHED[1]: picked.scores}
-    found |= {CONFIRMED[0]: of(confirm, old), CONFIRMED[1]: of(confirm, Run.load(output))}
+    found |= {CONFIRMED[0]: of(confirm, old), CONFIRMED[1]: of_values(confirm, again, picked.values)}
     tell(folder, search, picked, found, {"run": old.home.name, "judge": judge, "confirm": other, "limits": limits})
+    where: dict[str, Any] = {"pretrained": pretrained, "layout": layout}  # written last: killed before, all is resumed
+    fuse_run(run, str(output), overwrite=overwrite, save_pipeline=save_pipeline, **changed(picked), **where)
     return output
+
+
+def study_of(output: Path) -> Path:
+    """Where the search for an output lies by default."""
+    return output.with_name(f"{output.name}.study")
 
 
 def say(line: str) -> None:

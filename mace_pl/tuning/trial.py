@@ -45,6 +45,17 @@ def of(measure: Measure, run: Run) -> Scores:
     return scores(measure.score(measure.rows))
 
 
+def of_values(measure: Measure, again: Again, values: Mapping[str, float]) -> Scores:
+    """Scores of all rows, by the values of a trial.
+
+    Raises:
+        UserError: a system is singular.
+    """
+    refine, fuse = stage_weights(values)
+    measure.take(again.solve(refine, fuse, strengths_in(values)))
+    return scores(measure.score(measure.rows))
+
+
 def trial_of(measure: Measure, again: Again) -> Score:
     """What scores values: by a few seeds first, then by all; None where these or the closed form say no."""
 

@@ -47,6 +47,11 @@ SMALL = {
     "python erase.py fit --model.pretrained stable-diffusion-v1-5/stable-diffusion-v1-5": (
         f"{FEW} {ONE} --overwrite true --model.pretrained checkpoints/emoji"
     ),
+    "python erase.py fit --config configs/emoji/erase_ship.yaml --output_dir checkpoints/erased/ship_searched": (
+        "--data.images_per_concept 1 --data.image_steps 1 --data.steps_per_concept 1 --report_seeds 0 --tune 1 "
+        f"{ONE} --model.domain_names [dog,cat] --judge support.judges.Sums --judge.names [ship,dog,cat] "
+        "--save_pipeline false --overwrite true"
+    ),
     "python erase.py cache": f"{ONE} --data.limit 4 --model.overwrite true",
     "python erase.py cache --config configs/emoji/cache_domain.yaml": f"{ONE} --model.overwrite true",
     "python erase.py export": "--overwrite true",

@@ -1,0 +1,69 @@
+"""``fit --tune``: the run is made, searched and confirmed by one command, which resumes where it was killed."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from support.runs import checksums, config, exit_message
+
+from mace_pl.cli import erase_main
+from mace_pl.run import Run
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = ["bird", "cat", "house"]
+CONCEPTS = [{"target": "ship", "anchor": "ground", "kind": "object"}]
+
+
+def words(folder: Path, pipeline: Path, clip: Path, *more: str) -> list[str]:
+    known = f"[{', '.join(['ship', *NAMES])}]"
+    args = config(folder, pipeline, "run", CONCEPTS, steps_per_concept=1)
+    args += ["--model.domain_names", f"[{', '.join(NAMES)}]", "--save_pipeline", "false", "--report_seeds", "0"]
+    args += ["--classifier", str(clip), "--tune", "2", "--judge", "support.judges.Sums", "--judge.names", known]
+    return [*args, *more]
+
+
+def test_a_killed_command_resumes_and_the_pick_is_the_output(
+    toy_pipeline: Path, toy_clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known, died = f"[{', '.join(['ship', *NAMES])}]", tmp_path / "died"
+    dies = ["--confirm_by", "support.judges.Dies", "--confirm_by.names", known, "--confirm_by.file", str(died)]
+    args = words(tmp_path, toy_pipeline, toy_clip, *dies)
+    paths = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    killed = subprocess.run([sys.executable, str(ROOT / "erase.py"), *args], cwd=ROOT, env=paths, capture_output=True)
+    assert killed.returncode == -9 and died.exists(), killed.stderr.decode()
+    assert not (tmp_path / "run").exists()
+    before = checksums(tmp_path / "run-untuned")
+    erase_main(args)  # neither trained nor searched again: it is confirmed and written
+    said = capsys.readouterr().out
+    assert checksums(tmp_path / "run-untuned") == before and "The run is there, and is searched" in said
+    found = json.loads((tmp_path / "run.study" / "tuning.json").read_text())
+    assert found["trials"]["scored"] + found["trials"]["cut short"] == 2
+    assert (found["judge"], found["confirmed"]["judge"]) == ("Sums", "Dies")
+    settings, run = yaml.safe_load((tmp_path / "run/config.yaml").read_text()), Run.load(tmp_path / "run")
+    assert run.fused is not None and not {"tune", "judge", "confirm_by"} & set(settings)
+    assert settings["model"]["fuse"]["identity"] == found["weights"]["fuse.identity"]
+    assert "output_dir" in exit_message(args, capsys)  # it is there now
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--tune", "0"], "tune=0 must be at least 1"),
+        (["--classifier", "null"], "tune=2 wants a classifier"),
+        (["--judge", "clap"], "judge"),
+    ],
+)
+def test_a_search_that_cannot_be_is_refused_before_anything_is_trained(
+    more: list[str],
+    message: str,
+    toy_pipeline: Path,
+    toy_clip: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert message in exit_message(words(tmp_path, toy_pipeline, toy_clip, *more), capsys)
+    assert [file.name for file in tmp_path.iterdir()] == ["run.yaml"]
