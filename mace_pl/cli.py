@@ -55,6 +55,7 @@ class Command:
         says: what it does, in a line.
         function: the function that does it, as ``module:name``; None for a command of the Trainer.
         trainer: the command of the Trainer.
+        then: what is done with what the Trainer has left, as ``module:name``.
         words: the parameter that is given as plain words before the options.
         tells: whether the function returns what was written.
         logs: whether that is a folder of a run, with a log.
@@ -66,6 +67,7 @@ class Command:
     says: str
     function: str | None = None
     trainer: str = ""
+    then: str = ""
     words: str = ""
     tells: bool = True
     logs: bool = False
@@ -88,7 +90,9 @@ class Command:
             print(f"{name}: loading …", file=sys.stderr, flush=True)
         with imported("mace_pl.commands.quiet:quiet_terminal")() as log:
             if self.function is None:
-                imported("mace_pl.commands.lightning_commands:run")(self.trainer, args, log)
+                left = imported("mace_pl.commands.lightning_commands:run")(self.trainer, args, log)
+                if self.then:
+                    imported(self.then)(left)
                 return
             written = imported("mace_pl.commands.calling:call")(name, imported(self.function), args, self.words)
             if self.logs:
@@ -107,6 +111,7 @@ COMMANDS = {
     "fit": Command(
         "erase concepts from a model: prepare images, refine, train a LoRA per concept, fuse, export",
         trainer="fit",
+        then="mace_pl.commands.fit_tune:search",
         interrupted="No edit is written. The same command resumes.",
     ),
     "cache": Command(
@@ -147,7 +152,7 @@ COMMANDS = {
         interrupted="No run is written. The same command resumes.",
     ),
     "tune": Command(
-        "search the weights of a finished run's closed forms, without training, and confirm what is found (extra tune)",
+        "search the weights of a finished run's closed forms and its strengths, and confirm what is found (extra tune)",
         "mace_pl.commands.tune:tune_run",
         interrupted="No run is written. The same command continues the search.",
         package="optuna",

@@ -138,9 +138,6 @@ class CommandLine(OneLineCLI):
         """Where the log of a command that fails is written."""
         return failed_folder(Path(self.settings["model"]["output"]))
 
-    def finish(self) -> None:
-        """What the command does when its Trainer has done its part, or was not needed."""
-
     @property
     def settings(self) -> Namespace:
         """The configuration of the command, as it was parsed."""

@@ -22,8 +22,8 @@ from mace_pl.callbacks.meanwhile import Meanwhile
 from mace_pl.callbacks.progress import StageProgress
 from mace_pl.callbacks.write_run import WriteRun
 from mace_pl.commands.command_line import CommandLine, interrupts
+from mace_pl.commands.fit_order import OPTIONS, TunedFit, untuned
 from mace_pl.commands.presets import preset_of
-from mace_pl.commands.fit_tune import OPTIONS, TunedFit, untuned
 from mace_pl.concepts.concept import AUTO, read_names
 from mace_pl.concepts.preservation import NAMES
 from mace_pl.data.attack_prompts import AttackPrompts
@@ -194,12 +194,6 @@ class _FitCLI(CommandLine):
             if self.tuned.fitted:
                 raise Stopped(f"The run is there, and is searched: {self.settings['output_dir']}")
 
-    def finish(self) -> None:
-        """Search the weights of the run, where that is asked for."""
-        if self.tuned is not None and self.tuned.order and getattr(rank_zero_only, "rank", 0) == 0:
-            given = self.config_init[str(self.subcommand)]
-            self.tuned.search(self.settings, given["judge"], given["confirm_by"])
-
     @property
     def written(self) -> Run | None:
         """What was written; None where the run ended before that."""
@@ -310,6 +304,4 @@ def run(command: str, args: ArgsType, log: RunLog | None = None) -> CommandLine:
     name = next(iter(cli.subcommands()))
     given = [name, *args] if isinstance(args, list) else {"subcommand": name, name: args}
     with interrupts():
-        made = cli(model, data, MaceTrainer, given, log)
-    made.finish()
-    return made
+        return cli(model, data, MaceTrainer, given, log)

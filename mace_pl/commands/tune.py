@@ -10,7 +10,9 @@ from typing import Any, Literal
 import torch
 from rich.table import Table
 
+from mace_pl.commands.fit_order import study_of
 from mace_pl.commands.fuse import fuse_run
+from mace_pl.commands.tune_training import Trainings
 from mace_pl.evaluation.clip import ClipEncoder
 from mace_pl.evaluation.judges import judge_labels
 from mace_pl.files.artifacts import claim_output, write_json, written_aside
@@ -24,8 +26,8 @@ from mace_pl.tuning.measure import Measure, Scores, says
 from mace_pl.tuning.page import page, table
 from mace_pl.tuning.pick import Tried, limit, pick
 from mace_pl.tuning.search import Search
-from mace_pl.tuning.space import changed, space_of
-from mace_pl.tuning.trial import of, of_values, solver, trial_of
+from mace_pl.tuning.space import changed, space_of, strengths_in
+from mace_pl.tuning.trial import of, of_values, solver, solving, trial_of
 
 SEARCHED = ("search, the run as it was", "search, taken")
 CONFIRMED = ("confirmation, the run as it was", "confirmation, taken")
@@ -50,6 +52,7 @@ def tune_run(
     far: int = 8,
     spread: float = 100.0,
     strengths: bool | None = None,
+    train: bool = False,
     steps: int = 20,
     guidance: float = 5.0,
     batch_size: int = 20,
@@ -61,8 +64,9 @@ def tune_run(
 ) -> Path:
     """Search the weights of a run's closed forms and its strengths, and confirm what is found on other images.
 
-    Every trial solves both closed forms, generates images and scores them; the search lies on disk, resumes when the
-    command is given again, and several processes may work on it. Needs the extra ``tune``.
+    Every trial solves both closed forms, generates images and scores them; with ``train`` it trains LoRAs too. The
+    search lies on disk, resumes when the command is given again, and several processes may work on it. Needs the extra
+    ``tune``.
 
     Args:
         run: output folder of ``fit`` or ``fuse``.
@@ -85,6 +89,7 @@ def tune_run(
         far: how many of the others.
         spread: by which factor a weight may fall and rise.
         strengths: search the erasure strength of each target too; where there are two to four of them when None.
+        train: search the learning rate, steps and rank of the LoRAs too; a setting is trained once for all trials.
         steps: denoising steps.
         guidance: classifier-free guidance scale.
         batch_size: images at once.
@@ -116,6 +121,10 @@ def tune_run(
     asked = Asking(old, again, clip, preserved_names(old, again, names), sentences, (near, far), seed)
     rows = asked.rows(0, seeds, pilot_seeds)
     ranges, first = space_of(again, spread, strengths)
+    trainings = Trainings(again, folder)
+    if train:
+        choices, own = trainings.choices()
+        ranges, first = {**ranges, **choices}, first | own
     inputs: dict[str, Any] = {
         "run": hash_files([old.place("edit")]),
         "ranges": ranges,
@@ -127,22 +136,20 @@ def tune_run(
     measure = Measure(again.pipeline, rows, asked.seeing(judge), *images)
     start = of(measure, old)
     say(f"{len(measure.rows)} of {measure.asked} images count: the original answers them. The run as it is: {start}")
-    search.run(trials, trial_of(measure, again), first)
+    solve = solving(again, trainings)
+    search.run(trials, trial_of(measure, solve), first)
     picked = pick(search.tried(), *limits)
     measure.take(again.original)
     other = judge if confirm_by is None else confirm_by
     confirm = Measure(again.pipeline, asked.rows(1, confirm_seeds, confirm_seeds), asked.seeing(other), *images)
     found = {SEARCHED[0]: start, SEARCHED[1]: picked.scores}
-    found |= {CONFIRMED[0]: of(confirm, old), CONFIRMED[1]: of_values(confirm, again, picked.values)}
+    found |= {CONFIRMED[0]: of(confirm, old), CONFIRMED[1]: of_values(confirm, solve, picked.values)}
     tell(folder, search, picked, found, {"run": old.home.name, "judge": judge, "confirm": other, "limits": limits})
     where: dict[str, Any] = {"pretrained": pretrained, "layout": layout}  # written last: killed before, all is resumed
-    fuse_run(run, str(output), overwrite=overwrite, save_pipeline=save_pipeline, **changed(picked), **where)
+    trained = run if trainings.setting(picked.values) == trainings.own else str(trainings.run_of(picked.values).folder)
+    strong = again.strengths | strengths_in(picked.values)
+    fuse_run(trained, str(output), None, strong, overwrite, save_pipeline, **changed(picked), **where)
     return output
-
-
-def study_of(output: Path) -> Path:
-    """Where the search for an output lies by default."""
-    return output.with_name(f"{output.name}.study")
 
 
 def say(line: str) -> None:

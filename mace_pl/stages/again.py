@@ -102,7 +102,7 @@ class Again:
     """
 
     def __init__(self, run: Run, pipeline: Pipeline, method: ClosedForm) -> None:
-        self.pipeline, self.method = pipeline, method
+        self.run, self.pipeline, self.method = run, pipeline, method
         self.strengths = dict.fromkeys(run.targets, 1.0) | dict(run.fused.weights if run.fused else {})
         self.layers = backbone_of(pipeline).key_values()
         self.original = backbone_of(pipeline).text_layers()
@@ -121,7 +121,11 @@ class Again:
         return preserve(self.pipeline, self.wanted, self.method, total, self.erased, self.layers, said)
 
     def solve(
-        self, refine: StageWeights, fuse: StageWeights, strengths: Mapping[str, float] = FULL
+        self,
+        refine: StageWeights,
+        fuse: StageWeights,
+        strengths: Mapping[str, float] = FULL,
+        loras: Mapping[str, Factors] | None = None,
     ) -> dict[str, Tensor]:
         """The edited weights by layer name.
 
@@ -129,6 +133,7 @@ class Again:
             refine: weights of stage 1.
             fuse: weights of stage 3.
             strengths: in [0, 1] by target; those of the run where a target is not named.
+            loras: others of the same targets in place of the run's.
 
         Raises:
             UserError: a system is singular.
@@ -145,7 +150,7 @@ class Again:
         wanted = replace(self.wanted, pooled=pooled)
         edit = solve_total(self.pipeline, self.method, total, wanted, preserved, self.layers)
         if self.method.trains:
-            edit = FusedLoras.of(self.sums, self.loras, preserved.fuse).edit(edit, strong)
+            edit = FusedLoras.of(self.sums, loras or self.loras, preserved.fuse).edit(edit, strong)
         return edit.weights(self.original if edit.pooled is not None else self.layers)
 
 

@@ -84,4 +84,4 @@ def changed(picked: Tried) -> dict[str, Any]:
         stage, _, term = key.partition(".")
         if stage in ("refine", "fuse"):
             found.setdefault(stage, {"absolute": True})[term] = value
-    return found | {"weights": strengths_in(picked.values)}
+    return found

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from mace_pl.errors import UserError
+from mace_pl.files.screen import screen
 from mace_pl.methods.chosen import chosen
+from mace_pl.methods.edit import Factors
 from mace_pl.models.backbone import backbone_of
 from mace_pl.run import Run
 from mace_pl.stages.again import Again, check_files, model_of
 from mace_pl.tuning.measure import Measure, Scores, scores
 from mace_pl.tuning.search import Score
 from mace_pl.tuning.space import stage_weights, strengths_in
+
+Solve = Callable[[Mapping[str, float]], dict[str, Tensor]]  # the edited weights by layer name, of a trial's values
 
 
 def solver(run: Run, pretrained: str | None, layout: str | None) -> Again:
@@ -30,8 +36,9 @@ def solver(run: Run, pretrained: str | None, layout: str | None) -> Again:
     if run.hardened:
         raise UserError(f"run={run.folder} is hardened, for the edit as it is. Give the run that it was made from.")
     check_files(model)
-    pipeline, *_ = run.base.load(pretrained, layout)
-    again = Again(run, pipeline, method)
+    pipeline, _, base = run.base.load(pretrained, layout)
+    config = {**run.config, "model": {**run.config["model"], **base.settings}}
+    again = Again(replace(run, base=base, config=config), pipeline, method)
     pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
     return again
 
@@ -45,25 +52,39 @@ def of(measure: Measure, run: Run) -> Scores:
     return scores(measure.score(measure.rows))
 
 
-def of_values(measure: Measure, again: Again, values: Mapping[str, float]) -> Scores:
+def solving(again: Again, loras: Callable[[Mapping[str, float]], Mapping[str, Factors]]) -> Solve:
+    """What solves the values of a trial; raises UserError where a system is singular or LoRAs cannot be trained.
+
+    Args:
+        again: the run.
+        loras: those of a trial, by its values.
+    """
+
+    def solve(values: Mapping[str, float]) -> dict[str, Tensor]:
+        refine, fuse = stage_weights(values)
+        return again.solve(refine, fuse, strengths_in(values), loras(values))
+
+    return solve
+
+
+def of_values(measure: Measure, solve: Solve, values: Mapping[str, float]) -> Scores:
     """Scores of all rows, by the values of a trial.
 
     Raises:
-        UserError: a system is singular.
+        UserError: see :func:`solving`.
     """
-    refine, fuse = stage_weights(values)
-    measure.take(again.solve(refine, fuse, strengths_in(values)))
+    measure.take(solve(values))
     return scores(measure.score(measure.rows))
 
 
-def trial_of(measure: Measure, again: Again) -> Score:
-    """What scores values: by a few seeds first, then by all; None where these or the closed form say no."""
+def trial_of(measure: Measure, solve: Solve) -> Score:
+    """What scores values: by a few seeds first, then by all; None where these or the closed forms say no."""
 
     def score(values: Mapping[str, float], goes_on: Callable[[Scores], bool]) -> Scores | None:
-        refine, fuse = stage_weights(values)
         try:
-            measure.take(again.solve(refine, fuse, strengths_in(values)))
-        except UserError:  # a singular system
+            measure.take(solve(values))
+        except UserError as error:  # a singular system, or a learning rate that is too large
+            screen().print(f"No edit of these values: {error}", highlight=False)
             return None
         pilot = measure.score([row for row in measure.rows if row.pilot])
         return scores(measure.score(measure.rows, pilot)) if goes_on(scores(pilot)) else None

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,10 +13,12 @@ from support.tolerances import BY_HAND, FLOAT32_EDIT, close
 
 from mace_pl.cli import erase_main
 from mace_pl.commands.fuse import fuse_run
+from mace_pl.commands.tune_training import Trainings
 from mace_pl.concepts.preservation import StageWeights
 from mace_pl.methods.chosen import chosen
 from mace_pl.run import Run
 from mace_pl.stages.again import Again
+from mace_pl.tuning.search import optuna
 from mace_pl.tuning.space import space_of
 from mace_pl.tuning.trial import solver
 
@@ -90,6 +93,38 @@ def test_a_run_is_searched_confirmed_and_written(
     erase_main(words(run, toy_clip, tmp_path / "again", "--study", str(study)))  # all trials are there
     first_run, second_run = (load_file(folder / "refined.safetensors") for folder in (tuned, tmp_path / "again"))
     assert all(torch.equal(weight, first_run[name]) for name, weight in second_run.items())
+
+
+def test_loras_are_trained_once_for_each_setting(run: Path, toy_clip: Path, tmp_path: Path) -> None:
+    again = solver(Run.load(run), None, None)
+    trainings = Trainings(again, tmp_path / "tuned.study")
+    assert trainings.own == (0.01, 2, 1) and trainings(dict[str, float]()) is again.loras
+    other = {"train.lr": 0.03, "train.steps": 1.0, "train.rank": 2.0}
+    made = trainings.run_of(other)
+    before = checksums(made.folder)
+    refine, fuse = (StageWeights(**made.config["model"][stage]) for stage in ("refine", "fuse"))
+    weights = again.solve(refine, fuse, loras=trainings(other))
+    held = made.refined({f"{name}.weight": weight for name, weight in again.layers.items()})
+    close({f"{name}.weight": weight for name, weight in weights.items()}, held, FLOAT32_EDIT)
+    assert Trainings(again, tmp_path / "tuned.study").run_of(other).folder == made.folder
+    assert checksums(made.folder) == before  # by another process too
+    assert (made.config["model"]["lr"], made.config["model"]["rank"]) == (0.03, 2)
+
+
+def test_training_is_searched_and_what_is_taken_is_written(run: Path, toy_clip: Path, tmp_path: Path) -> None:
+    tuned, study = tmp_path / "tuned", tmp_path / "tuned.study"
+    erase_main(words(run, toy_clip, tuned, "--train", "true", "--strengths", "false"))
+    found = json.loads((study / "tuning.json").read_text())["weights"]
+    written = yaml.safe_load((tuned / "config.yaml").read_text())
+    taken = (written["model"]["lr"], written["data"]["steps_per_concept"], written["model"]["rank"])
+    assert taken == tuple(found[f"train.{name}"] for name in ("lr", "steps", "rank"))
+    folders = {place.name for place in (study / "adding").iterdir() if place.is_dir() and place.name[0] != "."}
+    settings = {tuple(t.params[f"train.{n}"] for n in ("lr", "steps", "rank")) for t in trials_of(study)}
+    assert (0.01, 2, 1) in settings and len(folders) == len(settings) - 1 > 0  # the first trial is the run as it is
+
+
+def trials_of(study: Path) -> list[Any]:
+    return optuna().load_study(study_name="tune", storage=f"sqlite:///{study / 'study.sqlite3'}").trials
 
 
 @pytest.mark.parametrize(
