@@ -48,6 +48,7 @@ class EndsWhenTold(Callback):
 
 
 RAISING = {"exit_on_error": False, "allow_abbrev": False}  # of a parser
+CHECKPOINT = ("ckpt_path", "weights_only")  # of Lightning; nothing here reads one
 
 
 class OneLineCLI(LightningCLI):

@@ -52,11 +52,15 @@ class TunedFit:
         """What ``fit`` was asked for, by its settings.
 
         Raises:
-            UserError: fewer trials than one, no classifier, no Optuna, or an output that exists.
+            UserError: fewer trials than one, a hardening, no classifier, no Optuna, or an output that exists.
         """
         trials, output = settings["tune"], Path(settings["output_dir"])
         if trials < 1:
             raise UserError(f"tune={trials} must be at least 1: the number of trials. Leave it out for no search.")
+        if settings["model"]["harden"] is not None:
+            raise UserError(
+                f"tune={trials} searches an edit that is not hardened. Leave --model.harden out, and harden what is found."
+            )
         if settings["classifier"] is None:
             raise UserError(
                 f"tune={trials} wants a classifier, which says what is next to the targets and judges the images. Give "

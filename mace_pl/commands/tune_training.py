@@ -88,7 +88,8 @@ class Trainings:
         data = {**config["data"], "concepts": concepts, "steps_per_concept": steps}
         unseen = {"kept": [], "report_seeds": 0, "classifier": None, "export": [], "save_pipeline": False}
         own = {"output_dir": str(place), "overwrite": True}
-        return {**config, **unseen, **own, "data": data, "model": {**config["model"], "lr": lr, "rank": rank}}
+        changed = {"lr": lr, "rank": rank, "harden": None}
+        return {**config, **unseen, **own, "data": data, "model": {**config["model"], **changed}}
 
     def __call__(self, values: Mapping[str, float]) -> Mapping[str, Factors]:
         """The LoRAs of a trial.

@@ -54,6 +54,7 @@ def test_a_killed_command_resumes_and_the_pick_is_the_output(
     [
         (["--tune", "0"], "tune=0 must be at least 1"),
         (["--classifier", "null"], "tune=2 wants a classifier"),
+        (["--model.harden", "{}"], "Leave --model.harden out"),
         (["--judge", "clap"], "judge"),
     ],
 )

@@ -159,7 +159,7 @@ def test_a_term_that_fusion_does_not_have_is_refused(
     run: Path, change: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said = exit_message(["fuse", "--run", str(run), "--output_dir", str(run.parent / "odd"), "--fuse", change], capsys)
-    assert "must be one of identity, prior and domain, each at least 0" in said
+    assert "must be one of identity, prior, domain and growth, each at least 0" in said
     assert not (run.parent / "odd").exists()
 
 
