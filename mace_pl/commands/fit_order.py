@@ -59,7 +59,7 @@ class TunedFit:
             raise UserError(f"tune={trials} must be at least 1: the number of trials. Leave it out for no search.")
         if settings["model"]["harden"] is not None:
             raise UserError(
-                f"tune={trials} searches an edit that is not hardened. Leave --model.harden out, and harden what is found."
+                f"tune={trials} wants an edit that is not hardened. Leave --model.harden out, and harden its output."
             )
         if settings["classifier"] is None:
             raise UserError(
