@@ -147,9 +147,13 @@ class Meanwhile(Callback):
     # --- the end -------------------------------------------------------------------------------------------------
 
     def write(self, report: Path) -> None:
-        """Write what stays into the report of the finished run."""
+        """Write what stays into the report of the finished run, and show it on its page."""
         if (self.folder / STEPS).is_dir():
             shutil.copytree(self.folder / STEPS, report / STEPS)
+            files = sorted((report / STEPS).glob("*.png"))
+            shown = "\n".join(f"![step {int(file.stem)}]({STEPS}/{file.name})" for file in files)
+            with (report / "summary.md").open("a", encoding="utf-8") as summary:
+                summary.write(f"\nWhile it trained:\n\n{shown}\n")
         write_json(report / PROGRESS, self.content(state="finished"))
 
     def clear(self, trainer: Trainer, images: bool = True) -> None:

@@ -32,7 +32,7 @@ from mace_pl.models.text_encoding import encoder_fingerprint
 from mace_pl.stages.down import check_down, new_loras
 from mace_pl.stages.fuse import Trained, check_fusion, fuse_concepts, gather_trained
 from mace_pl.stages.preflight import megabytes
-from mace_pl.stages.preserve import AFFECTED, inputs_of, preserving
+from mace_pl.stages.preserve import inputs_of, preserving
 from mace_pl.stages.refine import Refined, check_concepts, refine_concepts
 from mace_pl.stages.train import (
     IDLE,
@@ -72,7 +72,7 @@ class ConceptErasure(LightningModule):
             those that the edit would move most out of ``domain_vocabulary``, and where neither that nor ``domain`` is
             given but a weight is, out of the model's own names or common words. Targets are left out.
         domain_vocabulary: more names, likewise; those of them are preserved that the edit would move most.
-        domain_affected: how many of a vocabulary.
+        domain_affected: how many of a vocabulary; when None 20 of ``domain_vocabulary``, else 100.
         pooled: edit the layer that reads SDXL's pooled text too, by the closed form on pooled embeddings.
         rank: rank of each concept's LoRA (paper: 1).
         refine: λ_I, λ_p, λ_d of stage 1.
@@ -113,7 +113,7 @@ class ConceptErasure(LightningModule):
         layout: str | None = None,
         domain_names: list[str] | str | None = AUTO,
         domain_vocabulary: list[str] | str | None = None,
-        domain_affected: int = AFFECTED,
+        domain_affected: int | None = None,
         pooled: bool = True,
         beside: str | None = None,
         harden: Hardening | None = None,

@@ -22,6 +22,7 @@ from mace_pl.stages.refine import refine_concepts
 #: ‖e_anchor − e_target‖_A / ‖e_target‖_A below which both are nearly one to the model: on the bundled model a synonym
 #: of the target has .07 to .14 (ship and boat, automobile and car), and two of its names .52 in the median
 CLOSE = 0.1
+SHOWN = 10  # names of those that a run has chosen
 
 
 def anchor_distances(pipeline: Pipeline, concepts: Sequence[Concept]) -> dict[str, float]:
@@ -93,8 +94,10 @@ def show_chosen(wanted: Preserving, console: Console) -> None:
     table = Table(title="Preserved")
     for column in ("name", "moved", "of its size"):
         table.add_column(column)
-    for name, (size, moved) in wanted.moved.items():
+    for name, (size, moved) in list(wanted.moved.items())[:SHOWN]:
         table.add_row(name, f"{moved:.3g}", f"{moved / size:.0%}" if size else "–")
+    if len(wanted.moved) > SHOWN:
+        table.add_row(f"and {len(wanted.moved) - SHOWN} more", "", "")
     console.print(table)
     console.print(
         f"model.domain_names: of {wanted.among} names ({wanted.chosen_from}) the {len(wanted.moved)} that the edit "

@@ -35,7 +35,9 @@ from mace_pl.stages.pooled import pooled_preservation
 
 log = logging.getLogger(__name__)
 
-AFFECTED = 20  # names of a vocabulary
+AFFECTED = 20  # names of a vocabulary that a user gives
+#: of another one: of the ship's twelve tested names on the bundled model, 20 preserved 90 %, 40 96 % and all 94 98 %
+MANY = 100
 
 
 @dataclass(frozen=True)
@@ -128,14 +130,15 @@ def preserving(
     chosen_from = "model.domain_vocabulary" if auto and vocabulary else ""
     if auto and not vocabulary and not model.get("domain") and any(weights.domain for weights in counting):
         vocabulary, chosen_from = (list(known), OWN) if known else (common_words(), COMMON)
-    affected = model.get("domain_affected", AFFECTED)
-    if affected < 1:
+    affected = model.get("domain_affected")
+    if affected is not None and affected < 1:
         raise UserError(f"model.domain_affected={affected} must be at least 1. Leave domain_vocabulary out for none.")
     text, pooled_text = backbone.encode([""])
     files = preservation(model.get("prior"), model.get("domain"), stages, fingerprint, text.shape[-1])
     width = None if pooled_text is None else pooled_text.shape[-1]
     pooled = pooled_preservation(model, stages[0], method, backbone, width)
     beside = Run.load(model["beside"], "model.beside") if model.get("beside") else None
+    affected = affected or (MANY if chosen_from in (OWN, COMMON) else AFFECTED)
     return Preserving(files[0], files[1], names, vocabulary, affected, pooled, beside, chosen_from)
 
 

@@ -53,6 +53,7 @@ def test_images_on_the_way_change_nothing_and_reach_the_report_and_a_logger(
     assert all(torch.equal(whole[key], shown[key]) for key in whole)
     files = sorted((place / "shown" / "report" / "steps").iterdir())
     assert [file.name for file in files] == ["000004.png", "000007.png", "000009.png"]
+    assert "![step 7](steps/000007.png)" in (place / "shown" / "report" / "summary.md").read_text()
     assert len({Image.open(file).tobytes() for file in files}) == 3, "the edit changes from row to row"
     events = accumulator.EventAccumulator(str(next((place / "logs").rglob("events.*")).parent)).Reload()
     assert [event.step for event in events.Images("edit so far")] == [4, 7, 9]
