@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -12,8 +13,9 @@ from typing import Any
 from mace_pl.errors import UserError
 from mace_pl.files.artifacts import claim_output, write_json
 from mace_pl.files.identity import identity
+from mace_pl.files.versions import ADDING
 from mace_pl.run import Run
-from mace_pl.tuning.search import optuna
+from mace_pl.tuning.search import STUDY, optuna
 
 OPTIONS = ("tune", "judge", "confirm_by")  # of ``fit``, which no run's configuration holds
 DECIDES = ("model", "data", "seed_everything")
@@ -89,7 +91,10 @@ class TunedFit:
         return False
 
     def begin(self) -> None:
-        """Say what the run is made from; of one that replaces another not before it is there."""
+        """Say what the run is made from; of one that replaces another not before it is there. Its search goes too."""
+        if self.written["overwrite"]:
+            (study_of(self.output) / STUDY).unlink(missing_ok=True)
+            shutil.rmtree(study_of(self.output) / ADDING, ignore_errors=True)
         if untuned(self.output).exists():
             self.mark.unlink(missing_ok=True)
         else:

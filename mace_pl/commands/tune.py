@@ -25,7 +25,7 @@ from mace_pl.tuning.checks import check, check_least, check_places
 from mace_pl.tuning.measure import Measure, Scores, says
 from mace_pl.tuning.page import page, table
 from mace_pl.tuning.pick import Tried, limit, pick
-from mace_pl.tuning.search import Search
+from mace_pl.tuning.search import STUDY, Search
 from mace_pl.tuning.space import changed, space_of, strengths_in
 from mace_pl.tuning.trial import of, of_values, solver, solving, trial_of
 
@@ -132,7 +132,7 @@ def tune_run(
         "judge": says(judge),
     }
     inputs |= {"rows": [asdict(row) for row in rows], "seed": seed}
-    search = Search(folder / "study.sqlite3", ranges, seed, identity(inputs))
+    search = Search(folder / STUDY, ranges, seed, identity(inputs))
     measure = Measure(again.pipeline, rows, asked.seeing(judge), *images)
     start = of(measure, old)
     say(f"{len(measure.rows)} of {measure.asked} images count: the original answers them. The run as it is: {start}")

@@ -18,6 +18,7 @@ from mace_pl.tuning.pick import Tried, beats
 
 RANDOM = 8  # trials that are drawn before the sampler models what it has seen
 UNPRUNED = 4  # trials that are never cut short
+STUDY = "study.sqlite3"  # in the folder of a search
 IDENTITY, PILOT, PROCESS = "identity", "pilot", "process"  # what is written beside trials
 
 #: the least and the largest value, on a log scale, by ``stage.term`` and ``strength.target``; or a list of choices
