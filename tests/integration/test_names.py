@@ -68,9 +68,8 @@ def test_names_are_chosen_where_a_weight_wants_some_and_nothing_else_names_them(
     backbone = backbone_of(load_pipeline(str(toy_pipeline)))
 
     def counted(**model: object) -> int:
-        return preserving(
-            {"domain_names": "auto", **model}, [StageWeights(1.0, domain=0.1)], UCE(), backbone, ""
-        ).affected
+        stages = [StageWeights(1.0, domain=0.1)] * 2
+        return preserving({"domain_names": "auto", **model}, stages, UCE(), backbone, "").affected
 
     assert [counted(), counted(domain_vocabulary=["dog"]), counted(domain_affected=3)] == [100, 20, 3]
 
