@@ -123,6 +123,7 @@ def measure(
     """
     run, place = made.make(subject, edit), bench.output / slug(subject.name) / slug(edit)
     trials, seeds = numbers
+    bench.reach(subject, run, place)
     if seeds:
         report(f"{subject.name}, {edit}, prompts", lambda: bench.scores(subject, run, place, trials, seeds))
     for attack in attacks:

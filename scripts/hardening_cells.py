@@ -14,6 +14,7 @@ from hardening_edits import Subject
 from PIL import Image
 from torch import Tensor
 
+from mace_pl.commands.export import changed_layers
 from mace_pl.data.levels import DESCRIPTIONS, SENTENCES, asked_prompts
 from mace_pl.evaluation.attacks.registry import ATTACKS, IN_TURN
 from mace_pl.evaluation.attacks.trial import Strengths, Trial
@@ -21,6 +22,7 @@ from mace_pl.evaluation.clip import ClipEncoder
 from mace_pl.evaluation.convolutional import ConvolutionalJudge
 from mace_pl.evaluation.fid import ClipFeatures, perceptual_distance
 from mace_pl.evaluation.judges import CLIP, Judges, judge_labels
+from mace_pl.evaluation.reach_rows import FILE as REACH
 from mace_pl.evaluation.words import Words
 from mace_pl.export.apply import load_edited
 from mace_pl.files.artifacts import slug, write_json, written_aside
@@ -30,6 +32,8 @@ from mace_pl.methods.lora import stream
 from mace_pl.models.pipeline import image_latents, load_pipeline
 from mace_pl.models.protocols import Pipeline
 from mace_pl.models.sampling import generate
+from mace_pl.run import Run
+from mace_pl.stages.reach import reach_of_run
 
 REPORT = 2000  # first seed of the images of prompts
 BATCH = 20
@@ -144,6 +148,18 @@ class Bench:
             for one, image in zip(part, generate(pipeline, prompts, seeds, self.steps, self.guidance), strict=True):
                 save(image, folder / one.file)
         return [Image.open(folder / one.file).convert("RGB") for one in asked]
+
+    def reach(self, subject: Subject, run: Path, place: Path) -> None:
+        """What the edit leaves within reach of its targets, without an image, in ``reach.json``."""
+        file, made = place / REACH, self.of(run)
+        if file.is_file() and read_yaml(file, "output").get("of") == identity(made):
+            return
+        finished = Run.load(run)
+        original = changed_layers(self.original, finished.edit)
+        names = self.judging["manners" if set(subject.targets) <= subject.styles else "all"].words.names
+        found = reach_of_run(finished, self.original, original, finished.edit.weights(original), names)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, {"of": identity(made), "targets": found})
 
     # --- attacks -------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from written import markdown
 
 from mace_pl.evaluation.attack_results import interval
 from mace_pl.evaluation.html_report import as_data
+from mace_pl.evaluation.reach_rows import FILE as REACH
 from mace_pl.files.artifacts import slug, write_json, written_aside
 from mace_pl.files.tables import read_yaml
 
@@ -58,7 +59,8 @@ def read_row(
     row: dict[str, Any] = {"subject": subject.name, "edit": edit, "seconds": runs.seconds(subject.name, edit)}
     file = place / "scores.json"
     scores = read_yaml(file, "output") if file.is_file() else None
-    row["targets"] = {}
+    reach = read_yaml(place / REACH, "output")["targets"] if (place / REACH).is_file() else {}
+    row |= {"targets": {}, "reach": reach}
     for target in subject.targets:
         own = {attack: read_cell(place / slug(target) / attack, labels) for attack in attacks}
         own = {attack: cell for attack, cell in own.items() if cell}
@@ -99,13 +101,15 @@ def lines_of(rows: Sequence[Mapping[str, Any]], label: str, kinds: Sequence[str]
             kept += [" → ".join(right), far]
         for target, cells in row["targets"].items():
             found = [shown(cells[kind][label]) if kind in cells else "–" for kind in kinds]
-            lines.append([row["subject"], target, row["edit"], *found, *kept, f"{row['seconds']:.0f}"])
+            own = row["reach"].get(target)
+            best = "–" if own is None else f"{own['size']:.2f}, {own['residual']:.2f}, {own['moved']:.2f}"
+            lines.append([row["subject"], target, row["edit"], *found, best, *kept, f"{row['seconds']:.0f}"])
     return lines
 
 
 def head_of(kinds: Sequence[str]) -> list[str]:
     """The columns."""
-    names = ["names right", "distance", "manners right", "distance"]
+    names = ["best embedding: size, residual; moved", "names right", "distance", "manners right", "distance"]
     return ["erased", "target", "edit", *(kind.replace("_", " ") for kind in kinds), *names, "seconds"]
 
 

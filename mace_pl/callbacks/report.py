@@ -17,6 +17,8 @@ from mace_pl.callbacks.protocols import ErasureModule
 from mace_pl.concepts.concept import Concept
 from mace_pl.concepts.templates import IMAGE_TEMPLATE
 from mace_pl.evaluation.clip import ClipClassifier
+from mace_pl.evaluation.reach_rows import COLUMNS as REACH_COLUMNS
+from mace_pl.evaluation.reach_rows import NOTE, reach_rows
 from mace_pl.files.artifacts import write_json
 from mace_pl.files.markdown import markdown_table
 from mace_pl.images.labelled_grid import labelled_grid
@@ -129,8 +131,8 @@ class Report:
         before, after = self.mean("before", names), self.mean("after", names)
         return "–" if before is None or after is None else f"{before:.0%} → {after:.0%}"
 
-    def write(self, folder: Path, losses: Mapping[str, Sequence[float]]) -> None:
-        """Before/after image, loss curves, metrics and a summary."""
+    def write(self, folder: Path, losses: Mapping[str, Sequence[float]], reach: Mapping[str, Any]) -> None:
+        """Before/after image, loss curves, metrics and a summary, with what is known without an image."""
         folder.mkdir()
         if self.images["after"]:
             self.write_images(folder / "before_after.png")
@@ -145,6 +147,7 @@ class Report:
         note = shown_of(len(self.names) if self.images["after"] else 0)
         caption = f"\nbefore_after.png: {note}\n" if note else ""
         summary = f"# Erased concepts\n\n{markdown_table(COLUMNS, self.rows(losses))}\n{caption}"
+        summary += f"\n## Without an image\n\n{markdown_table(REACH_COLUMNS, reach_rows(reach))}\n\n{NOTE}\n"
         (folder / "summary.md").write_text(summary, encoding="utf-8")
 
     def write_images(self, path: Path) -> None:

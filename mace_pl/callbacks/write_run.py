@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
 
 from mace_pl.callbacks.before_after import BeforeAfter
 from mace_pl.callbacks.harden_edit import HardenEdit
@@ -13,6 +15,7 @@ from mace_pl.callbacks.meanwhile import Meanwhile
 from mace_pl.callbacks.protocols import ErasureModule
 from mace_pl.concepts.concept import AUTO
 from mace_pl.errors import UserError
+from mace_pl.evaluation.reach_rows import FILE as REACH
 from mace_pl.export.formats import Finished, check_formats
 from mace_pl.export.single_file import check_single_file
 from mace_pl.files.artifacts import claim_output, write_json
@@ -22,11 +25,13 @@ from mace_pl.files.run_log import RunLog, logs
 from mace_pl.files.screen import program, screen
 from mace_pl.files.versions import ADDING
 from mace_pl.images.protocols import RunData
+from mace_pl.methods.edit import Edit
 from mace_pl.models.base_model import BaseModel
 from mace_pl.models.pipeline import relative_to_project
 from mace_pl.models.source import Source
 from mace_pl.run import Run, inputs_of
 from mace_pl.stages.preserve import Preserving
+from mace_pl.stages.reach import reach
 
 
 class WriteRun(Callback):
@@ -126,7 +131,9 @@ class WriteRun(Callback):
         for target in aside.targets:
             aside.save_concept(target, refined.sums[target], trained.factors.get(target, {}))
         if self.before_after.report is not None:
-            self.before_after.report.write(aside.report, trained.losses)
+            found = self.reach(aside, module, edit)
+            self.before_after.report.write(aside.report, trained.losses, found)
+            write_json(aside.report / REACH, found)
             write_json(aside.report / "preflight.json", self.before_after.tokens)
             self.meanwhile.write(aside.report)
         moved = refined.preserved.moved
@@ -139,6 +146,19 @@ class WriteRun(Callback):
         finished = Finished(run, module.pipeline, module.source, edit, module.original, aside.metrics)
         for form in dict.fromkeys(("edit", "refined", *self.formats(module.source))):
             finished.write(form, aside.place(form))
+
+    def reach(self, run: Run, module: ErasureModule, edit: Edit) -> dict[str, Any]:
+        """What the edit leaves within reach of its targets; beside names, or anchors where no name is known."""
+        refined, original = module.refined, module.original
+        assert refined is not None
+
+        def gram(target: str) -> Callable[[], Tensor]:
+            return lambda: refined.sums[target].F
+
+        names = [*module.wanted.names, *self.before_after.preserved]
+        names = names or [concept["anchor"] for concept in run.concepts if concept["anchor"]]
+        grams = {target: gram(target) for target in run.targets}
+        return reach(module.pipeline, original, edit.weights(original), grams, names)
 
     def show_result(self, module: ErasureModule) -> None:
         """What was erased, and where it lies."""

@@ -14,6 +14,7 @@ from mace_pl.commands.export import changed_layers
 from mace_pl.concepts.concept import Concept, read_names, templates_of
 from mace_pl.concepts.names import clean_name, clean_names
 from mace_pl.errors import UserError
+from mace_pl.evaluation.reach_rows import FILE as REACH
 from mace_pl.export.formats import Finished, check_formats
 from mace_pl.export.single_file import check_single_file
 from mace_pl.files.artifacts import claim_output, write_json
@@ -33,6 +34,7 @@ from mace_pl.models.protocols import Pipeline
 from mace_pl.models.source import Source
 from mace_pl.models.text_encoding import check_free_tokens, names_beside
 from mace_pl.run import Run
+from mace_pl.stages.reach import reach_of_run
 from mace_pl.training.team import launched
 
 Texts = dict[str, list[str]]
@@ -116,6 +118,7 @@ def _write(
     edit = replace(old.edit, hardening=hardened.factors)
     pipeline.to("cpu")
     finished = Finished(new, pipeline, source, edit, changed_layers(pipeline, edit))
+    found = reach_of_run(old, pipeline, finished.original, finished.weights, job.wording.names)
     backbone_of(pipeline).set_key_values(finished.weights)
     with new.save(overwrite) as aside:
         aside.take_concepts(old)
@@ -125,6 +128,7 @@ def _write(
         for form in dict.fromkeys(("refined", *forms)):
             finished.write(form, aside.place(form))
         write_json(aside.report / "hardening.json", facts)
+        write_json(aside.report / REACH, found)
     show(facts)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 
 from mace_pl.evaluation.ablation import cells, curve, head
+from mace_pl.evaluation.reach_rows import COLUMNS, NOTE, reach_rows
 from mace_pl.evaluation.report_images import ORIGINAL, Gallery
 from mace_pl.evaluation.results import each_judge
 from mace_pl.evaluation.score_tables import labelled, score_tables
@@ -34,7 +35,7 @@ def html_page(content: Mapping[str, Any], gallery: Gallery) -> str:
     """The whole page.
 
     Args:
-        content: ``settings``, ``scores`` and perhaps ``ablation`` as they are in the JSON file.
+        content: ``settings``, ``scores`` and perhaps ``ablation`` and ``reach`` as they are in the JSON file.
         gallery: the images.
     """
     scores, rows = content["scores"], content.get("ablation")
@@ -67,6 +68,9 @@ def html_page(content: Mapping[str, Any], gallery: Gallery) -> str:
             k: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for k, v in content["settings"].items()
         },
         gaps=gaps(runs),
+        reach={name: reach_rows(found) for name, found in content.get("reach", {}).items()},
+        reach_head=COLUMNS,
+        reach_note=NOTE,
         images=images,
         worst=lambda entry: [r for r in entry["concepts"] if r["role"] == "kept" and r["change"] < 0][:WORST],
         seen_as=seen_as,

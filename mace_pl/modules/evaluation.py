@@ -20,12 +20,15 @@ from mace_pl.evaluation.compared import OriginalImages, ScoredModels, read_refer
 from mace_pl.evaluation.fid import ClipFeatures, compare, perceptual_distance
 from mace_pl.evaluation.judges import CLIP, Judges, judge_labels
 from mace_pl.evaluation.quality import generated_features, reference_features, run_quality
+from mace_pl.evaluation.reach_rows import read_reach
 from mace_pl.evaluation.report_images import ORIGINAL, Gallery, first_cells
 from mace_pl.evaluation.results import Measured, all_results
 from mace_pl.evaluation.words import Words, neighbours
 from mace_pl.evaluation.write_scores import settings_of, write_scores
 from mace_pl.files.artifacts import claim_output
 from mace_pl.files.owned import refuse_inputs
+from mace_pl.files.paths import resolve
+from mace_pl.files.versions import current
 from mace_pl.methods.metrics import ImageScores
 from mace_pl.models.pipeline import load_pipeline, scheduled
 from mace_pl.models.sampling import generate
@@ -256,7 +259,9 @@ class ErasureScores(LightningModule):
         measured = Measured(self.words, tables, self.data.asked, of_levels, self.labels)
         self.scores = all_results(measured, self.models.anchors, self.near)
         self.add_quality(tables)
-        more = {"ablation": self.ablation} if self.ablation else {}
+        more: dict[str, Any] = {"ablation": self.ablation} if self.ablation else {}
+        found = {name: read_reach(current(resolve(run)) / "report") for name, run in self.runs.items()}
+        more |= {"reach": {name: own for name, own in found.items() if own}}
         content = {"settings": settings_of(self, self.data), "scores": self.scores} | more
         write_scores(self.output, content, self.gallery, self.loggers)
 

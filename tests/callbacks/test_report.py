@@ -59,8 +59,10 @@ def test_an_image_of_some_names_says_so(names: int, tmp_path: Path) -> None:
     report = Report([Concept("ship", "ground")], [f"thing {i}" for i in range(1, names)], None, 1)
     for when in ("before", "after"):
         report.images[when] = [Image.new("RGB", (8, 8), "red")] * names
-    report.write(tmp_path / "report", {})
+    near = [{"name": "boat", "distance": 0.1, "moved": 0.25}]
+    report.write(tmp_path / "report", {}, {"ship": {"size": 1.5, "residual": 0.04, "moved": 0.5, "near": near}})
     summary = (tmp_path / "report" / "summary.md").read_text(encoding="utf-8")
+    assert "| ship | 1.50 | 0.04 | 0.50 | boat 0.25 |" in summary
     assert ("before_after.png: The first 10 of 12 names." in summary) == (names > 10)
     shown = np.asarray(Image.open(tmp_path / "report" / "before_after.png"))
     last = np.nonzero((shown == (255, 0, 0)).all(-1))[0].max()

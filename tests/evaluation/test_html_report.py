@@ -54,7 +54,9 @@ def content() -> dict[str, Any]:
         "quality": {"fid": 1.5, "kid": None, "distance": 0.1, "missing": {"kid": "needs 50 images"}},
     }
     settings = {"pretrained": "toy", "names": ["ship", "dog"] * 40}
-    return {"settings": settings, "scores": {ORIGINAL: {}, "run": found}, "ablation": ABLATION}
+    reach = {"size": 1.5, "residual": 0.04, "moved": 0.5, "near": [{"name": "<boat>", "distance": 0.1, "moved": 0.25}]}
+    both = {"ablation": ABLATION, "reach": {"run": {"ship": reach}}}
+    return {"settings": settings, "scores": {ORIGINAL: {}, "run": found}} | both
 
 
 @pytest.fixture

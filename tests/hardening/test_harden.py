@@ -102,6 +102,8 @@ def test_the_report_says_losses_and_seconds(hardened: Path) -> None:
     assert facts["targets"] == ["ship", "painter"] and len(facts["rounds"]) == 2
     assert all(own[name]["last"] > 0 for own in facts["rounds"] for name in ("tokens", "targets"))
     assert min(facts["seconds"].values()) > 0
+    reach = json.loads((hardened / "report" / "reach.json").read_text())
+    assert list(reach) == ["ship", "painter"] and {one["name"] for one in reach["ship"]["near"]} == {"cat", "bird"}
 
 
 @pytest.fixture

@@ -43,6 +43,8 @@ def test_everything_promised_is_written(run: Path) -> None:
     rows = json.loads((run / "report/preflight.json").read_text())
     assert [row["target"] for row in rows] == ["ship", "painter", "dog"]
     assert all(len(row["spans"]) >= 30 and row["accuracy"] is None for row in rows)
+    reach = json.loads((run / "report/reach.json").read_text())
+    assert list(reach) == ["ship", "painter", "dog"] and all(own["size"] > 0 and own["near"] for own in reach.values())
     losses = json.loads((run / "report/metrics.json").read_text())["losses"]
     assert {t: m["steps"] for t, m in losses.items()} == {"ship": 3, "painter": 3, "dog": 3}
     assert not [f for f in run.parent.rglob("*.partial")]

@@ -10,13 +10,16 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from support.finished import finished_run
 
 from mace_pl.errors import UserError
+from mace_pl.files.artifacts import write_tensors
 from mace_pl.files.paths import resolve
 
 ROOT = Path(__file__).resolve().parents[2]
+WIDTH = 128  # of the bundled model's text
 NAMES = ("compare_methods", "compared", "compared_edits", "compared_images", "compared_page", "written", "runs")
 NAMES += ("hardening_edits", "hardening_cells", "hardening_page", "hardening")
 
@@ -39,6 +42,8 @@ def small(place: Path) -> dict[str, Any]:
     (place / "runs").mkdir()
     for edit in ("mace", "hardened"):
         finished_run(place / "runs" / f"ship_{edit}", base)
+        sums = {name: torch.eye(WIDTH, dtype=torch.float64) for name in ("F", "G", "F_all", "pairs")}
+        write_tensors(place / "runs" / f"ship_{edit}" / "statistics" / "ship.safetensors", sums, "concept", {})
     (place / "runs" / "ship_mace.made.json").write_text('{"seconds": 12.5}')
     words = {"names": ["ship", "dog", "frog"], "keep": []}
     manners = {"names": ["Velmora", "Quistel"], "keep": [], "judged": "styles", "templates": ["a cat by {}"]}
@@ -61,6 +66,7 @@ def test_cells_are_made_once_and_tables_hold_all_that_is_there(
     for row in rows.values():
         own = row["targets"]["ship"]
         assert list(own) == ["free_tokens", "noise", "plain"]
+        assert row["reach"]["ship"]["size"] > 0 and len(row["reach"]["ship"]["near"]) == 2
         for cell in own.values():
             assert {cell[judge]["n"] for judge in ("ConvolutionalJudge", "clip")} == {2}
         assert row["preserved"]["all"]["after"]["clip"]["n"] == 2  # dog and frog
