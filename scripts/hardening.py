@@ -94,8 +94,9 @@ def main(
         fit: further options of ``fit``.
         only_tables: make nothing, write what is there.
     """
-    made = Runs(runs, pretrained, {HARDENED: harden or {}, **(variants or {})}, fit or [])
     known = read_vocabularies(read_yaml(vocabularies, "vocabularies"), vocabularies)
+    hardenings = {HARDENED: harden or {}, **(variants or {})}
+    made = Runs(runs, pretrained, hardenings, known["manners"].names, fit or [])
     words = {name: known[name] for name in ("all", "manners")}
     bench = Bench(pretrained, words, judge, clip or f"{pretrained}/clip", output, steps, guidance, strengths or {})
     given = {"pretrained": pretrained, "model": model_fingerprint(bench.original), "steps": steps, "guidance": guidance}

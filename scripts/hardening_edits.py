@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from runs import command
 
+from mace_pl.concepts.concept import read_names
 from mace_pl.files.artifacts import slug, write_json
 from mace_pl.files.tables import read_yaml
 from mace_pl.methods.edit import Edit
@@ -22,6 +23,7 @@ ADVERSARIAL = "configs/emoji/rece.yaml"
 GROWTH = {"refine": 0.5, "fuse": 0.75}  # how the domain's weights grow with the number of targets
 MACE, ALONE, CLOSED = "mace", "alone", "rece"
 HARDENED = "hardened"
+STYLED = ("dog", "house", "rocket", "guitar")  # in the other manners, where a manner is erased and hardened
 
 
 @dataclass(frozen=True)
@@ -51,13 +53,20 @@ class Runs:
         folder: where they lie.
         pretrained: the model.
         variants: settings of ``harden`` by the name of a hardened edit.
+        manners: of painting, that the model knows.
         more: further settings of ``fit``.
     """
 
     def __init__(
-        self, folder: Path, pretrained: str, variants: Mapping[str, Mapping[str, Any]], more: Sequence[str] = ()
+        self,
+        folder: Path,
+        pretrained: str,
+        variants: Mapping[str, Mapping[str, Any]],
+        manners: Sequence[str],
+        more: Sequence[str] = (),
     ) -> None:
         self.folder, self.pretrained, self.variants, self.more = folder, pretrained, variants, more
+        self.manners = manners
 
     @property
     def edits(self) -> list[str]:
@@ -86,9 +95,19 @@ class Runs:
             started = time.perf_counter()
             settings = self.variants.get(HARDENED, {}) if edit == ALONE else self.variants[edit]
             words = [word for name, value in settings.items() for word in (f"--harden.{name}", str(value))]
+            words += (
+                ["--preserved", json.dumps(self.preserved(subject))] if subject.styles & set(subject.targets) else []
+            )
             command("harden", "--run", str(base), "--output_dir", str(place), "--device", "cpu", *words)
         write_json(place.with_suffix(".made.json"), {"seconds": before + time.perf_counter() - started})
         return place
+
+    def preserved(self, subject: Subject) -> list[str]:
+        """What a hardening preserves where a manner is erased: all names, and some of them in the other manners."""
+        names = read_names(read_yaml(Path(OBJECTS), "config")["model"]["domain_names"], "names")
+        others = [manner for manner in self.manners if manner not in subject.targets]
+        styled = [f"{name} in the style of {manner}" for manner in others for name in STYLED]
+        return [name for name in (*names, *styled) if name not in subject.targets]
 
     def seconds(self, subject: str, edit: str) -> float:
         """What a run took, by the clock; zero where it was interrupted and is not known."""
