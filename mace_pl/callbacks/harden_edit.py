@@ -72,7 +72,8 @@ class HardenEdit(Callback):
         self.inputs, self.saved = job.inputs, Saved(self.folder, job.inputs)
         backbone, original = backbone_of(module.pipeline), module.original
         backbone.set_key_values(original)
-        hardened = job.run(module.edit.weights(original), self.saved, self.every_n_steps)
+        edited = module.edit.weights(backbone.text_layers())  # on the device, where they change places in every step
+        hardened = job.run(edited, self.saved, self.every_n_steps)
         others = backbone.weights_of(name for name in hardened.factors if name not in original)
         original = original | {name: weight.cpu() for name, weight in others.items()}
         module.take_edit(replace(module.edit, hardening=hardened.factors), original)

@@ -81,7 +81,8 @@ def fuse_run(
     check_files(model)
     pipeline, source, base = old.base.load(pretrained, layout)
     refuse_inputs(output, [("base model", source.place), *inputs_of({"model": model | base.settings})])
-    config = {**old.config, "model": model | base.settings, "output_dir": str(output)}
+    plain = {"harden": None} if "harden" in model else {}  # whoever adds to the new run or repeats it gets none either
+    config = {**old.config, "model": model | base.settings | plain, "output_dir": str(output)}
     new = Run(output, base, concepts, config, old.seed, Fused(way, strengths, model["refine"], model["fuse"]))
     solved = solve_again(old, new, pipeline, closed_form)
     finished = Finished(new, pipeline, source, solved.edit, solved.original)

@@ -15,6 +15,7 @@ from support.runs import CONCEPTS, config, exit_message, nodes
 from support.tolerances import EDITED_PASS, MOVED, RUN_FACTORS, above, close
 
 from mace_pl.cli import erase_main
+from mace_pl.run import Run
 
 FEW = {"rank": 2, "rounds": 2, "steps": 3, "found": 2, "tokens": 2, "attack_steps": 2, "attack_samples": 2}
 FEW |= {"images": 2, "preserved_images": 2, "batch": 4, "preserved_batch": 2}
@@ -54,6 +55,15 @@ def test_the_run_is_that_of_fit_and_then_harden(whole: Path, toy_pipeline: Path)
     edited = StableDiffusionPipeline.from_pretrained(whole.parent / "plain" / "pipeline", safety_checker=None)
     edited.load_lora_weights(whole, weight_name="hardening.safetensors")
     close(noise_of(edited.unet), hardened, EDITED_PASS)
+
+
+def test_fuse_takes_it_off_and_out_of_the_configuration(whole: Path) -> None:
+    args = ["fuse", "--run", str(whole), "--output_dir", str(whole.parent / "off"), "--save_pipeline", "false"]
+    erase_main([*args, "--without_hardening", "true"])
+    off = Run.load(whole.parent / "off")
+    assert Run.load(whole).hardened and not off.hardened and off.config["model"]["harden"] is None
+    edits = [load_file(folder / "edit.safetensors") for folder in (whole, whole.parent / "off")]
+    assert all(torch.equal(edits[0][name], edits[1][name]) for name in edits[0])
 
 
 def test_two_killed_processes_end_as_one_unbroken(whole: Path, toy_pipeline: Path) -> None:
