@@ -20,7 +20,6 @@ from mace_pl.run import Run
 
 OBJECTS, STYLES = "configs/emoji/erase_ship.yaml", "configs/emoji/erase_style.yaml"
 ADVERSARIAL = "configs/emoji/rece.yaml"
-GROWTH = {"refine": 0.5, "fuse": 0.75}  # how the domain's weights grow with the number of targets
 MACE, ALONE, CLOSED = "mace", "alone", "rece"
 HARDENED = "hardened"
 STYLED = ("dog", "house", "rocket", "guitar")  # in the other manners, where a manner is erased and hardened
@@ -123,10 +122,6 @@ class Runs:
         words += ["--data.concepts", json.dumps(self.concepts(subject, named)), "--report_seeds", "0", "--kept", "[]"]
         words += [] if named else ["--data.anchors", pool if isinstance(pool, str) else json.dumps(pool)]
         words += self.more
-        if edit == MACE and len(subject.targets) > 1:
-            for stage, power in GROWTH.items():
-                weight = given["model"][stage]["domain"] * len(subject.targets) ** power
-                words += [f"--model.{stage}.domain", f"{weight:.2f}"]
         command(*words, "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu")
 
     def concepts(self, subject: Subject, named: bool) -> list[dict[str, str]]:
