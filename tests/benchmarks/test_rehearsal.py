@@ -91,4 +91,6 @@ def test_presets_calculate_with_what_a_step_takes(toy_pipeline: Path) -> None:
         real = module.step_bytes(UNet2DConditionModel.from_config(settings), checkpointing, mixed)
         with FakeTensorMode():
             fake = module.step_bytes(UNet2DConditionModel.from_config(settings), checkpointing, mixed)
-        assert 0.98 * real <= fake <= 1.02 * real
+        assert (
+            0.98 * real <= fake <= 1.02 * real
+        )  # counted bytes, not measured time: only what an allocator pads differs
