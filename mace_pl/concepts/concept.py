@@ -127,7 +127,7 @@ def read_concepts(source: str | Sequence[dict[str, Any] | str | Concept]) -> lis
     concepts = []
     for row in rows:
         if isinstance(row, Concept | str):
-            concepts.append(Concept(row) if isinstance(row, str) else row)
+            concepts.append(_bare(row) if isinstance(row, str) else row)
             continue
         known = set(Concept.__dataclass_fields__)
         if not isinstance(row, dict) or set(row) - known or "target" not in row:
@@ -143,6 +143,20 @@ def read_concepts(source: str | Sequence[dict[str, Any] | str | Concept]) -> lis
         )
     _check_distinct([concept.target for concept in concepts])
     return concepts
+
+
+def _bare(target: str) -> Concept:
+    """A concept of a bare target.
+
+    Raises:
+        UserError: it is a whole list, which is what the parser makes of an entry that is no text.
+    """
+    if target.startswith("[") and target.endswith("]"):
+        raise UserError(
+            f"data.concepts: {target} holds what is no text: a number, a date, yes, no, null or a list. Write such names "
+            f"in quotes, as in ['1984']."
+        )
+    return Concept(target)
 
 
 def _check_distinct(targets: Sequence[str]) -> None:

@@ -44,6 +44,7 @@ class AttackPrompts(LightningDataModule):
         batch_size: int = 20,
     ) -> None:
         super().__init__()
+        self.names_file = names if isinstance(names, str) else None
         names = read_names(names, "data.names") if isinstance(names, str) else clean_names(names, "data.names")
         targets = clean_names(targets, "data.targets")
         synonyms, descriptions = (

@@ -41,6 +41,7 @@ class EvaluationPrompts(LightningDataModule):
         descriptions: str | None = None,
     ) -> None:
         super().__init__()
+        self.names_file = names if isinstance(names, str) else None
         names = read_names(names, "data.names") if isinstance(names, str) else clean_names(names, "data.names")
         synonyms = {
             clean_name(n, "data.synonyms"): clean_names(w, "data.synonyms") for n, w in (synonyms or {}).items()

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
@@ -127,6 +128,23 @@ def refuse_inputs(output: Path, inputs: Iterable[tuple[str, str | Path | None]],
             verb = "is" if resolve(place).resolve() == output.resolve() else "holds"
             raise UserError(f"{setting}={output} {verb} the {what} ({place}). Choose another --{setting}.")
     refuse_inside(output, given, setting)
+
+
+def refuse_files(outputs: Iterable[Path], files: Iterable[tuple[str, Any]], setting: str = "output_dir") -> None:
+    """Refuse files that would replace one which the command reads.
+
+    Args:
+        outputs: what is written.
+        files: what each is, as in "data.names", and what was given; what is no path of a file holds nothing.
+        setting: the option that named the outputs.
+
+    Raises:
+        UserError: naming the file.
+    """
+    places = {output.resolve() for output in outputs}
+    for what, given in files:
+        if isinstance(given, str | Path) and resolve(given).resolve() in places:
+            raise UserError(f"{setting} would replace {given}, which is read as {what}. Choose another --{setting}.")
 
 
 def refuse_inside(output: Path, inputs: Iterable[tuple[str, str | Path | None]], setting: str) -> None:

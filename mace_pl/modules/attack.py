@@ -29,7 +29,7 @@ from mace_pl.evaluation.words import Words
 from mace_pl.export.apply import load_edited
 from mace_pl.files.artifacts import claim_output, write_json, written_aside
 from mace_pl.files.markdown import markdown_table
-from mace_pl.files.owned import refuse_inputs
+from mace_pl.files.owned import refuse_files, refuse_inputs
 from mace_pl.files.paths import model_name, place_name, resolve
 from mace_pl.files.screen import screen
 from mace_pl.methods.lora import stream
@@ -163,6 +163,9 @@ class Attack(LightningModule):
         check_trainer(self.trainer, "attack")
         data = self.data
         check_attacks(data.attacks, "data.attacks")
+        read = [("data.names", data.names_file), *(("model.edited", edit) for edit in self.edits.values())]
+        outputs = [self.output, self.output.with_suffix(".md"), self.output.with_suffix(".html")]
+        refuse_files(outputs, read, "model.output")
         warn_of_unerased(self.edits.values(), data.targets)
         words = Words(data.names, {})
         self.judges = Judges(self.given_judges, self.clip, words, [data.template], strict=False)

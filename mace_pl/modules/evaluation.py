@@ -26,7 +26,7 @@ from mace_pl.evaluation.results import Measured, all_results
 from mace_pl.evaluation.words import Words, neighbours
 from mace_pl.evaluation.write_scores import settings_of, write_scores
 from mace_pl.files.artifacts import claim_output
-from mace_pl.files.owned import refuse_inputs
+from mace_pl.files.owned import refuse_files, refuse_inputs
 from mace_pl.files.paths import resolve
 from mace_pl.files.versions import current
 from mace_pl.methods.metrics import ImageScores
@@ -106,6 +106,7 @@ class ErasureScores(LightningModule):
             raise UserError(f"model.runs={runs} need folder names that differ, and none called {ORIGINAL!r}.")
         self.steps, self.guidance, self.scheduler = steps, guidance, scheduler
         self.kid_subset, self.nearest, self.shown = kid_subset, nearest, shown
+        self.read = [("model.names", names), *(("model.ablation", file) for file in ablation or [])]
         self.names = None if names is None else read_names(names, "model.names")
         self.given_judges = judge if isinstance(judge, list) else [CLIP if judge is None else judge]
         self.labels, self.chosen_by = judge_labels(self.given_judges), chosen_by
@@ -139,6 +140,10 @@ class ErasureScores(LightningModule):
         """The classes of the judges, and tables per model."""
         check_trainer(self.trainer, "test")
         data = self.data
+        read = [*self.read, ("data.names", data.names_file)]
+        read += [(f"data.{name}", file) for name, file in data.files.items()]
+        outputs = [self.output, self.output.with_suffix(".md"), self.output.with_suffix(".html")]
+        refuse_files(outputs, read, "model.output")
         others = [name for name in self.names or [] if name not in data.names]
         self.models.spell([*data.names, *others])
         erased = {t for targets in self.models.targets.values() for t in targets}

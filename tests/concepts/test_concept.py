@@ -44,6 +44,7 @@ def test_a_target_beyond_the_tokenizers_length_is_refused(tokenizer: CLIPTokeniz
         ([{"anchor": "sky"}], "needs a target"),
         ([{"target": "ship", "anchor": " "}], "anchor is empty"),
         ("nowhere.csv", "is no file"),
+        (["ship", "[ship, 1984]"], "holds what is no text"),  # as the parser gives a list with a number
     ],
 )
 def test_bad_concepts_are_refused(rows: object, message: str) -> None:

@@ -197,6 +197,19 @@ def test_a_target_that_is_no_class_is_refused(
     assert "data.targets is empty. Name at least one" in exit_message(args, capsys)
 
 
+def test_a_file_that_is_read_is_not_replaced(
+    toy_pipeline: Path, toy_clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, names = finished_run(tmp_path / "run", toy_pipeline), tmp_path / "names.txt"
+    names.write_text("ship\ndog\n")
+    for output, edit in ((names, run), (run / "edit.safetensors", run / "edit.safetensors")):
+        before = output.read_bytes()
+        args = command(toy_pipeline, edit, toy_clip, output)
+        args += ["--model.overwrite", "true", "--data.names", str(names)]
+        assert f"model.output would replace {output}" in exit_message(args, capsys)
+        assert output.read_bytes() == before
+
+
 def test_targets_that_a_run_does_not_erase_are_named(toy_pipeline: Path, tmp_path: Path) -> None:
     run = finished_run(tmp_path / "run", toy_pipeline)
     with pytest.warns(UserWarning, match=r"data\.targets: dog: .*run does not erase that, but ship"):

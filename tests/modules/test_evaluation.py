@@ -57,6 +57,16 @@ def test_the_original_alone_is_scored(toy_pipeline: Path, toy_clip: Path, tmp_pa
     assert "acc_e" not in top1 and "h" not in top1
 
 
+def test_a_file_of_names_is_not_replaced(
+    toy_pipeline: Path, toy_clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = tmp_path / "s.md"  # which lies beside the figures
+    names.write_text("ship\ndog\n")
+    args = [*command(toy_pipeline, toy_clip, tmp_path / "s.json"), "--data.names", str(names), "--data.synonyms", "{}"]
+    assert f"model.output would replace {names}, which is read as data.names" in exit_message(args, capsys)
+    assert names.read_text() == "ship\ndog\n" and not (tmp_path / "s.json").exists()
+
+
 def test_synonyms_of_what_stays_do_not_shift_the_rows_of_a_run(
     toy_pipeline: Path, toy_clip: Path, tmp_path: Path
 ) -> None:
