@@ -8,6 +8,7 @@ from lightning import Callback, LightningModule, Trainer
 
 from mace_pl.callbacks.protocols import ErasureModule
 from mace_pl.callbacks.remembered import Remembered
+from mace_pl.errors import UserError
 from mace_pl.images.protocols import RunData
 from mace_pl.stages.refine import choose_names
 
@@ -24,13 +25,23 @@ class ChooseNames(Callback):
         self.remembered = Remembered(output_dir, "names", keep)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give the module its names."""
+        """Give the module its names.
+
+        Raises:
+            UserError: there are none.
+        """
         module = cast(ErasureModule, pl_module)
         if not (module.wanted.chosen_from and module.wanted.vocabulary):
             return
         module.begin()
         chosen = self.choose(trainer, module) if trainer.is_global_zero else {}
-        module.take_names(trainer.strategy.broadcast(chosen))
+        chosen = trainer.strategy.broadcast(chosen)
+        if not (chosen or module.wanted.names):
+            raise UserError(
+                f"{module.wanted.chosen_from}: every name of it is erased, so none would be preserved. Give others, or "
+                f"leave it out."
+            )
+        module.take_names(chosen)
 
     def choose(self, trainer: Trainer, module: ErasureModule) -> dict[str, Any]:
         """The names that an interrupted run has chosen from the same, or new ones."""

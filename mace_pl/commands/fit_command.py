@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch.nn import Module
 
 from mace_pl.callbacks.before_after import BeforeAfter
+from mace_pl.callbacks.check_search import CheckSearch
 from mace_pl.callbacks.choose_anchors import ChooseAnchors
 from mace_pl.callbacks.choose_names import ChooseNames
 from mace_pl.callbacks.harden_edit import HardenEdit
@@ -126,6 +127,9 @@ class FitCLI(CommandLine):
         if settings["output_dir"] is None:
             files = [Path(str(file)).stem for file in settings.get("config") or []]
             settings["output_dir"] = default_output(files[-1] if files else "run")
+        idle = [f"{name}={settings[name]}" for name in OPTIONS if settings[name] not in (None, "clip")]
+        if idle and settings["tune"] is None:
+            raise UserError(f"{idle[0]} is of a search, and none is asked for. Give --tune, or leave it out.")
         if settings["tune"] is not None:
             self.tuned = TunedFit.of(settings)
             settings["output_dir"] = str(untuned(self.tuned.output))
@@ -166,12 +170,14 @@ class FitCLI(CommandLine):
         harden = HardenEdit(config["output_dir"], plain["model"].get("fuse"), config["keep_every_n_steps"])
         own |= {"before_after": before_after, "meanwhile": meanwhile, "harden_edit": harden}
         write_run = WriteRun(config=plain, log=self.log, **own)
-        if self.tuned is not None and self.tuned.order and getattr(rank_zero_only, "rank", 0) == 0:
-            self.tuned.begin()
+        checks: list[Callback] = []
+        if self.tuned is not None and self.tuned.order:
+            judges = [self.config_init[str(self.subcommand)][name] for name in ("judge", "confirm_by")]
+            checks = [CheckSearch(plain, config["kept"], judges, self.tuned.begin)]
         checkpoint = LoRACheckpoint(config["output_dir"], config["keep_every_n_steps"])
         anchors = ChooseAnchors(config["output_dir"], config["kept"], config["classifier"], not config["dry_run"])
         names = ChooseNames(config["output_dir"], not config["dry_run"])
-        return [meanwhile, anchors, names, harden, before_after, write_run, checkpoint]
+        return [meanwhile, anchors, names, *checks, harden, before_after, write_run, checkpoint]
 
     def resume_search(self, config: dict[str, Any]) -> None:
         """End here where the run that is to be searched is there.

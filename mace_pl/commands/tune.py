@@ -114,7 +114,7 @@ def tune_run(
     folder = Path(study) if study else study_of(output)
     for setting, place in (("output_dir", output), ("study", folder)):
         refuse_inputs(place, [("run", old.home)], setting)
-    check_places(folder, sentences)
+    check_places(folder, output, sentences)
     claim_output(output, overwrite)
     again, clip = solver(old, pretrained, layout), ClipEncoder(classifier, "classifier")
     images = steps, guidance, batch_size

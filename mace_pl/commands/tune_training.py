@@ -76,7 +76,7 @@ class Trainings:
             return self.again.run
         place = self.folder / ADDING / f"lr_{lr:.6g}_steps_{steps}_rank_{rank}"
         place.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(place.with_suffix(".lock")):  # of other processes that work on the study
+        with FileLock(place.with_name(f"{place.name}.lock")):  # of other processes that work on the study
             if Run.edit_in(place) is None:
                 fit(self.order(place, setting))
         return Run.load(place)

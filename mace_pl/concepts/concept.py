@@ -153,8 +153,8 @@ def _bare(target: str) -> Concept:
     """
     if target.startswith("[") and target.endswith("]"):
         raise UserError(
-            f"data.concepts: {target} holds what is no text: a number, a date, yes, no, null or a list. Write such names "
-            f"in quotes, as in ['1984']."
+            f"data.concepts: {target} holds what is no text: a number, a date, yes, no, null or a list. Write such "
+            f"names in quotes, as in ['1984']."
         )
     return Concept(target)
 

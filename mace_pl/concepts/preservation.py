@@ -84,16 +84,25 @@ def weights_of(
         given: of either stage.
         model: the settings of ``model``, which say whether there is a prior or a domain.
         by_number: whether the method has weights that follow the number.
+
+    Raises:
+        UserError: a growth of a weight that is 0.
     """
     silent = all(own.absolute and (own.identity, own.prior, own.domain) == (None,) * 3 for own in given)
     domain = model.get("domain") or any(model.get(name) not in (None, AUTO, "", []) for name in NAMES)
     domain = domain or (silent and model.get("domain_names") == AUTO)
     found = []
-    for own, default in zip(given, BY_NUMBER if by_number and (domain or model.get("prior")) else ALONE, strict=True):
+    rule = BY_NUMBER if by_number and (domain or model.get("prior")) else ALONE
+    for stage, own, default in zip(("refine", "fuse"), given, rule, strict=True):
         others = dict(vars(default if own.absolute else ALONE[0]))  # the numbers of the rule are those of the equations
         if not domain or own.domain is not None:
             others |= {"domain": 0.0, "growth": 0.0}
         found.append(StageWeights(**others | {name: value for name, value in vars(own).items() if value is not None}))
+        if own.growth and not found[-1].domain:
+            raise UserError(
+                f"model.{stage}.growth={own.growth} has no effect: the domain has no weight. Give model.{stage}.domain "
+                f"too, or leave it out."
+            )
     return found
 
 

@@ -55,19 +55,19 @@ class ByOwnNames(nn.Module):
     Args:
         judge: a :class:`mace_pl.evaluation.clip.Judge`.
         classes: C names.
+        setting: the options that gave them.
 
     Raises:
         UserError: it does not know one.
     """
 
-    def __init__(self, judge: Any, classes: Sequence[str]) -> None:  # a module and a Judge: no type says both
+    # the judge is a module and a Judge: no type says both
+    def __init__(self, judge: Any, classes: Sequence[str], setting: str = "data.names or model.names") -> None:
         super().__init__()
         self.judge = judge
         unknown = [name for name in classes if name not in judge.names]
         if unknown:
-            raise UserError(
-                f"data.names or model.names: the judge does not know {', '.join(unknown)}. It knows {judge.names}."
-            )
+            raise UserError(f"{setting}: the judge does not know {', '.join(unknown)}. It knows {judge.names}.")
         self.columns = [judge.names.index(name) for name in classes]
         self.places = torch.full((len(judge.names),), -1)
         self.places[self.columns] = torch.arange(len(classes))

@@ -36,13 +36,18 @@ def check_least(values: Mapping[str, float]) -> None:
             raise UserError(f"{name}={value} must be at least 0, and below 2^31.")
 
 
-def check_places(study: Path, sentences: str | None) -> None:
-    """Refuse a study that is a file, and sentences that are none.
+def check_places(study: Path, output: Path, sentences: str | None) -> None:
+    """Refuse a study that is a file or lies in the output, and sentences that are none.
 
     Raises:
         UserError: naming the setting.
     """
     if study.exists() and not study.is_dir():
         raise UserError(f"study={study} is a file. Give the folder of a search, or of a new one.")
+    if study.resolve().is_relative_to(output.resolve()):
+        raise UserError(
+            f"study={study} lies in output_dir={output}, which is written as a whole. Give a folder beside it, or "
+            f"leave it out."
+        )
     if sentences is not None and not resolve(sentences).is_file():
         raise UserError(f"sentences={sentences} does not exist. Give a file of sentences with slots, as test takes it.")

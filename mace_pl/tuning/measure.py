@@ -57,7 +57,7 @@ def seeing(judge: nn.Module | str, clip: ClipEncoder, classes: Sequence[str]) ->
         UserError: it does not know a name.
     """
     by_clip = judge == CLIP
-    judging = ByClip(clip, classes, ["a photo of a {}"]) if by_clip else ByOwnNames(judge, classes)
+    judging = ByClip(clip, classes, ["a photo of a {}"]) if by_clip else ByOwnNames(judge, classes, "names")
 
     @torch.no_grad()
     def seen(images: Sequence[Image.Image]) -> list[str]:

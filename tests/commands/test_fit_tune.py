@@ -59,6 +59,9 @@ def test_a_killed_command_resumes_and_the_pick_is_the_output(
         (["--classifier", "null"], "tune=2 wants a classifier"),
         (["--model.harden", "{}"], "Leave --model.harden out"),
         (["--judge", "clap"], "judge"),
+        (["--tune", "null"], "is of a search, and none is asked for. Give --tune"),
+        (["--model.domain_names", "null"], "no name is preserved that could be scored. Give some as --kept"),
+        (["--model.domain_names", "[moon]"], "model.domain_names or kept: the judge does not know moon"),
     ],
 )
 def test_a_search_that_cannot_be_is_refused_before_anything_is_trained(
@@ -71,3 +74,14 @@ def test_a_search_that_cannot_be_is_refused_before_anything_is_trained(
 ) -> None:
     assert message in exit_message(words(tmp_path, toy_pipeline, toy_clip, *more), capsys)
     assert [file.name for file in tmp_path.iterdir()] == ["run.yaml"]
+
+
+def test_a_refused_order_leaves_an_earlier_search_as_it_is(
+    toy_pipeline: Path, toy_clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = tmp_path / "run.study/study.sqlite3"
+    study.parent.mkdir()
+    study.write_bytes(b"a long search")
+    args = words(tmp_path, toy_pipeline, toy_clip, "--overwrite", "true", "--model.domain_names", "[moon]")
+    assert "does not know moon" in exit_message(args, capsys)
+    assert study.read_bytes() == b"a long search" and not (study.parent / "fit.json").exists()

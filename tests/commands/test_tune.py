@@ -108,6 +108,7 @@ def test_loras_are_trained_once_for_each_setting(run: Path, toy_clip: Path, tmp_
     close({f"{name}.weight": weight for name, weight in weights.items()}, held, FLOAT32_EDIT)
     assert Trainings(again, tmp_path / "tuned.study").run_of(other).folder == made.folder
     assert checksums(made.folder) == before  # by another process too
+    assert made.folder.with_name(f"{made.folder.name}.lock").is_file()  # of this setting alone: others train meanwhile
     assert (made.config["model"]["lr"], made.config["model"]["rank"]) == (0.03, 2)
 
 
@@ -137,6 +138,7 @@ def trials_of(study: Path) -> list[Any]:
         (["--guidance", "-3"], "guidance=-3.0 must be at least 0"),
         (["--study", str(Path(__file__))], "test_tune.py is a file. Give the folder"),
         (["--study", "{run}"], "is the run ("),
+        (["--study", "{tmp}/tuned/study"], "tuned, which is written as a whole. Give a folder beside"),
         (["--output_dir", "{run}/report", "--overwrite", "true"], "lies in the run ("),
         (["--sentences", "nowhere.json"], "error: sentences=nowhere.json does not exist"),
         (["--classifier", "nowhere"], "error: classifier=nowhere has no config.json"),
@@ -146,6 +148,6 @@ def trials_of(study: Path) -> list[Any]:
 def test_settings_that_cannot_be_used_are_named(
     run: Path, toy_clip: Path, tmp_path: Path, more: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    more = [word.format(run=run) for word in more]
+    more = [word.format(run=run, tmp=tmp_path) for word in more]
     assert message in exit_message(words(run, toy_clip, tmp_path / "tuned", *more), capsys)
     assert not list(tmp_path.iterdir())

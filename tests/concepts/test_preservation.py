@@ -153,6 +153,8 @@ def test_weights_that_are_not_given_follow_the_number_where_something_is_preserv
     assert one == StageWeights(1.0, 0.001, 8.0, growth=0.0) and other == StageWeights(1.0, 0.003, 0.3, growth=0.25)
     assert weights_of([StageWeights()] * 2, names, by_number=True) == [StageWeights()] * 2
     assert weights_of([GivenWeights(absolute=False)] * 2, names, by_number=True)[0] == StageWeights(1e3, absolute=False)
+    with pytest.raises(UserError, match=r"model\.fuse\.growth=0\.5 has no effect: the domain has no weight"):
+        weights_of([nothing, GivenWeights(domain=0.0, growth=0.5)], names, by_number=True)
 
 
 def test_an_order_without_weights_grows_with_its_targets_and_shrinks_again(

@@ -190,6 +190,7 @@ def test_a_method_that_does_not_exist_is_named(
             ["--model.domain_vocabulary", "[cat]", "--model.refine.domain", "0", "--model.fuse.domain", "0"],
             "model.domain_vocabulary has no effect",
         ),
+        (["--model.domain_vocabulary", "[ship]"], "model.domain_vocabulary: every name of it is erased"),
         (
             ["--model.domain_vocabulary", "[cat]", "--model.refine.domain", "1", "--model.domain_affected", "0"],
             "model.domain_affected=0 must be at least 1",
