@@ -212,7 +212,7 @@ def folded(options: Sequence[Option]) -> list[Option]:
 
 def short_help(command: str, text: str) -> str:
     """What ``erase.py command --help`` prints: the project's options by topic, each on one line."""
-    lines = [f"usage: erase.py {command} [options]   [default]; every option in full: docs/options.md, --help.all"]
+    lines = [f"usage: erase.py {command} [options]   behind each [its default]; in full: docs/options.md, --help.all"]
     options = folded([option for group in groups(text) for option in of_ours(group)])
     for topic in (OTHER, *TOPICS):
         found = [option for option in options if topic_of(parts(option)[0]) == topic]

@@ -20,7 +20,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from mace_pl.commands.explained import causes, explained
+from mace_pl.commands.explained import causes, explained, missing_package
 from mace_pl.commands.parsing import LightningParser, check_config
 from mace_pl.errors import Stopped, UserError, one_line
 from mace_pl.files.paths import failed_folder, resolve
@@ -81,12 +81,15 @@ class OneLineCLI(LightningCLI):
         """Make model, data and Trainer.
 
         Raises:
-            UserError: of a class that the user has named; jsonargparse wraps it into an error of its own.
+            UserError: of a class that the user has named, also one whose package is not installed; jsonargparse wraps
+                it into an error of its own.
         """
         try:
             super().instantiate_classes()
         except ValueError as error:
             user_error = next((e for e in causes(error) if isinstance(e, UserError)), None)
+            if user_error is None:
+                user_error = missing_package(error)
             if user_error is None or user_error is error:
                 raise
             raise user_error from error

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from jsonargparse import ArgumentError
 
 from mace_pl import methods
-from mace_pl.errors import nearest, one_line
+from mace_pl.errors import UserError, nearest, one_line
 
 #: options that people look for and that are called otherwise here
 INSTEAD = {
@@ -29,6 +29,15 @@ def causes(error: BaseException) -> Iterator[BaseException]:
             seen.add(id(cause))
             left += [e for e in (cause.__cause__, cause.__context__) if e is not None]
             yield cause
+
+
+def missing_package(error: BaseException) -> UserError | None:
+    """What to say where a class that the user has named wants a package that is not installed; None elsewhere."""
+    owner = re.search(r"class_path '([\w.]+)'", str(error))
+    missing = next((cause for cause in causes(error) if isinstance(cause, ModuleNotFoundError)), None)
+    if owner is None or missing is None:
+        return None
+    return UserError(f"{owner[1]} wants a package that is not installed. {one_line(missing)}")
 
 
 def explained(error: ArgumentError, known: Iterable[str]) -> str:

@@ -79,7 +79,7 @@ def preset_of(given: str | None, model: Mapping[str, Any], accelerator: str = "a
         return None
     entry = table[family]
     by_memory, says = fitting(family, entry["memory"], facts.side, card) if card is not None else ({}, "")
-    size = 8 * (facts.side or entry["memory"]["side"])
+    size = facts.pixels * (facts.side or entry["memory"]["side"])
     image = f"images of {size} pixels, {facts.scheduler or 'the scheduler'} of the model"
     return Preset(family, name is None, card, {**(entry["named"] if name else {}), **by_memory}, says, image)
 

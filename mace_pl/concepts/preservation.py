@@ -53,8 +53,8 @@ class GivenWeights:
 
     Args:
         identity: λ_I, keeps the matrix itself; null for the default (docs/tuning.md), by the number of targets.
-        prior: λ_p in stage 1, μ_p in stage 3; weight of the statistics in ``model.prior``; likewise.
-        domain: λ_d in stage 1, μ_d in stage 3; weight of ``model.domain`` and ``model.domain_names``; likewise.
+        prior: λ_p in stage 1, μ_p in stage 3; weight of the statistics in ``model.prior``; null likewise.
+        domain: λ_d in stage 1, μ_d in stage 3; weight of ``model.domain`` and ``model.domain_names``; null likewise.
         absolute: whether the weights are those of the equations, as the published ones; else they are relative: at 1 a
             term weighs as much as all tokens of the targets (by the traces of the sums), whatever their numbers.
         growth: the domain's weight is multiplied by n^growth for n targets; when null, 0 for a weight that is given.

@@ -43,8 +43,8 @@ def differing(actual: Mapping[str, Any], inputs: Mapping[str, Any]) -> list[str]
 
 
 def not_taken(what: str, path: Path, why: Iterable[str]) -> None:
-    """Say that what lies at a place is not taken, and which inputs are why."""
-    screen().print(f"Not taken: {what} in {path}: other {', '.join(why)}.", highlight=False)
+    """Say that what lies at a place is not used again, and which inputs are why."""
+    screen().print(f"Not used again: {what} in {path}: other {', '.join(why)}.", highlight=False)
 
 
 def made_from(folder: Path, inputs: Mapping[str, Any], what: str = "") -> bool:

@@ -18,6 +18,8 @@ NARROW = 128  # channels of a network below which a model is tiny; of all Stable
 CONTEXT = "model.diffusion_model.input_blocks.{}.1.transformer_blocks.0.attn2.to_k.weight"  # of a single checkpoint
 FAMILY_OF = {768: "sd15", 1024: "sd21", 2048: "sdxl"}  # by the width of the text
 PARTS = ("unet/config.json", "scheduler/scheduler_config.json")
+VAE = "vae/config.json"
+PIXELS = 8  # of a side of an image for each of the latents' side, in all Stable Diffusion
 
 
 @dataclass(frozen=True)
@@ -28,11 +30,13 @@ class ModelFacts:
         family: None where it is none of the table.
         side: of its latents; None where they do not say.
         scheduler: its class.
+        pixels: of a side of an image for each of the latents' side.
     """
 
     family: str | None = None
     side: int | None = None
     scheduler: str = ""
+    pixels: int = PIXELS
 
 
 def facts_of(pretrained: str, revision: str | None = None) -> ModelFacts:
@@ -47,8 +51,17 @@ def facts_of(pretrained: str, revision: str | None = None) -> ModelFacts:
         unet, scheduler = (settings_of(place, pretrained, revision, part) for part in PARTS)
         width, side = unet["cross_attention_dim"], unet.get("sample_size")
         family = "tiny" if unet["block_out_channels"][0] < NARROW else FAMILY_OF.get(width)
-        return ModelFacts(family, max(side) if isinstance(side, list) else side, scheduler.get("_class_name", ""))
+        side = max(side) if isinstance(side, list) else side
+        pixels = pixels_of(place / VAE) if family == "tiny" else PIXELS
+        return ModelFacts(family, side, scheduler.get("_class_name", ""), pixels)
     return ModelFacts()
+
+
+def pixels_of(file: Path) -> int:
+    """Of an image for each latent along a side, by the configuration of a VAE; 8 where there is none."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        return int(2 ** (len(json.loads(file.read_text(encoding="utf-8"))["block_out_channels"]) - 1))
+    return PIXELS
 
 
 def settings_of(place: Path, pretrained: str, revision: str | None, part: str) -> dict[str, Any]:

@@ -100,8 +100,9 @@ def show_chosen(wanted: Preserving, console: Console) -> None:
         table.add_row(f"and {len(wanted.moved) - SHOWN} more", "", "")
     console.print(table)
     console.print(
-        f"model.domain_names: of {wanted.among} names ({wanted.chosen_from}) the {len(wanted.moved)} that the edit "
-        f"would move most are preserved.",
+        f"model.domain_names: {len(wanted.moved)} of {wanted.among} names ({wanted.chosen_from}) are preserved, those "
+        f"that the edit would move most; targets are left out. Moved: how far, over all layers, and as a part of the "
+        f"name's size in the original.",
         highlight=False,
     )
 

@@ -83,7 +83,7 @@ def test_own_settings_win_and_what_was_taken_is_printed_and_written(
     args += ["--preset", "tiny:8", "--report_seeds", "0", "--save_pipeline", "false", "--model.method", "UCE"]
     erase_main(args)
     said = " ".join(capsys.readouterr().out.split())
-    assert "Preset tiny (as named), a card of 8 GB: data.image_guidance=5.0; images of 64 pixels, DDIMScheduler" in said
+    assert "Preset tiny (as named), a card of 8 GB: data.image_guidance=5.0; images of 16 pixels, DDIMScheduler" in said
     assert "Your own settings stay: model.lr=0.01" in said and "not measured on this card" in said
     written = Run.load(tmp_path / "run").config
     assert (written["model"]["lr"], written["data"]["image_guidance"], written["preset"]) == (0.01, 5.0, "tiny:8")

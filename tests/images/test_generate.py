@@ -99,7 +99,7 @@ def test_only_what_is_missing_is_generated(
     assert second["dog"] > first["dog"]
     assert {n: t for n, t in second.items() if n != "dog"} == {n: t for n, t in first.items() if n != "dog"}
     assert checksums(tmp_path).keys() == content.keys()
-    assert "Not taken" not in capsys.readouterr().out
+    assert "Not used again" not in capsys.readouterr().out
     prepare(toy_pipeline, tmp_path, seed=8)
     assert all(made(tmp_path)[name] > second[name] for name in second)
     said = capsys.readouterr().out.replace("\n", "")

@@ -73,7 +73,7 @@ def test_a_choice_among_other_names_is_not_taken(
     file.write_text(json.dumps({"inputs": {"names": [[], ["sky"], []]}, "anchors": {"ship": "sky"}}))
     args = [*config(tmp_path, toy_pipeline, "run", [{"target": "ship"}]), "--data.anchors", "[street]", *QUIET]
     erase_main(args)
-    assert "Not taken: anchors in" in capsys.readouterr().out
+    assert "Not used again: anchors in" in capsys.readouterr().out
     assert anchors(tmp_path / "run") == {"ship": "street"}
 
 

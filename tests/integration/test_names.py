@@ -39,7 +39,7 @@ def test_a_run_shows_and_writes_what_it_has_chosen_and_is_repeated_to_the_bit(
     names, said = written(tmp_path / "run"), capsys.readouterr().out
     assert names == [row["name"] for row in json.loads((tmp_path / "run" / "preserved.json").read_text())]
     assert len(names) == 3 and set(names) < set(NAMES)
-    assert "of 7 names (model.domain_vocabulary) the 3 that the edit would move most" in " ".join(said.split())
+    assert "3 of 7 names (model.domain_vocabulary) are preserved, those that" in " ".join(said.split())
     assert all(f"│ {name} " in said for name in names)
     erase_main(["fit", "--config", str(tmp_path / "run" / "config.yaml"), "--output_dir", str(tmp_path / "again")])
     assert "would move most" not in capsys.readouterr().out

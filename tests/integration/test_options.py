@@ -131,6 +131,14 @@ def test_a_command_that_goes_through_its_data_once_is_never_cut_short(
     assert [path.name for path in tmp_path.iterdir()] == ["captions.txt"]
 
 
+def test_a_class_whose_package_is_not_installed_is_named(
+    tmp_path: Path, toy_pipeline: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = config(tmp_path, toy_pipeline, "run", SHIP)
+    message = refused([*args, "--trainer.callbacks+", "support.runs.Unpackaged"], capsys)
+    assert "support.runs.Unpackaged wants a package that is not installed. Requirement 'nowhere'" in message
+
+
 def test_a_plain_trainer_that_repeats_the_schedule_is_refused(tmp_path: Path, toy_pipeline: Path) -> None:
     from lightning import Trainer
 

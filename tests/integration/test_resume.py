@@ -76,7 +76,7 @@ def test_what_was_kept_is_not_used_with_other_settings(
     capsys.readouterr()
     erase_main([*command(tmp_path, toy_pipeline, "again"), "--model.lr", "0.02"])
     said = capsys.readouterr().out.replace("\n", " ")
-    assert "Not taken: ship in " in said and ".safetensors: other settings." in said
+    assert "Not used again: ship in " in said and ".safetensors: other settings." in said
     changed = load_file(tmp_path / "again" / "refined.safetensors")
     assert all(torch.equal(fresh[key], changed[key]) for key in fresh)
 
@@ -97,7 +97,7 @@ def test_another_number_of_threads_resumes(
     done = subprocess.run([sys.executable, str(SCRIPT), *args], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     said = " ".join((done.stdout + done.stderr).split())
-    assert "holds: ship (4 steps)" in said and "Not taken" not in said
+    assert "holds: ship (4 steps)" in said and "Not used again" not in said
     losses = json.loads((tmp_path / "cut/report/metrics.json").read_text())["losses"]["ship"]
     assert (losses["steps"], losses["first_loss"]) == (6, left["losses"][0])
 

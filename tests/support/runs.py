@@ -198,6 +198,13 @@ class Passes(Callback):
         Passes.latents += len(args[0])
 
 
+class Unpackaged(Callback):
+    """Wants a package that is nowhere, as a logger of Lightning does that was not installed."""
+
+    def __init__(self) -> None:
+        raise ModuleNotFoundError("Requirement 'nowhere' is not met.\nTry `pip install nowhere`.")
+
+
 class Bar(TQDMProgressBar):
     """A user's own progress bar, which counts the steps that it was shown."""
 
