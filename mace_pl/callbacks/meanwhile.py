@@ -63,7 +63,6 @@ class Meanwhile(Callback):
         """Write the file with what is new; within a stage now and then."""
         self.said |= news
         if trainer.is_global_zero and self.writes and (force or time.monotonic() - self.written >= EVERY):
-            self.folder.mkdir(parents=True, exist_ok=True)
             write_json(self.folder / PROGRESS, self.content())
             self.written = time.monotonic()
 

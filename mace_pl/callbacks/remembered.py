@@ -40,7 +40,6 @@ class Remembered:
             not_taken(self.what, self.file, why)
         chosen = choose()
         if self.keep:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
             write_json(self.file, {"inputs": inputs, self.what: chosen})
         return chosen
 

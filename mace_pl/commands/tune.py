@@ -112,8 +112,9 @@ def tune_run(
     old = Run.load(run)
     output = Path(output_dir) if output_dir else old.home.with_name(f"{old.home.name}-tuned")
     folder = Path(study) if study else study_of(output)
+    base = pretrained or old.base.pretrained
     for setting, place in (("output_dir", output), ("study", folder)):
-        refuse_inputs(place, [("run", old.home)], setting)
+        refuse_inputs(place, [("run", old.home), ("base model", base)], setting)
     check_places(folder, output, sentences)
     claim_output(output, overwrite)
     again, clip = solver(old, pretrained, layout), ClipEncoder(classifier, "classifier")

@@ -21,7 +21,7 @@ from torch import Tensor
 from mace_pl.errors import UserError
 from mace_pl.files.leftovers import beside, clear_leftovers, remove
 from mace_pl.files.owned import refuse_file, refuse_foreign, write_record
-from mace_pl.files.taken import refuse_existing
+from mace_pl.files.taken import refuse_existing, refuse_long
 from mace_pl.files.tensors import check_finite, hash_tensors
 
 FORMAT_VERSION = "1"
@@ -251,8 +251,9 @@ def claim_output(path: Path, overwrite: bool, setting: str = "output_dir") -> No
     What a killed process has left of it is removed.
 
     Raises:
-        UserError: it exists, it holds files of others, or it cannot be created.
+        UserError: it exists, it holds files of others, its name is too long, or it cannot be created.
     """
+    refuse_long(path, setting)
     clear_leftovers(path)
     if not overwrite:
         refuse_existing(path, setting)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +13,7 @@ import yaml
 from mace_pl.errors import UserError
 from mace_pl.files.paths import resolve
 
+LONGEST = 200  # bytes of an output's name, of 255 of a file name
 NO_RUN = ("-h", "--help", "--print_config")  # options with which nothing is run
 
 
@@ -60,6 +62,20 @@ def refuse_existing(path: Path, setting: str = "output_dir") -> None:
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         flag = setting.replace(setting.rpartition(".")[2], "overwrite")  # beside the setting
         raise UserError(f"{setting}: {path} exists. Choose another --{setting}, or pass --{flag} true.")
+
+
+def refuse_long(path: Path, setting: str = "output_dir") -> None:
+    """Refuse an output whose name leaves no room in a file name for what is put around it.
+
+    Raises:
+        UserError: it does.
+    """
+    size = len(os.fsencode(path.name))
+    if size > LONGEST:
+        raise UserError(
+            f"{setting}: {path.name[:20]}… is a name of {size} bytes, which leave no room for what is put around it. "
+            f"Choose a shorter --{setting}, of at most {LONGEST}."
+        )
 
 
 def _content(file: Path) -> dict[str, Any]:

@@ -88,7 +88,7 @@ def launched(on_gpu: bool) -> Iterator[Team]:
     if missing:
         raise UserError(
             f"WORLD_SIZE={world} without {missing[0]}: the processes do not know of each other. Start them by torchrun "
-            f"--nproc_per_node {world} erase.py …"
+            f"--nproc_per_node {world} -- erase.py … (without -- it takes --run for an option of its own)."
         )
     torch.distributed.init_process_group("nccl" if on_gpu else "gloo")
     try:

@@ -59,12 +59,16 @@ class Search:
         identity: of all inputs on which scores depend.
 
     Raises:
-        UserError: the file holds a search with other inputs.
+        UserError: the file holds a search with other inputs, or its folder cannot be made.
     """
 
     def __init__(self, file: Path, space: Space, seed: int, identity: str) -> None:
         self.library, self.space, self.seed = optuna(), space, seed
-        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            why = error.strerror or error
+            raise UserError(f"study: the folder {file.parent} cannot be made ({why}). Give another --study.") from error
         self.study = self.opened(file)
         known = self.study.user_attrs.get(IDENTITY)
         if known not in (None, identity) and self.study.get_trials(deepcopy=False):

@@ -138,6 +138,8 @@ def trials_of(study: Path) -> list[Any]:
         (["--guidance", "-3"], "guidance=-3.0 must be at least 0"),
         (["--study", str(Path(__file__))], "test_tune.py is a file. Give the folder"),
         (["--study", "{run}"], "is the run ("),
+        (["--study", "{base}"], "is the base model"),
+        (["--study", f"{__file__}/study"], "test_tune.py/study cannot be made"),
         (["--study", "{tmp}/tuned/study"], "tuned, which is written as a whole. Give a folder beside"),
         (["--output_dir", "{run}/report", "--overwrite", "true"], "lies in the run ("),
         (["--sentences", "nowhere.json"], "error: sentences=nowhere.json does not exist"),
@@ -148,6 +150,6 @@ def trials_of(study: Path) -> list[Any]:
 def test_settings_that_cannot_be_used_are_named(
     run: Path, toy_clip: Path, tmp_path: Path, more: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    more = [word.format(run=run, tmp=tmp_path) for word in more]
+    more = [word.format(run=run, tmp=tmp_path, base=Run.load(run).base.pretrained) for word in more]
     assert message in exit_message(words(run, toy_clip, tmp_path / "tuned", *more), capsys)
     assert not list(tmp_path.iterdir())

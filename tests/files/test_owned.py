@@ -197,6 +197,9 @@ def test_a_library_and_a_folder_of_runs_are_not_replaced(tmp_path: Path) -> None
     with pytest.raises(UserError, match=r"output_dir: .*runs holds the run first, which would be lost"):
         claim_output(tmp_path / "runs", overwrite=True)
     claim_output(tmp_path / "runs" / "first", overwrite=True)
+    claim_output(tmp_path / (200 * "x"), overwrite=False)
+    with pytest.raises(UserError, match="is a name of 201 bytes"):
+        claim_output(tmp_path / (201 * "x"), overwrite=False)
     (tmp_path / "runs" / "first" / "library.json").write_text("{}")
     for place, said in (("runs", "holds the library first"), ("runs/first", "is a library, whose history would")):
         with pytest.raises(UserError, match=said):
