@@ -93,7 +93,7 @@ class ClipClassifier(torch.nn.Module):
 
     def __init__(self, pretrained: str, names: Sequence[str], template: str = "a photo of a {}") -> None:
         super().__init__()
-        self.encoder = ClipEncoder(pretrained)
+        self.encoder = ClipEncoder(pretrained, "classifier")  # as fit calls it
         self.register_buffer("text", self.encoder.text([template.replace("{}", name) for name in names]))
 
     def forward(self, images: Sequence[Image.Image]) -> Tensor:

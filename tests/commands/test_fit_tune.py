@@ -59,6 +59,7 @@ def test_a_killed_command_resumes_and_the_pick_is_the_output(
         (["--classifier", "null"], "tune=2 wants a classifier"),
         (["--model.harden", "{}"], "Leave --model.harden out"),
         (["--judge", "clap"], "judge"),
+        (["--classifier", "nowhere"], "error: classifier=nowhere has no config.json"),
         (["--tune", "null"], "is of a search, and none is asked for. Give --tune"),
         (["--model.domain_names", "null"], "no name is preserved that could be scored. Give some as --kept"),
         (["--model.domain_names", "[moon]"], "model.domain_names or kept: the judge does not know moon"),
