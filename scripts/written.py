@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from matplotlib.figure import Figure
 
@@ -80,11 +80,13 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     for row in (row for row in rows if "results" in row and row["curve"]):
         top = next(iter(row["results"].values()))["after"]["top1"]
         points.setdefault(row["method"], []).append((top["acc_e"], top["acc_s"], row["curve"]))
-    for method, own in points.items():
+    for place, (method, own) in zip(((8, -12), (-8, 8)), points.items(), strict=False):
         own.sort()
         axes.plot([x for x, _, _ in own], [y for _, y, _ in own], marker="o", label=method)
-        for x, y, weight in own:
-            axes.annotate(weight, (x, y), textcoords="offset points", xytext=(5, -12))
+        for x, y, weight in own:  # the words of one line below it, those of the other above
+            side: Literal["left", "right"] = "left" if place[0] > 0 else "right"
+            axes.annotate(weight, (x, y), textcoords="offset points", xytext=place, ha=side)
+    axes.margins(x=0.12, y=0.08)
     axes.set(xlabel="Acc_e, lower is better", ylabel="Acc_s, higher is better", title="Weight of the domain")
     axes.legend()
     figure.tight_layout()
