@@ -10,7 +10,7 @@ from mace_pl.errors import UserError
 from mace_pl.library.change import Library, concepts_of, first_notes, store_run
 from mace_pl.library.history import Event, Note
 from mace_pl.library.states import Base
-from mace_pl.library.store import take_entries
+from mace_pl.library.store import content_of, take_entries
 from mace_pl.methods.chosen import chosen
 
 
@@ -27,20 +27,28 @@ def merge_library(library: Library, base: Base, other: Library, event: Event) ->
         UserError: another base model or method, a target that both have in two ways, or nothing new.
     """
     refuse_other(library, other)
-    library = library.founded(base)
-    notes, own = taken(library, base, other), library.members
-    for target, note in notes.items():
-        if own.entries.get(target, note.content) != note.content:
+    own, theirs = contents_of(library), contents_of(other)
+    for target, content in theirs.items():
+        if own.get(target, content) != content:
             raise UserError(
                 f"merge: {target!r} is in {library.folder} and in {other.folder}, made in two ways. Remove it from one "
                 f"of them first."
             )
-    new = {target: note for target, note in notes.items() if target not in own.entries}
+    new = {target: content for target, content in theirs.items() if target not in own}
     if not new:
         raise UserError(f"merge={other.folder} has no entry that {library.folder} does not have. Leave it out.")
-    read_concepts([{"target": target, "anchor": target} for target in [*own.entries, *new]])  # names that differ
-    members = own.within({target: note.content for target, note in new.items()})
-    return library.changed(base, members, replace(event, targets=tuple(new), added=new))
+    read_concepts([{"target": target, "anchor": target} for target in [*own, *new]])  # names that differ
+    library = library.founded(base)  # nothing is written before
+    notes = taken(library, base, other)
+    added = {target: notes[target] for target in new}
+    return library.changed(base, library.members.within(new), replace(event, targets=tuple(new), added=added))
+
+
+def contents_of(library: Library) -> dict[str, str]:
+    """The hash of every entry by its target, also of a run that is no library yet."""
+    if library.history.events:
+        return dict(library.members.entries)
+    return {concept.target: content_of(library.run, concept) for concept in concepts_of(library.run)}
 
 
 def taken(library: Library, base: Base, other: Library) -> Mapping[str, Note]:

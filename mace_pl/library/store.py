@@ -38,6 +38,17 @@ class Entry:
     made_from: Mapping[str, Any]
 
 
+def content_of(run: Run, concept: Concept) -> str:
+    """The hash of a concept of a run: its sums, its LoRA, target, anchor and kind.
+
+    Raises:
+        UserError: a file of the concept is not there or cannot be read.
+    """
+    sums, factors = run.concept(concept.target)
+    loras = {f"{name}.{x}": t for name, pair in factors.items() for x, t in zip("AB", pair, strict=True)}
+    return hash_tensors({**sums.tensors, **loras}, [concept.target, concept.anchor, concept.kind])
+
+
 def store_entry(library: Path, run: Run, entry: Entry) -> str:
     """Take a concept of a run into a library, unless it is there; returns the hash of its content.
 
@@ -49,10 +60,7 @@ def store_entry(library: Path, run: Run, entry: Entry) -> str:
     Raises:
         UserError: a file of the concept is not there or cannot be read.
     """
-    concept = entry.concept
-    sums, factors = run.concept(concept.target)
-    loras = {f"{name}.{x}": t for name, pair in factors.items() for x, t in zip("AB", pair, strict=True)}
-    content = hash_tensors({**sums.tensors, **loras}, [concept.target, concept.anchor, concept.kind])
+    concept, content = entry.concept, content_of(run, entry.concept)
     folder = library / ENTRIES / content
     if not folder.is_dir():
         with written_aside(folder) as aside:

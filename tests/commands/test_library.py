@@ -219,7 +219,7 @@ def test_libraries_of_one_model_merge(both: Path, ship: Path, dog: Path, place: 
 
 
 def test_what_cannot_be_done_is_refused_and_changes_nothing(
-    both: Path, ship: Path, toy_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    both: Path, ship: Path, dog: Path, toy_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base = copy(toy_pipeline, tmp_path / "base")
     unet = UNet2DConditionModel.from_pretrained(base / "unet")
@@ -249,8 +249,14 @@ def test_what_cannot_be_done_is_refused_and_changes_nothing(
     assert (both / "library.json").read_bytes() == before and (ship / "edit.safetensors").is_file()
     assert not (tmp_path / "none").exists()
     replace_concepts(str(replaced), [{**DOG, "anchor": "art"}])
-    message = exit_message(["add", "--run", library, "--merge", str(replaced)], capsys)
-    assert "'dog' is in" in message and "made in two ways" in message
+    plain = copy(dog, tmp_path / "plain")
+    for kept in (both, plain):  # a library, and a run that is none yet
+        files = sorted(kept.rglob("*"))
+        message = exit_message(["add", "--run", str(kept), "--merge", str(replaced)], capsys)
+        assert "'dog' is in" in message and "made in two ways" in message
+        assert [path for path in sorted(kept.rglob("*")) if path.name != ".lock"] == [
+            p for p in files if p.name != ".lock"
+        ]
 
 
 def test_a_killed_training_leaves_the_last_state(ship: Path, tmp_path: Path) -> None:
