@@ -24,6 +24,13 @@ from mace_pl.training.memory import Peak, resident
 
 __all__ = ["Peak", "alone", "machine", "made_up", "quiet", "resident", "show_table"]
 IMAGES = 8  # of each concept, as the method has them
+#: imported once for all processes: they must be found without the folder of this file
+LIBRARIES = [
+    "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion",
+    "lightning.pytorch",
+    "peft",
+    "torchmetrics",
+]
 
 
 def quiet() -> None:
@@ -56,7 +63,7 @@ def made_up(folder: Path, count: int, size: tuple[int, int]) -> list[dict[str, s
 def alone(measure: Callable[..., Any], *arguments: Any) -> Any:
     """The result of a function in a process of its own, so that no other's memory counts."""
     context = multiprocessing.get_context("forkserver")  # one process imports the libraries, and is forked for each
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload(LIBRARIES)
     with ProcessPoolExecutor(1, mp_context=context) as pool:  # a killed one is an error
         return pool.submit(_quietly, torch.get_num_threads(), measure, *arguments).result()
 

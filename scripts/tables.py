@@ -37,6 +37,13 @@ from mace_pl.models.pipeline import model_fingerprint
 
 FILE = Path("configs/compare/tables.yaml")
 PROCESSES = 2
+#: imported once for all processes: they must be found without the folder of this script
+LIBRARIES = [
+    "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion",
+    "lightning.pytorch",
+    "peft",
+    "torchmetrics",
+]
 
 
 @dataclass(frozen=True)
@@ -219,7 +226,7 @@ def side_by_side(given: Given, sets: Sequence[Set]) -> list[Row]:
     used = [one.vocabulary for one in sets]
     used += [beside for name in used if (beside := vocabularies[name].beside) is not None]
     context = multiprocessing.get_context("forkserver")  # one process imports the libraries, and is forked
-    context.set_forkserver_preload(["tables"])
+    context.set_forkserver_preload(LIBRARIES)
     try:
         with ProcessPoolExecutor(PROCESSES, mp_context=context) as pool:
             list(pool.map(partial(one_original, given), dict.fromkeys(used)))

@@ -17,6 +17,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from support.finished import finished_run
+from support.forks import forked
 from transformers import CLIPImageProcessor
 
 from mace_pl.commands.eval_unlearn import Technique, write_inputs
@@ -45,11 +46,12 @@ def test_the_entry_point_is_the_technique() -> None:
     assert importlib.metadata.EntryPoint(name, value, GROUP).load() is Technique
 
 
-def test_nothing_of_eval_unlearn_is_imported() -> None:
+def test_nothing_of_eval_unlearn_is_imported(tmp_path: Path) -> None:
     listed = "[name for name in sys.modules if name.startswith('eval_unlearn')]"
     code = f"import sys, mace_pl.commands.eval_unlearn; print({listed})"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    (tmp_path / "imports.py").write_text(code)
+    done = forked(tmp_path / "imports.py", [])
+    assert done.stdout.strip() == "[]", done.stderr
 
 
 def test_images_are_those_of_the_exported_pipeline(run: Path, tmp_path: Path) -> None:

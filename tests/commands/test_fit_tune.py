@@ -1,19 +1,16 @@
 """``fit --tune``: the run is made, searched and confirmed by one command, which resumes where it was killed."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from support.forks import SCRIPT, forked
 from support.runs import checksums, config, exit_message
 
 from mace_pl.cli import erase_main
 from mace_pl.run import Run
 
-ROOT = Path(__file__).resolve().parents[2]
 NAMES = ["bird", "cat", "house"]
 CONCEPTS = [{"target": "ship", "anchor": "ground", "kind": "object"}]
 
@@ -32,9 +29,8 @@ def test_a_killed_command_resumes_and_the_pick_is_the_output(
     known, died = f"[{', '.join(['ship', *NAMES])}]", tmp_path / "died"
     dies = ["--confirm_by", "support.judges.Dies", "--confirm_by.names", known, "--confirm_by.file", str(died)]
     args = words(tmp_path, toy_pipeline, toy_clip, *dies)
-    paths = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
-    killed = subprocess.run([sys.executable, str(ROOT / "erase.py"), *args], cwd=ROOT, env=paths, capture_output=True)
-    assert killed.returncode == -9 and died.exists(), killed.stderr.decode()
+    killed = forked(SCRIPT, args)
+    assert killed.returncode == -9 and died.exists(), killed.stderr
     assert not (tmp_path / "run").exists()
     before = checksums(tmp_path / "run-untuned")
     erase_main(args)  # neither trained nor searched again: it is confirmed and written

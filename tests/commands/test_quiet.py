@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.forks import forked
 from support.runs import SCRIPT, config, exit_message
 
 from mace_pl.cli import erase_main
@@ -61,15 +62,8 @@ def test_who_asks_for_notices_sees_them(toy_pipeline: Path, tmp_path: Path) -> N
 
 
 def test_a_failed_run_says_where_its_log_is(toy_pipeline: Path, tmp_path: Path) -> None:
-    done = run(
-        [
-            *config(tmp_path, toy_pipeline, "run"),
-            "--data.steps_per_concept",
-            "9999",
-            "--trainer.max_time",
-            "00:00:00:01",
-        ]
-    )
+    more = ["--data.steps_per_concept", "9999", "--trainer.max_time", "00:00:00:01"]
+    done = forked(SCRIPT, [*config(tmp_path, toy_pipeline, "run"), *more], {"COLUMNS": "300"})
     assert done.returncode == 1
     told = re.search(r"^The log of the run is (.*)$", done.stderr, re.MULTILINE)
     assert told is not None, done.stderr

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from support.forks import SCRIPT, ranks
 from support.runs import checksums, config, exit_message
 from support.seeds import seeded
 from support.segmenters import all_three
@@ -175,10 +174,9 @@ def test_two_ranks_mask_the_users_images_as_one_does(toy_pipeline: Path, own: Pa
     alone = {name: masks_of(tmp_path / "pictures" / name / "own/masks") for name in ("ship", "dog")}
     shutil.rmtree(tmp_path / "pictures")
     args = config(tmp_path, toy_pipeline, "two", concepts, **FEW)
-    script = Path(__file__).resolve().parents[2] / "erase.py"
     both = ["--save_pipeline", "false", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
-    done = subprocess.run([sys.executable, str(script), *args, *both], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    for done in ranks(SCRIPT, [*args, *both]):
+        assert done.returncode == 0, done.stderr[-3000:]
     for name, masks in alone.items():
         again = masks_of(tmp_path / "pictures" / name / "own/masks")
         assert all(torch.equal(a, b) for a, b in zip(masks, again, strict=True))

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.forks import ranks
 from support.tolerances import BFLOAT16_SUMS, FLOAT32_SUMS, FLOAT64_SUMS, NARROWER, above, close, near
 from torch import Tensor
 
@@ -110,12 +108,9 @@ def test_a_second_run_starts_from_zero(toy_pipeline: Path, source: str, tmp_path
 def test_two_ranks_equal_one(toy_pipeline: Path, source: str, tmp_path: Path) -> None:
     one, two = tmp_path / "one.safetensors", tmp_path / "two.safetensors"
     run(toy_pipeline, source, one, precision="64-true")
-    environment = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "RANK", "WORLD_SIZE", "MASTER_PORT")}
-    environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(Path(__file__).with_name("cache_worker.py")), str(toy_pipeline), source, str(two)]
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("Statistics of captions") == 1  # one summary: rank 0 only
+    first, second = ranks(Path(__file__).with_name("cache_worker.py"), [str(toy_pipeline), source, str(two)])
+    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+    assert [one.stdout.count("Statistics of captions") for one in (first, second)] == [1, 0]  # one summary
     fingerprint = encoder_fingerprint(load_text_parts(str(toy_pipeline)))
     gram_1, tokens_1, _ = read_statistics(one, fingerprint, 32, "one")
     gram_2, tokens_2, metadata = read_statistics(two, fingerprint, 32, "two")

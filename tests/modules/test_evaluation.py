@@ -1,7 +1,5 @@
 import json
 import shutil
-import subprocess
-import sys
 import weakref
 from pathlib import Path
 from typing import Any
@@ -10,6 +8,7 @@ import pytest
 import torch
 from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline
 from support.finished import finished_run
+from support.forks import SCRIPT, ranks
 from support.runs import checksums, config, exit_message, naming
 from support.tolerances import BY_HAND, DISTANCES, OTHER_SCORE, PUBLISHED, SAME_SCORE, SCORES, above, close
 
@@ -281,13 +280,15 @@ def test_two_ranks_score_what_one_scores(toy_pipeline: Path, toy_clip: Path, tmp
     runs = f"[{run}, {run / 'pipeline'}]"
     (tmp_path / "told.json").write_text(json.dumps({"ship": ["it floats"], "cat": ["it purrs"]}))
     scores = {}
-    for name, more in {"one": [], "two": ["--trainer.devices", "2", "--trainer.strategy", "ddp"]}.items():
+    for name in ("one", "two"):
         args = command(toy_pipeline, toy_clip, tmp_path / f"{name}.json")
         args += ["--model.runs", runs, "--model.targets", "[ship]", "--model.kid_subset", "4"]
         args += ["--data.descriptions", str(tmp_path / "told.json"), "--trainer.accelerator", "cpu"]
-        script = Path(__file__).resolve().parents[2] / "erase.py"
-        done = subprocess.run([sys.executable, str(script), *args, *more], capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr[-3000:]
+        if name == "one":
+            erase_main(args)
+        else:
+            for done in ranks(SCRIPT, [*args, "--trainer.devices", "2", "--trainer.strategy", "ddp"]):
+                assert done.returncode == 0, done.stderr[-3000:]
         scores[name] = json.loads((tmp_path / f"{name}.json").read_text())["scores"]
     for model in ("run", "pipeline"):
         same_scores(scores["one"][model], scores["two"][model])

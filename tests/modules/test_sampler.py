@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from safetensors.torch import save_file
 from support.finished import finished_run
+from support.forks import SCRIPT, ranks
 from support.runs import exit_message, naming
 from support.tolerances import OTHER_IMAGE, above, same_images
 
@@ -72,10 +71,8 @@ def test_the_batch_does_not_change_an_image(one_by_one: Path, toy_pipeline: Path
 def test_two_ranks_generate_what_one_generates(one_by_one: Path, toy_pipeline: Path, tmp_path: Path) -> None:
     args = command(toy_pipeline, tmp_path / "out", table(tmp_path), "--data.batch_size", "4")
     args[args.index("--trainer.devices") + 1] = "2"
-    script = Path(__file__).resolve().parents[2] / "erase.py"
-    line = [sys.executable, str(script), *args, "--trainer.strategy", "ddp"]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    for done in ranks(SCRIPT, [*args, "--trainer.strategy", "ddp"]):
+        assert done.returncode == 0, done.stderr[-3000:]
     same(one_by_one, tmp_path / "out")
 
 

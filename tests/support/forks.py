@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import runpy
+import socket
 import subprocess
 import sys
 import tempfile
@@ -57,6 +58,16 @@ def forked(
     return Forked(script, args, env, cwd).wait()
 
 
+def ranks(script: Path, args: Sequence[str], count: int = 2) -> list[subprocess.CompletedProcess[str]]:
+    """The same command as each rank of a run on this machine, as Lightning's launcher starts them; all to their end."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(count)}
+    shared |= {"NODE_RANK": "0", "OMP_NUM_THREADS": "1"}
+    started = [Forked(script, args, shared | {"LOCAL_RANK": str(rank)}) for rank in range(count)]
+    return [one.wait() for one in started]
+
+
 def command(args: Sequence[str], env: Mapping[str, str], cwd: str, files: Output) -> None:
     """What the forked process does: it becomes the command."""
     for stream, file in enumerate(files, 1):
@@ -64,5 +75,5 @@ def command(args: Sequence[str], env: Mapping[str, str], cwd: str, files: Output
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
-    sys.argv, sys.path = list(args), [str(Path(args[0]).parent), *sys.path]
+    sys.argv, sys.path = list(args), [str(Path(args[0]).parent), str(ROOT), *sys.path]
     runpy.run_path(args[0], run_name="__main__")

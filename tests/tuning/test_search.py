@@ -1,14 +1,12 @@
 """The search: seeded, resumed after a kill, by several processes, and cut short where few seeds say no."""
 
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+from support.forks import Forked
 
 from mace_pl.errors import UserError
 from mace_pl.tuning.measure import Scores
@@ -44,15 +42,13 @@ def test_a_search_repeats_and_its_seed_counts(tmp_path: Path) -> None:
 
 def test_a_killed_search_resumes_as_if_nothing_had_been(tmp_path: Path) -> None:
     whole = found(search(tmp_path / "whole", 12))
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(["tests", *sys.path]), "OMP_NUM_THREADS": "1"}
-    worker = [sys.executable, "-m", "tuning.search_worker", str(tmp_path / "killed")]
-    process = subprocess.Popen(worker, env=environment, cwd=Path(__file__).parents[2])
+    worker = Forked(Path(__file__).with_name("search_worker.py"), [str(tmp_path / "killed")])
     waiting = tmp_path / "killed" / "waiting"
     while not waiting.exists():
-        assert process.poll() is None
+        assert worker.process.is_alive()
         time.sleep(0.05)  # until the worker is in the middle of its sixth trial
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    worker.process.kill()
+    assert worker.wait().returncode == -signal.SIGKILL
     resumed = search(tmp_path / "killed", 12)
     assert found(resumed) == whole
     assert len(resumed.of("FAIL")) == 1 and not resumed.of("RUNNING")
