@@ -1,8 +1,6 @@
 """Stage 4 of ``fit``: the hardening of the command, on any number of processes and after a kill."""
 
 import json
-import os
-import signal
 import time
 from pathlib import Path
 
@@ -77,8 +75,7 @@ def test_two_killed_processes_end_as_one_unbroken(whole: Path, toy_pipeline: Pat
             time.sleep(0.01)
     finally:
         for process in started:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
+            process.kill()
     assert not (whole.parent / "killed").exists()
     erase_main(args)
     one, other = (load_file(whole.parent / name / "hardening.safetensors") for name in ("whole", "killed"))

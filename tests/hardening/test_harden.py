@@ -1,10 +1,7 @@
 """Hardening on a toy run: what it writes, what it refuses, how it resumes, and how it is taken off."""
 
 import json
-import os
 import shutil
-import signal
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +12,7 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file
 from support.families import family
 from support.finished import noise_of
-from support.runs import CONCEPTS, SCRIPT, config, exit_message, launched
+from support.runs import CONCEPTS, config, exit_message, launched
 from support.seeds import seeded
 from support.tolerances import EDITED_PASS, MOVED, RUN_FACTORS, above, close
 
@@ -122,15 +119,14 @@ def test_two_killed_processes_end_as_one_unbroken(run: Path, tmp_path: Path) -> 
     erase_main(command(run, tmp_path / "whole", "--export", "[]", **steps))
     args = [*command(run, tmp_path / "killed", "--export", "[]", **steps), "--keep_every_n_steps", "1"]
     state = tmp_path / ".killed.training" / "hardening" / "state.safetensors"
-    started = launched([sys.executable, str(SCRIPT), *args], 2)
+    started = launched(args, 2)
     try:
         while not state.is_file() or "found.0" not in load_file(state) or "0.step" not in load_file(state):
             assert all(process.poll() is None for process in started), "they ended before they could be killed"
             time.sleep(0.01)
     finally:
         for process in started:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            process.kill()
     assert not (tmp_path / "killed").exists()
     erase_main(args)
     whole, resumed = (load_file(tmp_path / name / "hardening.safetensors") for name in ("whole", "killed"))

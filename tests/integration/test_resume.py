@@ -1,10 +1,7 @@
 """A killed run resumes where it was, and ends as an unbroken one."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,6 +9,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
+from support.forks import Forked, forked, ranks
 from support.runs import CONCEPTS, SCRIPT, config, exit_message, saved
 from support.tolerances import RUN_WEIGHTS, close
 
@@ -20,42 +18,57 @@ from mace_pl.cli import erase_main
 from mace_pl.errors import UserError
 from mace_pl.files.artifacts import write_tensors
 
-STEPS = 60
+STEPS = 24
 
 
-def command(folder: Path, pipeline: Path, name: str, **data: object) -> list[str]:
-    args = config(folder, pipeline, name, steps_per_concept=STEPS, concepts_per_batch=2, **data)
-    return [*args, "--keep_every_n_steps", "4", "--save_pipeline", "false"]
+def command(folder: Path, pipeline: Path, name: str, concepts: object = None, **data: object) -> list[str]:
+    args = config(folder, pipeline, name, concepts, steps_per_concept=STEPS, concepts_per_batch=2, **data)
+    return [*args, "--keep_every_n_steps", "4", "--save_pipeline", "false", "--report_seeds", "0"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where all runs find the same images."""
+    return tmp_path_factory.mktemp("resume")
+
+
+@pytest.fixture(scope="module")
+def whole(toy_pipeline: Path, place: Path) -> dict[str, torch.Tensor]:
+    """What an unbroken run learns."""
+    erase_main(command(place, toy_pipeline, "whole"))
+    return load_file(place / "whole" / "refined.safetensors")
 
 
 def same_threads() -> dict[str, str]:
     """Sums split over another number of threads differ in the last bit: the killed run gets this process's."""
-    return os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    return {"OMP_NUM_THREADS": str(torch.get_num_threads())}
 
 
 @pytest.mark.parametrize("first", ["ship", "dog"], ids=["in the first group", "in the last group"])
 def test_a_killed_run_ends_as_an_unbroken_one(
-    toy_pipeline: Path, tmp_path: Path, first: str, capsys: pytest.CaptureFixture[str]
+    toy_pipeline: Path,
+    place: Path,
+    whole: dict[str, torch.Tensor],
+    first: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    erase_main(command(tmp_path, toy_pipeline, "whole"))
-    args = command(tmp_path, toy_pipeline, "killed")
-    work = tmp_path / ".killed.training"
-    process = subprocess.Popen([sys.executable, str(SCRIPT), *args], env=same_threads(), start_new_session=True)
+    args = command(place, toy_pipeline, f"killed_{first}")
+    output, work = place / f"killed_{first}", place / f".killed_{first}.training"
+    process = Forked(SCRIPT, args, same_threads())
     try:
         while not (work / f"{first}.safetensors").is_file():
             assert process.poll() is None, "the run ended before it could be killed"
             time.sleep(0.002)
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    assert not (tmp_path / "killed").exists()
+        process.kill()
+    assert process.poll() == -signal.SIGKILL and not output.exists()
     done = saved(work)
     assert done[first] > 0 and (first == "ship" or done["ship"] == STEPS)
     assert min(done.values()) < STEPS or "dog" not in done, "nothing was left to do"
     capsys.readouterr()
     erase_main(args)
     assert f"{first} ({done[first]} steps)" in capsys.readouterr().out.replace("\n", " ")
-    whole, resumed = (load_file(tmp_path / name / "refined.safetensors") for name in ("whole", "killed"))
+    resumed = load_file(output / "refined.safetensors")
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
     assert not work.exists()
 
@@ -63,18 +76,14 @@ def test_a_killed_run_ends_as_an_unbroken_one(
 def test_what_was_kept_is_not_used_with_other_settings(
     toy_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    erase_main(command(tmp_path, toy_pipeline, "whole"))
-    erase_main([*command(tmp_path, toy_pipeline, "changed"), "--model.lr", "0.02"])
+    def run(name: str) -> list[str]:
+        return [*command(tmp_path, toy_pipeline, name, CONCEPTS[:1]), "--data.steps_per_concept", "6"]
+
+    erase_main([*run("changed"), "--model.lr", "0.02"])
     fresh = load_file(tmp_path / "changed" / "refined.safetensors")
-    args = [sys.executable, str(SCRIPT), *command(tmp_path, toy_pipeline, "again")]
-    process = subprocess.Popen(args, env=same_threads())
-    while not list((tmp_path / ".again.training").glob("[!.]*.safetensors")):
-        assert process.poll() is None
-        time.sleep(0.002)
-    process.kill()
-    process.wait()
-    capsys.readouterr()
-    erase_main([*command(tmp_path, toy_pipeline, "again"), "--model.lr", "0.02"])
+    stop = json.dumps([{"class_path": "support.runs.Stop", "init_args": {"after": 4}}])
+    assert "4 of 6 steps of 'ship'" in exit_message([*run("again"), "--trainer.callbacks", stop], capsys)
+    erase_main([*run("again"), "--model.lr", "0.02"])
     said = capsys.readouterr().out.replace("\n", " ")
     assert "Not used again: ship in " in said and ".safetensors: other settings." in said
     changed = load_file(tmp_path / "again" / "refined.safetensors")
@@ -93,8 +102,7 @@ def test_another_number_of_threads_resumes(
     with safe_open(str(file), framework="pt") as opened:
         (left,) = json.loads(opened.metadata()["mace_pl"])["concepts"].values()
     other = 2 if torch.get_num_threads() == 1 else 1
-    environment = os.environ | {"OMP_NUM_THREADS": str(other), "PYTHONPATH": str(Path(__file__).parents[1])}
-    done = subprocess.run([sys.executable, str(SCRIPT), *args], env=environment, capture_output=True, text=True)
+    done = forked(SCRIPT, args, {"OMP_NUM_THREADS": str(other)})
     assert done.returncode == 0, done.stderr[-3000:]
     said = " ".join((done.stdout + done.stderr).split())
     assert "holds: ship (4 steps)" in said and "Not used again" not in said
@@ -102,9 +110,10 @@ def test_another_number_of_threads_resumes(
     assert (losses["steps"], losses["first_loss"]) == (6, left["losses"][0])
 
 
-def test_everything_finished_only_fuses(toy_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    erase_main(command(tmp_path, toy_pipeline, "whole"))
-    args = command(tmp_path, toy_pipeline, "late")
+def test_everything_finished_only_fuses(
+    toy_pipeline: Path, place: Path, whole: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = command(place, toy_pipeline, "late")
 
     def full(*args: object) -> None:
         raise UserError("cannot write: no space left")
@@ -113,11 +122,11 @@ def test_everything_finished_only_fuses(toy_pipeline: Path, tmp_path: Path, monk
         patched.setattr("mace_pl.run.Run.save_concept", full)
         with pytest.raises(SystemExit):
             erase_main(args)
-    assert saved(tmp_path / ".late.training") == {"ship": STEPS, "painter": STEPS, "dog": STEPS}
+    assert saved(place / ".late.training") == {"ship": STEPS, "painter": STEPS, "dog": STEPS}
     with monkeypatch.context() as patched:
         patched.setattr("mace_pl.modules.concept_erasure.attention_loss", full)  # nothing may be trained again
         erase_main(args)
-    whole, late = (load_file(tmp_path / name / "refined.safetensors") for name in ("whole", "late"))
+    late = load_file(place / "late" / "refined.safetensors")
     assert all(torch.equal(whole[key], late[key]) for key in whole)
 
 
@@ -126,10 +135,8 @@ def test_ranks_with_unequal_work_take_part(toy_pipeline: Path, tmp_path: Path, c
     concepts = CONCEPTS[:count]
     erase_main(config(tmp_path, toy_pipeline, "one", concepts))
     more = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
-    args = config(tmp_path, toy_pipeline, "two", concepts, concepts_per_batch=1)
-    command = [sys.executable, str(SCRIPT), *args, *more]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-3000:]
+    for done in ranks(SCRIPT, [*config(tmp_path, toy_pipeline, "two", concepts, concepts_per_batch=1), *more]):
+        assert done.returncode == 0, done.stderr[-3000:]
     one, two = (load_file(tmp_path / name / "refined.safetensors") for name in ("one", "two"))
     for name in one:
         close(one[name], two[name], RUN_WEIGHTS)

@@ -8,12 +8,15 @@ from __future__ import annotations
 import multiprocessing
 import os
 import runpy
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "erase.py"
@@ -25,7 +28,10 @@ Output = tuple[str, str]
 
 
 class Forked:
-    """A command that runs: ``python script args``, with the variables of this process and ``env``."""
+    """A command that runs: ``python script args``, with the variables of this process and ``env``.
+
+    It leads a process group of its own, which a test may kill.
+    """
 
     def __init__(
         self, script: Path, args: Sequence[str], env: Mapping[str, str] | None = None, cwd: Path | None = None
@@ -40,11 +46,27 @@ class Forked:
         self.process = context.Process(target=command, args=(self.args, given, str(cwd or Path.cwd()), files))
         self.process.start()
 
+    @property
+    def pid(self) -> int:
+        assert self.process.pid is not None
+        return self.process.pid
+
+    def poll(self) -> int | None:
+        """How it ended, None while it runs."""
+        return self.process.exitcode
+
+    def kill(self) -> None:
+        """By SIGKILL, and with it whatever it has started; nothing where it has ended."""
+        if self.poll() is None:
+            os.killpg(self.pid, signal.SIGKILL)
+        self.process.join()
+        self._folder.cleanup()
+
     def wait(self, timeout: float = 300) -> subprocess.CompletedProcess[str]:
         """How it ended and what it said; one that is not done in time is killed."""
         self.process.join(timeout)
         if self.process.exitcode is None:
-            self.process.kill()
+            os.killpg(self.pid, signal.SIGKILL)
             self.process.join()
         with self._folder:
             out, err = (Path(file).read_text(encoding="utf-8", errors="replace") for file in self._files)
@@ -72,8 +94,11 @@ def command(args: Sequence[str], env: Mapping[str, str], cwd: str, files: Output
     """What the forked process does: it becomes the command."""
     for stream, file in enumerate(files, 1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), stream)
+    os.setsid()
     os.environ.clear()
     os.environ.update(env)
+    if "OMP_NUM_THREADS" in env:  # which torch, imported already, does not read any more
+        torch.set_num_threads(int(env["OMP_NUM_THREADS"]))
     os.chdir(cwd)
     sys.argv, sys.path = list(args), [str(Path(args[0]).parent), str(ROOT), *sys.path]
     runpy.run_path(args[0], run_name="__main__")

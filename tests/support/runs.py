@@ -24,6 +24,7 @@ from mace_pl.files.artifacts import provenance
 from mace_pl.files.leftovers import beside
 from mace_pl.modules.concept_erasure import ConceptErasure
 from mace_pl.training.trainer import MaceTrainer
+from support.forks import Forked
 
 CONCEPTS = [
     {"target": "ship", "anchor": "ground", "kind": "object"},
@@ -35,30 +36,24 @@ CONCEPTS = [
 SCRIPT = Path(__file__).resolve().parents[2] / "erase.py"
 
 
-def nodes(args: list[str], count: int) -> list[subprocess.Popen[str]]:
+def nodes(args: list[str], count: int) -> list[Forked]:
     """The same command on nodes of a process each, as a cluster starts them; all of them are this machine."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
     more = ["--trainer.devices", "1", "--trainer.num_nodes", str(count), "--trainer.strategy", "ddp"]
-    command = [sys.executable, str(SCRIPT), *args, *more, "--save_pipeline", "false"]
-    started = []
-    for rank in range(count):
-        own = os.environ | address | {"OMP_NUM_THREADS": "1", "NODE_RANK": str(rank)}
-        started.append(subprocess.Popen(command, env=own, stderr=subprocess.PIPE, text=True, start_new_session=True))
-    return started
+    return started([*args, *more, "--save_pipeline", "false"], [{"NODE_RANK": str(rank)} for rank in range(count)])
 
 
-def launched(command: list[str], count: int) -> list[subprocess.Popen[str]]:
+def launched(args: list[str], count: int) -> list[Forked]:
     """The same command in several processes, as torchrun starts them."""
+    world = {"WORLD_SIZE": str(count)}
+    return started(args, [world | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)])
+
+
+def started(args: list[str], own: list[dict[str, str]]) -> list[Forked]:
+    """The same command once for each set of variables, all of which meet at one port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(count)}
-    started = []
-    for rank in range(count):
-        own = os.environ | shared | {"OMP_NUM_THREADS": "1", "RANK": str(rank), "LOCAL_RANK": str(rank)}
-        started.append(subprocess.Popen(command, env=own, text=True, start_new_session=True))
-    return started
+        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "OMP_NUM_THREADS": "1"}
+    return [Forked(SCRIPT, args, shared | variables) for variables in own]
 
 
 def checksums(folder: Path) -> dict[str, str]:
