@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+from support.forks import Forked, ranks
 from support.runs import CONCEPTS, SCRIPT, config, exit_message, nodes, saved, train
 from support.tolerances import RUN_MOVED, RUN_WEIGHTS, above, close
+from torch import Tensor
 
 from mace_pl.cli import erase_main
 from mace_pl.training.sharding import share_of
 
 TWO = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--save_pipeline", "false"]
-ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+STEPS = 24
 
 
 @pytest.mark.parametrize(("world", "concepts", "images"), [(1, 3, 2), (2, 8, 1), (5, 2, 1), (5, 2, 2), (7, 2, 9)])
@@ -40,8 +41,8 @@ def test_two_ranks_share_the_images_of_a_step(toy_pipeline: Path, tmp_path: Path
     settings = {"images_per_step": 3, "concepts_per_batch": 2}
     one = train(toy_pipeline, tmp_path / "pictures", CONCEPTS[:1], settings)
     args = [*config(tmp_path, toy_pipeline, "two", CONCEPTS[:1], **settings), *TWO, "--images_every_n_steps", "2"]
-    done = subprocess.run([sys.executable, str(SCRIPT), *args], env=ONE_THREAD, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    for done in ranks(SCRIPT, args):
+        assert done.returncode == 0, done.stderr[-3000:]
     shared = load_file(tmp_path / "two" / "refined.safetensors")
     assert [file.name for file in (tmp_path / "two" / "report" / "steps").iterdir()] == ["000002.png"]
     for name in one.refined.original:
@@ -71,11 +72,9 @@ def test_fewer_images_than_one_are_refused(
     assert not (tmp_path / "none").exists()
 
 
-def second_process(args: list[str]) -> tuple[list[subprocess.Popen[str]], Callable[[], int]]:
-    """Two processes of one command; how to find the second."""
-    first = subprocess.Popen(
-        [sys.executable, str(SCRIPT), *args, *TWO], env=ONE_THREAD, start_new_session=True, text=True
-    )
+def second_process(args: list[str]) -> tuple[list[Forked], Callable[[], int]]:
+    """Two processes of one command, which starts the second; how to find that."""
+    first = Forked(SCRIPT, [*args, *TWO], ONE_THREAD)
 
     def find() -> int:
         children = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()
@@ -84,43 +83,60 @@ def second_process(args: list[str]) -> tuple[list[subprocess.Popen[str]], Callab
     return [first], find
 
 
-def second_node(args: list[str]) -> tuple[list[subprocess.Popen[str]], Callable[[], int]]:
+def second_node(args: list[str]) -> tuple[list[Forked], Callable[[], int]]:
     """Two nodes of a process each."""
     started = nodes(args, 2)
     return started, lambda: started[1].pid
 
 
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where all runs find the same images."""
+    return tmp_path_factory.mktemp("sharding")
+
+
+@pytest.fixture(scope="module")
+def whole(toy_pipeline: Path, place: Path) -> dict[str, Tensor]:
+    """What a run learns of which no process dies."""
+    erase_main(four(place, toy_pipeline, "whole"))
+    return load_file(place / "whole" / "refined.safetensors")
+
+
+def four(place: Path, pipeline: Path, name: str) -> list[str]:
+    """A run of as many concepts."""
+    concepts = [*CONCEPTS, {"target": "cat", "anchor": "sky", "kind": "object"}]
+    args = config(place, pipeline, name, concepts, steps_per_concept=STEPS, concepts_per_batch=1)
+    return [*args, "--keep_every_n_steps", "4", "--save_pipeline", "false", "--report_seeds", "0"]
+
+
 @pytest.mark.parametrize("start", [second_process, second_node])
 def test_a_process_that_dies_takes_no_finished_concept_along(
     toy_pipeline: Path,
-    tmp_path: Path,
+    place: Path,
+    whole: dict[str, Tensor],
     capsys: pytest.CaptureFixture[str],
-    start: Callable[[list[str]], tuple[list[subprocess.Popen[str]], Callable[[], int]]],
+    start: Callable[[list[str]], tuple[list[Forked], Callable[[], int]]],
 ) -> None:
     """The second of two is killed while it trains its last concept; a single process resumes with what both had."""
-    concepts = [*CONCEPTS, {"target": "cat", "anchor": "sky", "kind": "object"}]
-    settings = {"steps_per_concept": 60, "concepts_per_batch": 1}
-    erase_main([*config(tmp_path, toy_pipeline, "whole", concepts, **settings), "--save_pipeline", "false"])
-    args = config(tmp_path, toy_pipeline, "killed", concepts, **settings)
-    args += ["--keep_every_n_steps", "4", "--save_pipeline", "false"]
-    work = tmp_path / ".killed.training"
+    name = f"killed_{start.__name__}"
+    args, work = four(place, toy_pipeline, name), place / f".{name}.training"
     started, second = start(args)
     try:
         while not (work / "cat.safetensors").is_file():
             assert all(p.poll() is None for p in started), "the run ended before its second process could be killed"
             time.sleep(0.002)
         os.kill(second(), signal.SIGKILL)
-        started[0].wait(timeout=120)
+        started[0].process.join(timeout=120)
     finally:
+        codes = [process.poll() for process in started]
         for process in started:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-    assert started[0].returncode != 0 and not (tmp_path / "killed").exists()
+            process.kill()
+    assert codes[0] not in (0, None) and not (place / name).exists()
     done = saved(work)
-    assert done["painter"] == 60 and 0 < done["cat"] < 60 and done["ship"] > 0
+    assert done["painter"] == STEPS and 0 < done["cat"] < STEPS and done["ship"] > 0
     capsys.readouterr()
     erase_main(args)
-    assert "painter (60 steps)" in capsys.readouterr().out.replace("\n", " ")
-    whole, resumed = (load_file(tmp_path / name / "refined.safetensors") for name in ("whole", "killed"))
-    for name in whole:
-        close(whole[name], resumed[name], RUN_WEIGHTS)
+    assert f"painter ({STEPS} steps)" in capsys.readouterr().out.replace("\n", " ")
+    resumed = load_file(place / name / "refined.safetensors")
+    for key in whole:
+        close(whole[key], resumed[key], RUN_WEIGHTS)
