@@ -29,6 +29,7 @@ from mace_pl.models.text_encoding import encode_prompts, encoder_fingerprint
 from mace_pl.run import Run
 from mace_pl.stages.again import Again
 
+FEW = ["--report_seeds", "0", "--save_pipeline", "false"]  # files that are not looked at
 SHIP = [{"target": "ship", "anchor": "ground", "kind": "object"}]
 
 
@@ -82,7 +83,7 @@ def test_fit_and_fuse_keep_names_as_a_file_of_their_statistics_does(
     tmp_path: Path, toy_pipeline: Path, pipeline: StableDiffusionPipeline
 ) -> None:
     file = statistics(tmp_path / "d.safetensors", encoder_fingerprint(pipeline), plain_sums(pipeline, ["cat", "dog"]))
-    weights = ["--model.refine.domain", "0.5", "--model.fuse.domain", "0.25"]
+    weights = ["--model.refine.domain", "0.5", "--model.fuse.domain", "0.25", *FEW]
     erase_main([*config(tmp_path, toy_pipeline, "file", SHIP), *weights, "--model.domain", str(file)])
     names = ["--model.domain_names", json.dumps(["cat", "ship", "dog"])]
     erase_main([*config(tmp_path, toy_pipeline, "names", SHIP), *weights, *names])
@@ -95,7 +96,7 @@ def test_fit_and_fuse_keep_names_as_a_file_of_their_statistics_does(
         "ship",
         "dog",
     ]
-    erase_main(config(tmp_path, toy_pipeline, "nothing", SHIP))
+    erase_main([*config(tmp_path, toy_pipeline, "nothing", SHIP), *FEW])
     nothing = load_file(tmp_path / "nothing/refined.safetensors")
     above(max((nothing[name] - by_names[name]).abs().max() for name in nothing), MOVED)
 
@@ -107,7 +108,7 @@ def test_names_of_a_relative_file_are_those_of_the_run_wherever_it_is_fused(
         (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path / "here")
     Path("names.txt").write_text("cat\nship\ndog\n")
-    alone = ["--model.method", "MaceRefinement", "--report_seeds", "0", "--save_pipeline", "false"]
+    alone = ["--model.method", "MaceRefinement", *FEW]
     files = ["--model.domain_names", "names.txt", "--model.domain_vocabulary", "names.txt"]
     run = tmp_path / "run"
     erase_main([*config(tmp_path, toy_pipeline, "run", SHIP), *alone, *files, "--model.refine.domain", "1"])
@@ -165,7 +166,7 @@ def test_an_order_without_weights_grows_with_its_targets_and_shrinks_again(
     plain = yaml.safe_load((tmp_path / "two.yaml").read_text())
     del plain["model"]["refine"], plain["model"]["fuse"]
     (tmp_path / "two.yaml").write_text(yaml.safe_dump(plain))
-    alone = ["--model.method", "MaceRefinement", "--report_seeds", "0", "--save_pipeline", "false"]
+    alone = ["--model.method", "MaceRefinement", *FEW]
     with caplog.at_level("INFO", logger="mace_pl"):
         erase_main([*args, *alone, "--model.domain_names", "[cat]"])
     assert "; the domain's is 0.3 · n^0.5 for n = 2 targets" in caplog.text

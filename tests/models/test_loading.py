@@ -16,6 +16,7 @@ from compat.generate import ASKED
 from safetensors.torch import load_file
 from support.families import family
 from support.finished import finished_run
+from support.forks import forked
 from support.tolerances import BFLOAT16_IMAGE, HALF_IMAGE, OTHER_VERSIONS, below, close
 
 from mace_pl.cli import erase_main
@@ -91,12 +92,16 @@ def dtypes_of(asked: str, versions: dict[str, str]) -> list[str]:
 
 
 def generated(
-    python: Path | str, folders: dict[str, Path], output: Path
+    python: Path | None, folders: dict[str, Path], output: Path
 ) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """What ``generate.py`` prints and the images, by the names of the folders."""
+    """What ``generate.py`` prints and the images, by the names of the folders; by another interpreter, if given."""
     names = {str(folder): name for name, folder in folders.items()}
-    command = [str(python), str(ROOT / "tests/compat/generate.py"), str(output), *names]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    script, args = ROOT / "tests/compat/generate.py", [str(output), *names]
+    if python is None:
+        done = forked(script, args)
+    else:
+        command = [str(python), str(script), *args]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     shown = json.loads(done.stdout.strip().splitlines()[-1])
     for folder, name in names.items():
@@ -108,7 +113,7 @@ def generated(
 
 @pytest.fixture(scope="module")
 def own_images(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
-    return generated(sys.executable, folders, tmp_path_factory.mktemp("own") / "images.safetensors")[1]
+    return generated(None, folders, tmp_path_factory.mktemp("own") / "images.safetensors")[1]
 
 
 def test_every_folder_generates_in_every_dtype_under_the_newest_versions(own_images: dict[str, torch.Tensor]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from support.forks import forked
 
 from mace_pl.concepts.preservation import BY_NUMBER
 from mace_pl.files.paths import resolve
@@ -60,9 +60,10 @@ def test_every_single_target_has_the_same_settings_and_no_anchor_of_its_own(
 
 
 def config(place: Path) -> str:
-    """Settings of a small run; it names two concepts."""
-    data = {"concepts": [{"target": "ship"}, {"target": "frog"}], "anchors": ["house", "book", "pizza", "clock"]}
-    data |= {"image_steps": 1, "steps_per_concept": 1}
+    """Settings of a small run; it names two concepts with their anchors, and anchors for targets that have none."""
+    concepts = [{"target": "ship", "anchor": "house"}, {"target": "frog", "anchor": "book"}]
+    data: dict[str, Any] = {"concepts": concepts, "anchors": ["house", "book", "pizza", "clock"]}
+    data |= {"image_steps": 1, "steps_per_concept": 1, "images_per_concept": 2}
     model = {"lr": 1e-3}  # weights follow the number of targets
     (place / "two.yaml").write_text(yaml.safe_dump({"model": model, "data": data}))
     return str(place / "two.yaml")
@@ -102,10 +103,10 @@ def small(place: Path) -> Path:
 def test_tables_and_a_page_come_out_of_two_processes_and_what_is_done_is_kept(tmp_path: Path) -> None:
     page = tmp_path / "results.md"
     page.write_text("".join(f"<!-- {name} -->\n<!-- /{name} -->\n" for name in ("both", "trade-off", "styles")))
-    command = [sys.executable, str(ROOT / "scripts" / "tables.py"), "--file", str(small(tmp_path)), "--steps", "1"]
+    command = ["--file", str(small(tmp_path)), "--steps", "1"]
     command += ["--pretrained", str(resolve("checkpoints/emoji")), "--output", str(tmp_path / "out")]
     command += ["--judge", str(resolve("checkpoints/emoji/judge/judge.safetensors")), "--page", str(page)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    done = forked(ROOT / "scripts" / "tables.py", command, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("the original is there") == 2  # once each, by either process
     text = page.read_text(encoding="utf-8")
@@ -120,7 +121,7 @@ def test_tables_and_a_page_come_out_of_two_processes_and_what_is_done_is_kept(tm
     lost = next(path for path in cells if path.parent.name == "half")
     before = yaml.safe_load(lost.read_text())["results"]
     lost.unlink()
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    done = forked(ROOT / "scripts" / "tables.py", command, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     assert [path for path, made in cells.items() if path.stat().st_mtime_ns != made] == [lost]
     assert yaml.safe_load(lost.read_text())["results"] == before
