@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline
 from support.finished import finished_run
-from support.forks import SCRIPT, ranks
+from support.forks import SCRIPT, forked, ranks
 from support.runs import checksums, config, exit_message, naming
 from support.tolerances import BY_HAND, DISTANCES, OTHER_SCORE, PUBLISHED, SAME_SCORE, SCORES, above, close
 
@@ -284,11 +284,9 @@ def test_two_ranks_score_what_one_scores(toy_pipeline: Path, toy_clip: Path, tmp
         args = command(toy_pipeline, toy_clip, tmp_path / f"{name}.json")
         args += ["--model.runs", runs, "--model.targets", "[ship]", "--model.kid_subset", "4"]
         args += ["--data.descriptions", str(tmp_path / "told.json"), "--trainer.accelerator", "cpu"]
-        if name == "one":
-            erase_main(args)
-        else:
-            for done in ranks(SCRIPT, [*args, "--trainer.devices", "2", "--trainer.strategy", "ddp"]):
-                assert done.returncode == 0, done.stderr[-3000:]
+        both = [*args, "--trainer.devices", "2", "--trainer.strategy", "ddp"]
+        ended = [forked(SCRIPT, args)] if name == "one" else ranks(SCRIPT, both)
+        assert not any(done.returncode for done in ended), [done.stderr[-3000:] for done in ended]
         scores[name] = json.loads((tmp_path / f"{name}.json").read_text())["scores"]
     for model in ("run", "pipeline"):
         same_scores(scores["one"][model], scores["two"][model])
