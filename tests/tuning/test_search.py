@@ -44,11 +44,13 @@ def test_a_killed_search_resumes_as_if_nothing_had_been(tmp_path: Path) -> None:
     whole = found(search(tmp_path / "whole", 12))
     worker = Forked(Path(__file__).with_name("search_worker.py"), [str(tmp_path / "killed")])
     waiting = tmp_path / "killed" / "waiting"
-    while not waiting.exists():
-        assert worker.process.is_alive()
-        time.sleep(0.05)  # until the worker is in the middle of its sixth trial
-    worker.process.kill()
-    assert worker.wait().returncode == -signal.SIGKILL
+    try:
+        while not waiting.exists():
+            assert worker.poll() is None
+            time.sleep(0.05)  # until the worker is in the middle of its sixth trial
+    finally:
+        worker.kill()
+    assert worker.poll() == -signal.SIGKILL
     resumed = search(tmp_path / "killed", 12)
     assert found(resumed) == whole
     assert len(resumed.of("FAIL")) == 1 and not resumed.of("RUNNING")
