@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.forks import forked
 from support.runs import leftover
 from support.tolerances import FLOAT32_SUMS, FLOAT64_SUMS, close, near
 
@@ -18,7 +17,6 @@ from mace_pl.data.captions import Captions
 from mace_pl.modules.caption_statistics import PromptStatistics
 from mace_pl.training.trainer import MaceTrainer
 
-ROOT = Path(__file__).resolve().parents[2]
 CAPTIONS = [f"a {a} in the {b}" for a in ("ship", "dog", "cat", "bird", "house", "person") for b in "abcdefghijklmnopq"]
 
 
@@ -59,10 +57,7 @@ def partial_files(folder: Path) -> list[str]:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 def test_killed_runs_go_on_and_end_with_the_same_bits(toy_pipeline: Path, source: str, tmp_path: Path) -> None:
-    environment = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "RANK", "WORLD_SIZE", "MASTER_PORT")}
-    environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(Path(__file__).with_name("cut_worker.py")), str(toy_pipeline), source, str(tmp_path)]
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = forked(Path(__file__).with_name("cut_worker.py"), [str(toy_pipeline), source, str(tmp_path)])
     assert done.returncode == 0, done.stdout + done.stderr
     assert partial_files(tmp_path) == []
     whole = run(toy_pipeline, source, tmp_path / "whole.safetensors").statistics["gram"]

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,6 +13,7 @@ import torch
 import yaml
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
+from support.forks import Forked, forked
 from support.runs import SCRIPT, config, exit_message
 from support.tolerances import FLOAT32_EDIT, MOVED, above, below, close
 
@@ -33,7 +31,7 @@ from mace_pl.run import Run
 SHIP = {"target": "ship", "anchor": "ground", "kind": "object"}
 DOG = {"target": "dog", "anchor": "sky", "kind": "object"}
 #: the code of this checkout, in a process of its own
-ALONE = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parent)}
+ALONE = {"OMP_NUM_THREADS": "1"}
 WORKER = Path(__file__).resolve().parents[1] / "library" / "kill_worker.py"
 
 
@@ -262,11 +260,11 @@ def test_a_killed_training_leaves_the_last_state(ship: Path, tmp_path: Path) -> 
     settings["data"]["steps_per_concept"] = 100_000
     (library / "config.yaml").write_text(yaml.safe_dump(settings))
     words = ["add", "--run", str(library), "--concepts", "[{target: dog, anchor: sky}]"]
-    child = subprocess.Popen([sys.executable, str(SCRIPT), *words], env=ALONE)
+    child = Forked(SCRIPT, words, ALONE)
     while child.poll() is None and not list(library.glob("adding/*/*.safetensors")):
         time.sleep(0.05)
-    child.send_signal(signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL
+    child.kill()
+    assert child.poll() == -signal.SIGKILL
     assert edit(library) == edit(ship) and not (library / "library.json").exists()
     settings["data"]["steps_per_concept"] = 3
     (library / "config.yaml").write_text(yaml.safe_dump(settings))
@@ -281,7 +279,7 @@ def test_a_kill_while_a_change_is_written_leaves_a_whole_state(
     """Before the one file is renamed the run is what it was; after it the library is whole, and tidied next time."""
     library = copy(ship, tmp_path / "run")
     words = ["add", "--run", str(library), "--merge", str(dog)]
-    killed = subprocess.run([sys.executable, str(WORKER), event, name, *words], env=ALONE)
+    killed = forked(WORKER, [event, name, *words], ALONE)
     assert killed.returncode == -signal.SIGKILL
     if event == "os.rename":
         assert edit(library) == edit(ship)

@@ -12,6 +12,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
+from support.forks import forked
 from support.runs import CONCEPTS, checksums, config, exit_message, statistics, user_images
 from support.tolerances import FLOAT32_EDIT, MOVED, PRESERVED, RUN_WEIGHTS, above, below, close, same_images
 
@@ -197,7 +198,8 @@ def test_a_full_disk_leaves_nothing_half_written(run: Path, toy_pipeline: Path) 
         "import resource, sys; from mace_pl.cli import erase_main; "
         "resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000)); erase_main(sys.argv[1:])"
     )
-    done = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, timeout=300)
+    (run.parent / "full_disk.py").write_text(code)
+    done = forked(run.parent / "full_disk.py", args)
     assert done.returncode == 1
     message = done.stderr.strip().splitlines()[-1]
     assert "error: cannot write" in message and "Free some space" in message

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import torch
 import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file
+from support.forks import Forked
 from support.runs import SCRIPT, Bar, config
 
 from mace_pl import erase
@@ -210,17 +209,14 @@ def test_ctrl_c_is_said_on_the_command_line_and_raised_in_python(
 
 def test_a_run_that_a_cluster_ends_is_no_success_and_keeps_its_last_step(tmp_path: Path, toy_pipeline: Path) -> None:
     args = config(tmp_path, toy_pipeline, "out", SHIP, steps_per_concept=100_000)
-    command = [sys.executable, str(SCRIPT), *args, "--keep_every_n_steps", "7"]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
-    )
+    process = Forked(SCRIPT, [*args, "--keep_every_n_steps", "7"], {"OMP_NUM_THREADS": "1"})
     while not list((tmp_path / ".out.training").glob("[!.]*.safetensors")):
-        assert process.poll() is None, process.communicate()
+        assert process.poll() is None, process.wait().stderr
         time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    errors = process.communicate(timeout=60)[1]
-    assert process.returncode == 143, errors[-2000:]
-    assert "error: interrupted. No edit is written. The same command resumes." in errors
+    os.kill(process.pid, signal.SIGTERM)
+    done = process.wait(timeout=60)
+    assert done.returncode == 143, done.stderr[-2000:]
+    assert "error: interrupted. No edit is written. The same command resumes." in done.stderr
     assert not (tmp_path / "out").exists() and steps_kept(tmp_path / ".out.training")["ship"] >= 7
 
 
