@@ -133,8 +133,9 @@ def test_everything_finished_only_fuses(
 @pytest.mark.parametrize("count", [1, 3], ids=["one rank has no concept", "one rank has more groups"])
 def test_ranks_with_unequal_work_take_part(toy_pipeline: Path, tmp_path: Path, count: int) -> None:
     concepts = CONCEPTS[:count]
-    erase_main(config(tmp_path, toy_pipeline, "one", concepts))
-    more = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    fewer = ["--report_seeds", "0", "--save_pipeline", "false"]
+    erase_main([*config(tmp_path, toy_pipeline, "one", concepts), *fewer])
+    more = ["--trainer.devices", "2", "--trainer.strategy", "ddp", *fewer]
     for done in ranks(SCRIPT, [*config(tmp_path, toy_pipeline, "two", concepts, concepts_per_batch=1), *more]):
         assert done.returncode == 0, done.stderr[-3000:]
     one, two = (load_file(tmp_path / name / "refined.safetensors") for name in ("one", "two"))
