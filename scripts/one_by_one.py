@@ -37,8 +37,8 @@ def one_by_one(config: str, name: str, concepts: list[dict[str, str]], above: fl
 
 def trained_again(library: Path) -> int:
     """How many LoRAs the library has trained again."""
-    events = json.loads((library / "library.json").read_text(encoding="utf-8"))["events"]
-    return sum(len(event.get("targets", ())) for event in events if event["action"] == "retrain")
+    events = Library.open(str(library), "run").history.events
+    return sum(len(event.targets) for event in events if event.action == "retrain")
 
 
 def main(
