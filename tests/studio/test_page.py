@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -222,6 +223,17 @@ def test_an_export_generates_what_the_page_shows(browser: Any, served: Served) -
     pipeline = StableDiffusionPipeline.from_pretrained(place)
     made = generate(pipeline, ["a photo of a ship"] * 4, range(4), STEPS, 5.0)
     assert equal(np.stack([np.asarray(image) for image in made]), shown)
+
+
+@needs_gradio
+@needs_browser
+def test_the_benchmark_times_a_moved_slider(browser: Any, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPT.parent / "benchmarks"))
+    benchmark = import_module("page")
+    page, opening = benchmark.first_page(browser, served.url)
+    took, solving = benchmark.moved(page, "Home")
+    page.close()
+    assert opening > 0 and 0 <= solving < took
 
 
 @needs_gradio
