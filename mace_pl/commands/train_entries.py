@@ -102,7 +102,7 @@ def train_again(library: Library, above: float | None) -> Library:
     unseen = shown_by([], 0)  # an entry keeps the scores of its own run
     made = fitted(library, concepts, templates_for(prompts, concepts), unseen, again=True)
     base, notes = Base.load(library.run), library.history.notes()
-    contents = store_run(library.folder, base, made, concepts, beside=library.run)
+    contents = store_run(library.folder, base, made, concepts)
     added = {target: replace(notes[target], content=content) for target, content in contents.items()}
     event = Event("retrain", targets=tuple(late), reason=f"moved by more than {above:g}", added=added)
     return library.changed(base, library.members.within(contents), event, said=False)

@@ -19,13 +19,11 @@ from mace_pl.files.paths import resolve
 from mace_pl.files.versions import ADDING, ENTRIES, LIBRARY, REFINEMENTS, STATE, STATES
 from mace_pl.library.history import Event, History, Note
 from mace_pl.library.lock import LOCK, WRITER
-from mace_pl.library.states import Base, Members, members_of, solve_state, state_id, write_state
+from mace_pl.library.states import Base, Members, members_of, refinement_of, solve_state, state_id, write_state
 from mace_pl.library.store import Entry, store_entry, store_refinement, take_tree
 from mace_pl.methods.chosen import chosen
-from mace_pl.methods.edit import Edit, SumsOnDisk
 from mace_pl.run import Run
-from mace_pl.stages.again import model_of, wanted_of
-from mace_pl.stages.refine import solve
+from mace_pl.stages.again import model_of
 from mace_pl.version import __version__
 
 OWN = (LIBRARY, LOCK, WRITER, STATES, ENTRIES, REFINEMENTS, ADDING)
@@ -192,9 +190,7 @@ def scores_of(run: Run, target: str) -> Mapping[str, float] | None:
     return {when: names[target] for when, names in seen.items() if target in names} or None
 
 
-def store_run(
-    library: Path, base: Base, run: Run, concepts: Sequence[Concept], beside: Run | None = None
-) -> dict[str, str]:
+def store_run(library: Path, base: Base, run: Run, concepts: Sequence[Concept]) -> dict[str, str]:
     """Take the concepts of a run into a library; returns the hash of each by its target.
 
     Args:
@@ -202,13 +198,12 @@ def store_run(
         base: the model.
         run: a run of ``fit``, or one that was fused again, of whose LoRAs it is not known on what they were trained.
         concepts: those of the run.
-        beside: the run whose concepts were erased beside them while they were trained.
     """
     model = model_of(run)
     trained = chosen(model.get("method")).trains
     refinement = None
     if trained and run.fused is None:
-        refinement = store_refinement(library, refinement_of(base, run, beside), run.base.provenance)
+        refinement = store_refinement(library, refinement_of(base, run), run.base.provenance)
     files = statistics_of(model.get("prior"), model.get("domain"))
     hashes = {"text_encoder": run.base.text_encoder, "unet": run.base.unet}
     made_from = {**hashes, "statistics": files, "seed": run.seed, "version": __version__}
@@ -217,12 +212,3 @@ def store_run(
         concept.target: store_entry(library, run, Entry(concept, prompts.get(concept.target), refinement, made_from))
         for concept in concepts
     }
-
-
-def refinement_of(base: Base, run: Run, beside: Run | None) -> Edit:
-    """The edit of stage 1 on which a run's LoRAs were trained."""
-    sums, method = SumsOnDisk(), chosen(run.config["model"].get("method"))
-    for target in run.targets:
-        sums.add(target, run.concept(target)[0])
-    wanted = replace(wanted_of(base.pipeline, model_of(run), method), beside=beside)
-    return solve(base.pipeline, method, sums, wanted, said=False)[0]

@@ -15,7 +15,7 @@ from mace_pl.files.versions import ENTRIES, STATE, STATES, read_json
 from mace_pl.library.store import read_entry, refinement_file
 from mace_pl.methods.chosen import chosen
 from mace_pl.methods.closed_form import metric, moved_by
-from mace_pl.methods.edit import Edit
+from mace_pl.methods.edit import Edit, SumsOnDisk
 from mace_pl.models.backbone import backbone_of
 from mace_pl.models.cross_attention import is_value
 from mace_pl.models.protocols import Pipeline
@@ -23,6 +23,7 @@ from mace_pl.models.source import Source
 from mace_pl.run import Fused, Run
 from mace_pl.stages.again import model_of, solve_again, wanted_of
 from mace_pl.stages.preserve import inputs_of
+from mace_pl.stages.refine import solve
 
 
 @dataclass(frozen=True)
@@ -147,12 +148,22 @@ def solve_state(library: Path, base: Base, members: Members, said: bool = True) 
         config={**base.run.config, "data": data},
     )
     solved = solve_again(run, run, base.pipeline, chosen(model.get("method")), said)
+    full = all(weight == 1 for weight in members.weights.values())
+    moved = moved_since(library, base, run, members, solved.refined if full else refinement_of(base, run))
     finished = Finished(run, base.pipeline, base.source, solved.edit, solved.original)
     with run.save() as aside:
-        write_state(aside.folder, members, settings, moved_since(library, base, run, members, solved.refined))
+        write_state(aside.folder, members, settings, moved)
         for form in ("edit", "refined"):
             finished.write(form, aside.place(form))
     return name
+
+
+def refinement_of(base: Base, run: Run) -> Edit:
+    """Stage 1 over all concepts of a run at full strength: the edit on which a run of ``fit`` trained its LoRAs."""
+    sums, method = SumsOnDisk(), chosen(run.config["model"].get("method"))
+    for target in run.targets:
+        sums.add(target, run.concept(target)[0])
+    return solve(base.pipeline, method, sums, wanted_of(base.pipeline, model_of(run), method), said=False)[0]
 
 
 def moved_since(library: Path, base: Base, run: Run, members: Members, refined: Edit) -> dict[str, float | None]:
@@ -163,7 +174,7 @@ def moved_since(library: Path, base: Base, run: Run, members: Members, refined: 
         base: the model.
         run: where the sums lie.
         members: the entries.
-        refined: the refinement now.
+        refined: the refinement now, with all targets at full strength, as LoRAs are trained.
 
     Returns:
         By target, as a part of their keys and values then: :func:`mace_pl.methods.closed_form.moved_by`. None where no

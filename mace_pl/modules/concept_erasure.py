@@ -86,7 +86,8 @@ class ConceptErasure(LightningModule):
         gradient_checkpointing: run each block of the UNet again in the backward pass; less memory, more time.
         compile: compile the UNet's blocks with ``torch.compile`` (wants a C++ compiler on CPU, Triton on GPU).
         harden: stage 4, off when None: harden the edit; ``{}`` for its defaults, or settings of the command harden.
-        beside: a run or library whose concepts are erased too by stage 1; of stages 2 and 3 they are no part.
+        beside: a run or library whose concepts are erased too by stage 1, at full strength; of stages 2 and 3 they are
+            no part.
         seed: seeds images, LoRAs, noise and timesteps; the command links it to ``seed_everything``.
     """
 

@@ -10,7 +10,9 @@ from mace_pl.run import Run
 
 
 def with_beside(sums: SumsOnDisk, beside: Run | None) -> SumsOnDisk:
-    """The sums of a run's own concepts, and those of the others in another run, by its erasure strengths.
+    """The sums of a run's own concepts, and those of the others in another run, at full strength as its own.
+
+    A LoRA is trained for all strengths: what a strength changes is solved, so that none is trained again for it.
 
     Args:
         sums: of the run's own concepts, which come last.
@@ -21,11 +23,10 @@ def with_beside(sums: SumsOnDisk, beside: Run | None) -> SumsOnDisk:
     """
     if beside is None:
         return sums
-    strengths = beside.fused.weights if beside.fused else {}
     joined = SumsOnDisk()
     for target in beside.targets:
         if target not in sums:
-            joined.add(target, beside.concept(target)[0].weighted(strengths.get(target, 1.0)))
+            joined.add(target, beside.concept(target)[0])
     for target in sums:
         joined.add(target, sums.read(target))
     return joined
@@ -33,5 +34,4 @@ def with_beside(sums: SumsOnDisk, beside: Run | None) -> SumsOnDisk:
 
 def beside_inputs(beside: Run) -> dict[str, Any]:
     """What decides the sums of another run, for the identity of a run beside it."""
-    files = [beside.statistics_file(target) for target in beside.targets]
-    return {"sums": hash_files(files), "strengths": dict(beside.fused.weights) if beside.fused else {}}
+    return {"sums": hash_files([beside.statistics_file(target) for target in beside.targets])}
