@@ -14,7 +14,8 @@ from mace_pl.evaluation.attacks.trial import Strengths, Trial
 from mace_pl.methods.lora import stream
 from mace_pl.models.pipeline import image_latents
 from mace_pl.models.sampling import generate
-from mace_pl.studio.session import Asked, Studio
+from mace_pl.studio.asked import Asked
+from mace_pl.studio.session import Studio
 from mace_pl.studio.turns import Progress, counted
 
 SEED = 2024  # that of ``attack``, which finds the same tokens where steps, guidance and image are the same

@@ -10,17 +10,22 @@ import gradio as gr
 
 from mace_pl.errors import UserError
 from mace_pl.evaluation.attacks.trial import Strengths
+from mace_pl.studio.asked import MOST_GUIDANCE, MOST_IMAGES, MOST_STEPS, Asked
 from mace_pl.studio.attack import MOST_TOKEN_STEPS, attack
 from mace_pl.studio.facts import facts_of, preserved_names
 from mace_pl.studio.image_files import ImageFiles
-from mace_pl.studio.session import FORMATS, MOST_IMAGES, MOST_STEPS, Asked, Shown, Studio
+from mace_pl.studio.session import FORMATS, Shown, Studio
 from mace_pl.studio.turns import Cancelled
 
 QUIET: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": None, "show_progress": "minimal"}
 INTRODUCTION = "Move a strength: 1 erases the concept, 0 preserves it. A concept without its tick is left out."
+#: what is asked anew takes away what was said of what was asked before
+CLEARED = "(...given) => { document.querySelectorAll('.toast-close').forEach((one) => one.click()); return %s; }"
 #: what a browser asks for is numbered in it, in a last input: it need not reach us in the order in which it was asked
-COUNTED = "(...given) => [...given.slice(0, -1), (window.asked = (window.asked || 0) + 1)]"
+COUNTED = CLEARED % "[...given.slice(0, -1), (window.asked = (window.asked || 0) + 1)]"
+SAID = 20  # seconds for which an error is shown
 ATTACK = "Tokens before the plain prompt are optimised until the edited model explains an image of the target."
+OUTDATED = "**Another command has changed the library. Start `studio` again to see its state.**"
 LAST: dict[str, Any] = {"trigger_mode": "multiple", "js": COUNTED}  # what is asked anew ends what was asked before
 
 
@@ -36,13 +41,14 @@ def page_of(studio: Studio, files: ImageFiles, steps: int, guidance: float) -> g
     title = f"Studio · {studio.run.home.name}"
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         gr.Markdown(f"# {title}\n{INTRODUCTION}")
-        number = gr.Number(0, visible=False)
+        notice = gr.Markdown("", elem_id="notice")
+        number, seen = gr.Number(0, visible=False), gr.Textbox(studio.state, visible=False)
         with gr.Row():
             prompt = gr.Textbox(_first_prompt(studio), label="Prompt", elem_id="prompt", scale=3)
             seeds = gr.Textbox("0, 1, 2, 3", label=f"Seeds, at most {MOST_IMAGES}", elem_id="seeds", scale=1)
         with gr.Row():
             n_steps = gr.Slider(1, MOST_STEPS, steps, step=1, label="Steps", elem_id="steps")
-            scale = gr.Slider(1, 15, guidance, step=0.5, label="Guidance", elem_id="guidance")
+            scale = gr.Slider(1, MOST_GUIDANCE, guidance, step=0.5, label="Guidance", elem_id="guidance")
         concepts = _concept_rows(studio)
         with gr.Row():
             go = gr.Button("Generate", variant="primary", elem_id="generate")
@@ -52,14 +58,16 @@ def page_of(studio: Studio, files: ImageFiles, steps: int, guidance: float) -> g
             original = _gallery("Original", "original")
             edited = _gallery("Edited", "edited")
         given = [prompt, seeds, n_steps, scale, *concepts]
-        asks = [go.click, prompt.submit, seeds.submit, page.load, *(control.input for control in concepts)]
-        gr.on(asks, _follow(studio, files), [*given, number], [original, edited, said], **QUIET, **LAST)
+        asks = [go.click, prompt.submit, seeds.submit, *(control.input for control in concepts)]
+        follow = (_follow(studio, files), [*given, number], [original, edited, said])
+        gr.on(asks, *follow, **QUIET, **LAST)
         stop.click(_cancelling(studio), number, said, api_visibility="private", queue=False, js=COUNTED)
         page.unload(_leaving(studio))
         _grid_part(studio, files, given, number)
         _attack_part(studio, files, given, number)
         facts = _facts_part(studio)
-        _written_part(studio, given, facts)
+        _written_part(studio, given, facts, seen)
+        page.load(_opening(studio), None, [*concepts, facts, seen, notice], **QUIET).then(*follow, **QUIET, **LAST)
     return page
 
 
@@ -77,6 +85,19 @@ def _concept_rows(studio: Studio) -> list[Any]:
                     gr.Slider(0, 1, strength, step=0.05, label=f"Strength of {target}", scale=3, interactive=able)
                 )
     return found
+
+
+def _opening(studio: Studio) -> Callable[[], list[Any]]:
+    """What a page that is opened shows of the state that is current then: strengths, where it comes from, its id."""
+
+    def opening() -> list[Any]:
+        strengths, found = studio.strengths, list[Any]()
+        for target in studio.live.targets:
+            found += [target in strengths, strengths.get(target, 1.0)]
+        with _told():
+            return [*found, facts_of(studio), studio.state, OUTDATED if studio.outdated else ""]
+
+    return opening
 
 
 def _gallery(label: str, name: str) -> Any:
@@ -107,7 +128,7 @@ def _told() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise gr.Error(str(error), duration=None, print_exception=False) from error
+        raise gr.Error(str(error), duration=SAID, print_exception=False) from error
 
 
 def _follow(studio: Studio, files: ImageFiles) -> Callable[..., Any]:
@@ -221,7 +242,7 @@ def _attack_part(studio: Studio, files: ImageFiles, given: Sequence[Any], number
                 found = attack(studio, _asked(studio, given), target, str(request.session_hash), *settings)
             except Cancelled:
                 return gr.skip()
-        names = [f"{target}: original", "edited, plain prompt", "edited, behind the tokens that were found"]
+        names = [f"{target}: original", "edited", "edited, behind the tokens"]
         return _captioned(files, [found.original, found.before, found.after], names)
 
     start.click(attacked, [target, tries, *given, number], shown, **QUIET, **LAST)
@@ -232,7 +253,7 @@ def _facts_part(studio: Studio) -> Any:
         return gr.Markdown(facts_of(studio))
 
 
-def _written_part(studio: Studio, given: Sequence[Any], facts: Any) -> None:
+def _written_part(studio: Studio, given: Sequence[Any], facts: Any, seen: Any) -> None:
     """Save and export."""
     with gr.Accordion("Save and export", open=False, elem_id="written"):
         with gr.Row():
@@ -245,15 +266,15 @@ def _written_part(studio: Studio, given: Sequence[Any], facts: Any) -> None:
             export = gr.Button("Export", elem_id="export")
         done = gr.Markdown("", elem_id="done")
 
-    def saved(reason: str, requester: str, *values: Any) -> Any:
+    def saved(reason: str, requester: str, seen: str, *values: Any) -> Any:
         with _told():
-            state = studio.save(_asked(studio, values), reason, requester)
-        return [f"Saved as state `{state}` of `{studio.run.home}`.", facts_of(studio)]
+            state = studio.save(_asked(studio, values), reason, requester, seen)
+        return [f"Saved as state `{state}` of `{studio.run.home}`.", facts_of(studio), state]
 
     def exported(form: str, name: str, *values: Any) -> Any:
         with _told():
             place = studio.export(_asked(studio, values), form, name)
         return f"Written to `{place}`."
 
-    save.click(saved, [reason, requester, *given], [done, facts], **QUIET)
-    export.click(exported, [form, name, *given], done, **QUIET)
+    save.click(saved, [reason, requester, seen, *given], [done, facts, seen], **QUIET, js=CLEARED % "given")
+    export.click(exported, [form, name, *given], done, **QUIET, js=CLEARED % "given")

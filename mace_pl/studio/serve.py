@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import hmac
+import io
 import ipaddress
 import os
 import secrets
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from mace_pl.errors import UserError, install
+from mace_pl.studio.asked import check_settings
 
+MOST_PORT = 2**16 - 1
 LOOK = Path(__file__).parent / "page.css"
 #: whatever a library of the page might want, the browser asks no other host
 POLICY = "; ".join(
@@ -60,8 +64,10 @@ def studio(
         layout: where the layout of a base in one file is now; where the run found it when None.
 
     Raises:
-        UserError: gradio is not installed, no run there, another base model, or a port that is taken.
+        UserError: a setting out of its range, gradio is not installed, no run there, another base model, a port that is
+            taken, or no public link where one is asked for.
     """
+    check(host, port, steps, guidance)
     if find_spec("gradio") is None:
         raise UserError(f"studio: the package gradio is not installed. {install('studio')}")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported
@@ -78,14 +84,51 @@ def studio(
     page.queue(default_concurrency_limit=None)
     asks = f", which asks for the token {secret}" if secret else ""
     if share:
-        _, _, public = page.launch(server_name=host, server_port=port or None, share=True, **shared(), **asking(secret))
-        print(f"The page: {public}{asks}", flush=True)
+        link = public_link(page, host, port, {**shared(), **asking(secret)})
+        print(f"The page: {link}{asks}", flush=True)
         page.block_thread()
         return
     with listening(host, port) as found:
         number = found.getsockname()[1]
         print(f"The page: http://{f'[{host}]' if ':' in host else host}:{number}/{asks}", flush=True)
         serve(page, found, secret)
+
+
+def check(host: str, port: int, steps: int, guidance: float) -> None:
+    """Refuse what cannot be served, before anything is loaded.
+
+    Raises:
+        UserError: an empty host, a port that is none, or steps or guidance that the page does not have.
+    """
+    if not host.strip():
+        raise UserError("host= is empty. Leave it out for this machine alone, or give 0.0.0.0 for all addresses.")
+    if not 0 <= port <= MOST_PORT:
+        raise UserError(f"port={port} must be between 1 and {MOST_PORT}, or 0 for any that is free.")
+    check_settings(steps, guidance)
+
+
+def public_link(page: Any, host: str, port: int, settings: Mapping[str, Any]) -> str:
+    """Let Gradio serve the page and make a public link to it; returns the link.
+
+    Args:
+        page: the blocks of Gradio.
+        host: as it was asked for.
+        port: as it was asked for; 0 for any that is free.
+        settings: of Gradio.
+
+    Raises:
+        UserError: nothing can be served there, or Gradio's server makes no link.
+    """
+    with listening(host, port):  # refused in our words
+        pass
+    told = io.StringIO()
+    with redirect_stdout(told):
+        _, _, public = page.launch(server_name=host, server_port=port or None, share=True, **settings)
+    if public is None:
+        page.close(verbose=False)
+        said = " ".join(told.getvalue().split(". ")[0].split())
+        raise UserError(f"share=true: no public link was made ({said}). Leave --share out, or try again later.")
+    return str(public)
 
 
 def serve(page: Any, found: socket.socket, secret: str | None) -> None:
@@ -142,11 +185,16 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
     """A socket that listens.
 
     Raises:
-        UserError: the port is taken, or the address is none of this machine.
+        UserError: the port is taken, or the host is none of this machine.
     """
     try:
+        socket.getaddrinfo(host, port)
         found = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except (socket.gaierror, UnicodeError) as error:  # the second of a part that is too long
+        raise UserError(f"host={host}: no address is known by that name ({error}). Choose another --host.") from error
     except OSError as error:
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise UserError(f"host={host} is no address of this machine ({error}). Choose another --host.") from error
         raise UserError(f"port={port}: nothing can be served on {host} ({error}). Choose another --port.") from error
     with found:
         yield found

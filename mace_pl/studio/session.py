@@ -14,6 +14,7 @@ from mace_pl.concepts.templates import IMAGE_TEMPLATE
 from mace_pl.errors import UserError
 from mace_pl.export.formats import Finished
 from mace_pl.files.artifacts import slug, written_aside
+from mace_pl.files.versions import current
 from mace_pl.library.change import Library
 from mace_pl.library.states import Base
 from mace_pl.methods.chosen import chosen
@@ -23,48 +24,12 @@ from mace_pl.models.sampling import generate
 from mace_pl.run import PLACES, Fused, Run
 from mace_pl.stages.again import check_files
 from mace_pl.stages.live import LiveEdit
+from mace_pl.studio.asked import MOST_IMAGES, Asked
 from mace_pl.studio.saving import Saved, save_state
 from mace_pl.studio.turns import SETTLE, Progress, Turns, counted
 
 FORMATS = ("pipeline", "lora", "single_file", "edit")
-MOST_IMAGES = 16
-MOST_STEPS = 100
 REMEMBERED = 32  # requests whose images of the original are remembered
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What a user has set on the page: a value that no other user sees.
-
-    Attributes:
-        prompt: of all images.
-        seeds: one per image.
-        steps: denoising steps.
-        guidance: classifier-free guidance scale.
-        strengths: in [0, 1] by target; a target that is not named is left out of the edit.
-    """
-
-    prompt: str
-    seeds: tuple[int, ...]
-    steps: int
-    guidance: float
-    strengths: Mapping[str, float]
-
-    def check(self) -> None:
-        """Refuse what cannot be generated.
-
-        Raises:
-            UserError: no seeds, too many of them, or steps or a strength out of their range.
-        """
-        if not 1 <= len(self.seeds) <= MOST_IMAGES:
-            raise UserError(f"seeds: give 1 to {MOST_IMAGES} of them, not {len(self.seeds)}.")
-        if any(not 0 <= seed < 2**63 for seed in self.seeds):
-            raise UserError(f"seeds={list(self.seeds)} must be whole numbers from 0 to 2^63 − 1.")
-        if not 1 <= self.steps <= MOST_STEPS:
-            raise UserError(f"steps={self.steps} must be between 1 and {MOST_STEPS}.")
-        for target, strength in self.strengths.items():
-            if not 0 <= strength <= 1:
-                raise UserError(f"strengths: {target}={strength} must be between 0 (preserved) and 1 (erased).")
 
 
 @dataclass(frozen=True)
@@ -121,6 +86,16 @@ class Studio:
     def run(self) -> Run:
         """The run as it was opened, or as it was saved last."""
         return self.saved.run
+
+    @property
+    def state(self) -> str:
+        """Id of the state that the page shows; the folder's name of a run that is no library yet."""
+        return self.run.folder.name
+
+    @property
+    def outdated(self) -> bool:
+        """Whether another command has changed the library meanwhile."""
+        return current(self.run.home).resolve() != self.run.folder.resolve()
 
     @property
     def strengths(self) -> dict[str, float]:
@@ -209,22 +184,30 @@ class Studio:
 
     # --- written --------------------------------------------------------------------------------------------------
 
-    def save(self, asked: Asked, reason: str | None = None, requester: str | None = None) -> str:
+    def save(
+        self, asked: Asked, reason: str | None = None, requester: str | None = None, seen: str | None = None
+    ) -> str:
         """Make the strengths a new state of the library, which a run becomes by that; returns the state's id.
 
         Args:
             asked: what the user has set.
             reason: why; free text.
             requester: who asked for it; free text.
+            seen: the :attr:`state` whose strengths the user has changed; the current one when None.
 
         Raises:
             UserError: no target is left, or someone else has changed or is writing the library.
         """
         asked.check()
         with self.turns.alone():
+            if seen not in (None, self.state):
+                raise UserError(
+                    f"save: another browser has saved the state {self.state} since this page was opened. Reload the "
+                    f"page to see its strengths."
+                )
             saved = save_state(self.saved, self.base, asked.strengths, reason, requester)
             self.saved = saved
-            return saved.run.folder.name
+            return self.state
 
     def export(self, asked: Asked, form: str, name: str) -> Path:
         """Write the edit in a format; returns the place.

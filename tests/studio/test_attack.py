@@ -18,8 +18,9 @@ from mace_pl.methods.lora import stream
 from mace_pl.models.backbone import backbone_of
 from mace_pl.models.pipeline import image_latents, load_pipeline
 from mace_pl.models.sampling import generate
+from mace_pl.studio.asked import Asked
 from mace_pl.studio.attack import MOST_TOKEN_STEPS, SEED, attack
-from mace_pl.studio.session import Asked, Studio
+from mace_pl.studio.session import Studio
 from mace_pl.studio.turns import Cancelled
 
 FEW = Strengths(token_steps=3)

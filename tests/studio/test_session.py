@@ -24,7 +24,8 @@ from mace_pl.library.change import Library
 from mace_pl.models.backbone import backbone_of
 from mace_pl.models.sampling import generate
 from mace_pl.run import Run
-from mace_pl.studio.session import Asked, Studio
+from mace_pl.studio.asked import Asked
+from mace_pl.studio.session import Studio
 from mace_pl.studio.turns import Cancelled
 
 FULL = {"ship": 1.0, "painter": 1.0, "dog": 1.0}
@@ -211,10 +212,16 @@ def test_saving_is_refused_where_it_would_say_nothing_or_overlook_another(own: S
         own.save(asked(FULL))
     with pytest.raises(UserError, match="nothing would be left"):
         own.save(asked({}))
+    first = own.state
+    own.save(asked({"ship": 0.5}), seen=first)
+    with pytest.raises(UserError, match=f"another browser has saved the state {own.state}.*Reload"):
+        own.save(asked({"ship": 0.3}), seen=first)
+    assert not own.outdated
     other = add_concepts(str(tmp_path / "run"), [{"target": "horse", "anchor": "sky"}])
+    assert own.outdated
     with pytest.raises(UserError, match="changed by another command"):
-        own.save(asked({"ship": 0.5}))
-    assert [event.action for event in Library.open(str(other)).history.events] == ["fit", "add"]
+        own.save(asked({"ship": 0.2}))
+    assert [event.action for event in Library.open(str(other)).history.events] == ["fit", "strengths", "add"]
 
 
 @pytest.mark.parametrize("form", ["pipeline", "lora", "single_file", "edit"])
@@ -239,6 +246,7 @@ def test_an_export_holds_the_edit_that_was_seen(own: Studio, tmp_path: Path, for
         ({"seeds": (-1,)}, "seeds"),
         ({"seeds": tuple(range(17))}, "seeds"),
         ({"steps": 0}, "steps"),
+        ({"guidance": 16.0}, "guidance"),
         ({"strengths": {"ship": 1.5}}, "between 0"),
     ],
 )

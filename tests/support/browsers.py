@@ -28,6 +28,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 BESIDE = Path(sys.prefix) / "studio/bin/python"  # `make test` puts gradio there, which wants another pillow
 PYTHON = sys.executable if find_spec("gradio") else str(BESIDE) if BESIDE.is_file() else None
 STEPS = 2
+TELEPHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 800}, "color_scheme": "dark", "has_touch": True}
 PATIENCE = 300  # seconds, on a machine that does much else
 
 needs_gradio = pytest.mark.skipif(PYTHON is None, reason="needs gradio, in this environment or in .venv/studio")
@@ -146,3 +147,31 @@ def follow(page: Any, change: Any) -> None:
 
 def equal(one: np.ndarray, other: np.ndarray) -> bool:
     return bool(np.abs(one.astype(int) - other.astype(int)).max() <= 1)
+
+
+def save(page: Any, slider: str, strength: float, said: str) -> None:
+    """Move a slider, save by the mouse, and wait for what is said then."""
+    page.fill(slider, str(strength))
+    if not page.locator("#save").is_visible():
+        page.click("#written button.label-wrap")
+    page.click("#save")
+    page.wait_for_selector(said)
+
+
+def has_whole_captions(page: Any, name: str) -> bool:
+    """Whether no caption of a gallery is cut, by its own edge or by the gallery's."""
+    whole: bool = page.evaluate(
+        """name => { const edge = document.getElementById(name).getBoundingClientRect().right;
+        return [...document.querySelectorAll(`#${name} .caption-label`)].every((one) =>
+            one.scrollWidth <= one.clientWidth && one.getBoundingClientRect().right <= edge); }""",
+        name,
+    )
+    return whole
+
+
+def lines_of(page: Any, selector: str) -> list[float]:
+    """The heights of elements, in lines of their text."""
+    heights: list[float] = page.eval_on_selector_all(
+        selector, "all => all.map((one) => one.clientHeight / parseFloat(getComputedStyle(one).lineHeight))"
+    )
+    return heights
