@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from mace_pl.export.formats import Finished, check_formats
 from mace_pl.export.lora import DEFAULT_MAX_ERROR, LORAS, check_rank
 from mace_pl.files.artifacts import claim_output, written_aside
 from mace_pl.files.owned import refuse_inputs
+from mace_pl.library.history import History
 from mace_pl.methods.edit import Edit
 from mace_pl.methods.hardening import HARDENING_FILE
 from mace_pl.models.backbone import backbone_of
@@ -77,11 +79,19 @@ def export_run(
     pipeline, source, base_now = loaded.base.load(pretrained, layout)
     refuse_inputs(path, [("base model", source.place)], "output")
     original = _original(pipeline, edit, base_now)
-    finished = Finished(replace(loaded, base=base_now), pipeline, source, edit, original, loaded.metrics)
+    known = (loaded.metrics, seen_of(loaded))
+    finished = Finished(replace(loaded, base=base_now), pipeline, source, edit, original, *known)
     backbone_of(pipeline).set_key_values(finished.weights)
     with written_aside(path, overwrite=overwrite) as aside:
         finished.write(format, aside, DTYPES.get(dtype or ""), wanted, error)
     return path
+
+
+def seen_of(run: Run) -> dict[str, Mapping[str, float]]:
+    """Of a library without a report, how often each target was seen ``before`` and ``after`` its own run."""
+    if run.metrics.is_file():
+        return {}
+    return History.load(run.home).scores({target: entry.name for target, entry in run.entries.items()})
 
 
 def _rank(format: str, rank: int | str | None, max_error: float | None) -> tuple[int | None, float]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
 from rich.table import Table
 
@@ -16,8 +18,10 @@ from mace_pl.errors import UserError
 from mace_pl.export.model_card import HERE, listed
 from mace_pl.files.paths import hub_id
 from mace_pl.files.screen import screen
+from mace_pl.files.versions import current
 from mace_pl.run import Run
 
+log = logging.getLogger(__name__)
 FORMATS = ("pipeline", "lora", "lora_diffusers", "lora_peft")  # folders with a card
 CARD, IMAGE = "README.md", "images/before_after.png"  # places in the repository
 OWN = ".gitattributes"  # what the hub puts into a new repository
@@ -62,8 +66,7 @@ def push_run(
         UserError: no run there, a format that was not exported, a repository that holds files or that is no name of
             one, no right to write, or a hub that cannot be reached.
     """
-    if hub_id(repo) is None:
-        raise UserError(f"repo={repo} is no name of a repository: write user/name.")
+    check_name(repo)
     loaded = Run.load(run)
     files = files_of(loaded, format, images)
     card = published_card(files[CARD].read_text(encoding="utf-8"), repo, loaded, IMAGE in files)
@@ -87,6 +90,21 @@ def push_run(
         return str(api.create_commit(repo, [*added, *gone], commit_message=said).commit_url)
 
 
+def check_name(repo: str) -> None:
+    """Refuse what the hub refuses, before it is asked.
+
+    Raises:
+        UserError: not two parts, or none that the hub takes.
+    """
+    wrong = ""
+    try:
+        hf_hub_url(repo, CARD)  # of the library's public functions one that checks a name and asks nobody
+    except HFValidationError as error:
+        wrong = f" ({error})"
+    if wrong or hub_id(repo) is None:
+        raise UserError(f"repo={repo} is no name of a repository: write user/name.{wrong}")
+
+
 def files_of(run: Run, format: str, images: bool) -> dict[str, Path]:
     """Files by their place in the repository.
 
@@ -97,13 +115,16 @@ def files_of(run: Run, format: str, images: bool) -> dict[str, Path]:
         raise UserError(f"format={format} must be one of {', '.join(FORMATS)}: folders with a model card.")
     folder = run.place(format)
     if not (folder / CARD).is_file():
+        named = run.home if current(run.home) == run.folder else run.folder  # a state of before is exported by itself
         raise UserError(
             f"format={format}: {folder} is not there. Write it first: "
-            f"erase.py export --run {run.home} --format {format}"
+            f"erase.py export --run {shlex.quote(str(named))} --format {format}"
         )
     found = sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
     files = {file.relative_to(folder).as_posix(): file for file in found}
     shown = run.report / "before_after.png"
+    if images and not shown.is_file():
+        log.info(f"images: no image is sent, as {run.folder} has no report; a change of a library writes none.")
     return files | ({IMAGE: shown} if images and shown.is_file() else {})
 
 

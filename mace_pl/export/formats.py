@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,7 @@ class Finished:
         original: the base's weights that the edit may change by layer name, on the CPU: those that read the text, and
             those of a hardening.
         metrics: ``metrics.json`` of the run's report, which need not exist; None without a report.
+        seen: of a library without a report, how often each target was seen ``before`` and ``after`` its own run.
     """
 
     run: Run
@@ -58,6 +59,7 @@ class Finished:
     edit: Edit
     original: Mapping[str, Tensor]
     metrics: Path | None = None
+    seen: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @cached_property
     def metadata(self) -> dict[str, Any]:
@@ -123,7 +125,7 @@ class Finished:
         base, largest = self.source.folder, max(lora.errors.values())
         settings = (self.metadata, self.run.config, self.metrics, lora.rank, largest, self.edit.pooled is not None)
         hardened = bool(self.edit.hardening)
-        card = lora_card(format, self.name, base, *settings, hardened=hardened)
+        card = lora_card(format, self.name, base, *settings, hardened=hardened, seen=self.seen)
         (folder / "README.md").write_text(card, encoding="utf-8")
 
     def lora(self, rank: int | None, max_error: float) -> WholeLora:
@@ -157,6 +159,5 @@ class Finished:
         meta = self.metadata
         base, strengths = self.source.folder, meta.get("weights")
         changed = (self.edit.pooled is not None, bool(self.edit.hardening))
-        return model_card(
-            base, meta["pretrained"], meta["concepts"], self.run.config, self.metrics, strengths, *changed
-        )
+        what = (meta["pretrained"], meta["concepts"], self.run.config, self.metrics, strengths)
+        return model_card(base, *what, *changed, self.seen)

@@ -86,6 +86,7 @@ def lora_card(
     error: float,
     pooled: bool = False,
     hardened: bool = False,
+    seen: Mapping[str, Mapping[str, float]] | None = None,
 ) -> str:
     """The card's text.
 
@@ -100,6 +101,7 @@ def lora_card(
         error: the largest relative error of a layer.
         pooled: whether the layer of SDXL's pooled text is edited.
         hardened: whether the edit was hardened against found tokens.
+        seen: of a library without a report, how often each target was seen ``before`` and ``after`` its own run.
     """
     known, pretrained, concepts = licence(base), metadata["pretrained"], metadata["concepts"]
     front = ModelCardData(
@@ -135,5 +137,5 @@ def lora_card(
         readers=READERS[format].format(name=name),
         pooled=POOLED.format(layer=layer, client=CLIENTS[format]) if pooled else "",
         settings=settings_table(config),
-        scores=scores_table(metrics),
+        scores=scores_table(metrics, seen),
     )

@@ -33,6 +33,10 @@ SETTINGS = (
     "data.steps_per_concept",
     "seed_everything",
 )
+SINGLY = (
+    "How often a CLIP classifier saw each target in its images, before and after the run that brought it. The\n"
+    "concepts together, as they are here, were not measured.\n\n"
+)
 KEYS_AND_VALUES = "Only the keys and values of the UNet's cross-attention"
 POOLED = f"{KEYS_AND_VALUES} and the columns of `add_embedding.linear_1` that read the pooled text"
 HARDENED = "Only the projections of the UNet's self- and cross-attention"
@@ -87,6 +91,7 @@ def model_card(
     weights: Mapping[str, float] | None = None,
     pooled: bool = False,
     hardened: bool = False,
+    seen: Mapping[str, Mapping[str, float]] | None = None,
 ) -> str:
     """The card's text.
 
@@ -99,6 +104,7 @@ def model_card(
         weights: erasure strength by target, of a run that was fused again.
         pooled: whether the layer of SDXL's pooled text is edited.
         hardened: whether a LoRA on all attention was trained against found tokens.
+        seen: of a library without a report, how often each target was seen ``before`` and ``after`` its own run.
     """
     hub = hub_id(pretrained)
     known = licence(base)
@@ -124,7 +130,7 @@ def model_card(
         licence=known.get("license_name") or known.get("license") or UNKNOWN,
         concepts=table(["target", "anchor", "kind", "strength"], rows),
         settings=settings_table(config),
-        scores=scores_table(metrics),
+        scores=scores_table(metrics, seen),
     )
 
 
@@ -162,10 +168,18 @@ def settings_table(config: Mapping[str, Any]) -> str:
     return table(["setting", "value"], rows) if rows else "Not recorded."
 
 
-def scores_table(metrics: Path | None) -> str:
-    """Accuracy before and after, by name, and the means."""
+def scores_table(metrics: Path | None, seen: Mapping[str, Mapping[str, float]] | None = None) -> str:
+    """Accuracy before and after, by name, and the means; of a library without a report what is known of its targets.
+
+    Args:
+        metrics: ``metrics.json`` of the run's report, which need not exist.
+        seen: by target, how often it was seen ``before`` and ``after`` its own run.
+    """
     content = json.loads(metrics.read_text(encoding="utf-8")) if metrics and metrics.is_file() else {}
     before, after = (content.get("accuracy", {}).get(when, {}) for when in ("before", "after"))
+    if not after and seen:
+        rows = [[name, f"{pair['before']:.0%}", f"{pair['after']:.0%}"] for name, pair in seen.items()]
+        return SINGLY + table(["target", "before", "after"], rows)
     if not after:
         return "Not measured."
     rows = [[name, f"{before[name]:.0%}", f"{after[name]:.0%}"] for name in after if name in before]

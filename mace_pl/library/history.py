@@ -136,6 +136,16 @@ class History:
             raise UserError(f"to={state}: {many}. Choose one that log lists.")
         return found[0]
 
+    def scores(self, contents: Mapping[str, str]) -> dict[str, Mapping[str, float]]:
+        """Of each target, ``before`` and ``after`` of its note, where it was judged.
+
+        Args:
+            contents: hash of the entry by target, of any state.
+        """
+        noted = [note for event in self.events for note in event.added.values() if note.scores]
+        known = {note.content: note.scores for note in noted if note.scores}
+        return {target: known[content] for target, content in contents.items() if content in known}
+
     def notes(self) -> dict[str, Note]:
         """By target, why an entry was last added on the way to the current state; of those that were removed too."""
         notes: dict[str, Note] = {}

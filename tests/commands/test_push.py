@@ -16,8 +16,10 @@ from support.runs import exit_message
 
 from mace_pl.cli import erase_main
 from mace_pl.commands.export import export_run
-from mace_pl.commands.push import published_card
+from mace_pl.commands.push import IMAGE, published_card
 from mace_pl.files.artifacts import write_json
+from mace_pl.files.versions import STATE, STATES
+from mace_pl.library.history import Event, History, Note
 from mace_pl.run import Run
 
 REPO = "somebody/no-ship"
@@ -124,7 +126,38 @@ def test_the_card_says_what_its_image_does_not_show(run: Path, tmp_path: Path) -
         assert ("The first 10 of 12 names." in published_card(text, REPO, own, True)) == said
 
 
-@pytest.mark.parametrize("name", ["", "noslash", "a/b/c", "somebody/no ship"])
+@pytest.fixture
+def library(run: Path, tmp_path: Path) -> Path:
+    """A library of two states without a report, whose one entry was judged by its run."""
+    place, names = tmp_path / "all of them", ("0" * 64, "1" * 64)
+    for name in names:
+        state = place / STATES / name
+        shutil.copytree(run, state, ignore=shutil.ignore_patterns("report", "pipeline", "lora"))
+        write_json(state / STATE, {"entries": {"ship": "e" * 64}})
+    note = Note("e" * 64, "2026-01-01T00:00:00+00:00", scores={"before": 1.0, "after": 0.25})
+    history = History([Event("fit", names[0], targets=("ship",), added={"ship": note})])
+    history.then(Event("strengths", names[1], targets=("ship",))).save(place)
+    return place
+
+
+def test_the_state_that_was_given_is_exported_first(library: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old = library / STATES / ("0" * 64)
+    for given, named in ((library, library), (library / STATES / ("1" * 64), library), (old, old)):
+        message = exit_message(push(given, "--format", "lora", "--dry_run", "true"), capsys)
+        assert f"export --run '{named}' --format lora" in message  # quoted for its blanks
+
+
+def test_a_library_without_a_report_shows_what_its_entries_scored(
+    library: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export_run(str(library), "lora")
+    erase_main(push(library, "--format", "lora", "--dry_run", "true"))
+    said = capsys.readouterr()
+    assert "| ship | 100% | 25% |" in said.out and "together, as they are here, were not measured" in said.out
+    assert IMAGE not in said.out and "images: no image is sent" in said.err
+
+
+@pytest.mark.parametrize("name", ["", "noslash", "a/b/c", "somebody/no ship", "a/b--c", "a/" + "b" * 120, "a/b.git"])
 def test_a_repository_that_cannot_be_is_refused_by_a_dry_run_too(
     name: str, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
