@@ -34,7 +34,7 @@ from mace_pl.files.links import take
 from mace_pl.files.owned import SHARED
 from mace_pl.files.paths import resolve
 from mace_pl.files.tables import read_yaml
-from mace_pl.files.versions import current, entry_folders, library_of
+from mace_pl.files.versions import current, entry_folders, library_of, mend
 from mace_pl.methods.edit import STAGE2, STAGE2_PREFIX, ConceptSums, Edit, Factors
 from mace_pl.methods.hardening import HARDENING_FILE, read_hardening, write_hardening
 from mace_pl.models.base_model import BaseModel
@@ -113,9 +113,9 @@ class Run:
             UserError: no run is there, or its edit or configuration cannot be read.
         """
         root = current(resolve(folder))
-        file = Run.edit_in(root)
-        if file is None:
-            raise UserError(f"{setting}={folder} is no output folder of fit or fuse (it has no {PLACES['edit']}).")
+        if (file := Run.edit_in(root)) is None:
+            lost, advice = PLACES["edit"], mend(root / PLACES["edit"], "Give the folder that they wrote.")
+            raise UserError(f"{setting}={root} is no output folder of fit or fuse (it has no {lost}). {advice}")
         made, settings = read_metadata(file, setting), root / CONFIG
         if made.get("kind") not in ("edit", "refined"):
             raise UserError(f"{setting}: {file} was not written by fit or fuse. Give the folder that they wrote.")
@@ -124,7 +124,7 @@ class Run:
             raise UserError(f"{setting}: {settings} is no configuration of a run: it has no model. Restore the file.")
         base = BaseModel.read(config.get("model", {}), made)
         again = Fused(**{item.name: made[item.name] for item in fields(Fused)}) if "method" in made else None
-        return Run(root, base, made.get("concepts", []), config, made.get("seed"), again, entry_folders(root))
+        return Run(root, base, made.get("concepts", []), config, made.get("seed"), again, entry_folders(root, made))
 
     @property
     def home(self) -> Path:
@@ -177,16 +177,16 @@ class Run:
         shapes = dict.fromkeys(("F", "G", "F_all"), (side, side))
         sums, made = read_tensors(self.statistics_file(target), "concept", "run", shapes)
         self._check_made(self.statistics_file(target), made, target)
-        if not trained and not self.lora_file(target).is_file():
+        if not (file := self.lora_file(target)).is_file() and not trained:
             return ConceptSums(**sums), {}
-        lora, made = read_tensors(self.lora_file(target), STAGE2, "run")
-        self._check_made(self.lora_file(target), made, target)
+        lora, made = read_tensors(file, STAGE2, "run")
+        self._check_made(file, made, target)
         names = [key.removeprefix(STAGE2_PREFIX)[:-2] for key in lora if key.endswith(".A")]
         keys = {name: (f"{STAGE2_PREFIX}{name}.A", f"{STAGE2_PREFIX}{name}.B") for name in names}
         factors = {name: (lora[a], lora[b]) for name, (a, b) in keys.items() if b in lora}
         sides = {name: (B.shape[0], A.shape[1]) for name, (A, B) in factors.items()}
         if layers is not None and sides != {name: tuple(W.shape) for name, W in layers.items()}:
-            raise UserError(f"run: {self.lora_file(target)} does not fit the layers of the run's base model. {AGAIN}")
+            raise UserError(f"run: {file} does not fit the layers of the run's base model. {mend(file, AGAIN)}")
         return ConceptSums(**sums), factors
 
     def _check_made(self, file: Path, made: Mapping[str, Any], target: str) -> None:
@@ -195,7 +195,7 @@ class Run:
         for name, value in wanted.items():
             if value is not None and made.get(name, value) != value:
                 what = f"the target {made[name]!r}, not {value!r}" if name == "target" else f"another {name}"
-                raise UserError(f"run: {file} was made for {what.replace('_', ' ')}. {AGAIN}")
+                raise UserError(f"run: {file} was made for {what.replace('_', ' ')}. {mend(file, AGAIN)}")
 
     # --- places --------------------------------------------------------------------------------------------------
 

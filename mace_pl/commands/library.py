@@ -6,16 +6,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from mace_pl.commands.train_entries import RETRAIN_ABOVE, own_rank, shown_by, train_again, train_entries
 from mace_pl.concepts.concept import read_concepts
 from mace_pl.concepts.names import clean_names
 from mace_pl.errors import UserError, nearest
+from mace_pl.files.paths import resolve
 from mace_pl.files.screen import screen
+from mace_pl.files.versions import LIBRARY, STATES
 from mace_pl.library.change import Library
-from mace_pl.library.history import UNDO, Event
-from mace_pl.library.lock import writing
+from mace_pl.library.history import UNDO, Event, History
+from mace_pl.library.lock import changing
 from mace_pl.library.log import print_log
 from mace_pl.library.merge import merge_library
 from mace_pl.library.states import Base
@@ -153,6 +156,8 @@ def remove_concepts(
     """
     _check_above(retrain_above)
     named = clean_names(targets.split(",") if isinstance(targets, str) else targets, "targets")
+    if not named:
+        raise UserError("targets: names none. Name what is removed, as in ship,dog.")
     with _opened(run) as library:
         _refuse_unknown(library, named, "targets")
         if set(named) == set(library.run.targets):
@@ -179,14 +184,16 @@ def undo_change(run: str, to: str | None = None, reason: str | None = None, requ
         The library.
 
     Raises:
-        UserError: no library, nothing to undo, or no such state.
+        UserError: no library, nothing to undo, no such state, or one that is not whole.
     """
-    with _opened(run) as library:
-        _refuse_plain(library)
+    _history(run)
+    with _changed(run) as folder:
+        history = _history(run)
         if own_rank():
-            return library.folder
-        number = library.history.earlier(to)
-        state = library.history.events[number].state
+            return folder
+        number = history.earlier(to)
+        state = history.events[number].state
+        library = Library(folder, Run.load(folder / STATES / state), history)  # the current state may be damaged
         return _shown(library.committed(Event(UNDO, state, number, reason=reason, requester=requester)))
 
 
@@ -197,11 +204,9 @@ def show_log(run: str) -> None:
         run: the library.
 
     Raises:
-        UserError: no library.
+        UserError: no library, or its current state is damaged, which is said after what was done.
     """
-    library = Library.open(run)
-    _refuse_plain(library)
-    print_log(library)
+    print_log(resolve(run), _history(run))
 
 
 # --- what the commands share -----------------------------------------------------------------------------------------
@@ -215,16 +220,26 @@ def _check_above(retrain_above: float | None) -> None:
 @contextmanager
 def _opened(run: str) -> Iterator[Library]:
     """The library, which no other command writes meanwhile; the first rank writes for all."""
-    with nullcontext() if own_rank() else writing(Run.load(run).home):
+    with _changed(run):
         yield Library.open(run)
+
+
+@contextmanager
+def _changed(run: str) -> Iterator[Path]:
+    """The folder of a library, or of a run that can become one, which no other command writes meanwhile."""
+    folder = resolve(run)
+    if not (folder / LIBRARY).is_file():
+        Library.open(run)  # nothing is written into what is refused
+    with nullcontext() if own_rank() else changing(folder):
+        yield folder
 
 
 def _shown(library: Library) -> Path:
     """The folder of a library; says where its edit lies now, and what to load."""
     pipeline = library.run.place("pipeline")
-    shown = f"DiffusionPipeline.from_pretrained('{relative_to_project(pipeline)}') loads it."
+    shown = f"DiffusionPipeline.from_pretrained({relative_to_project(pipeline)!r}) loads it."
     if not pipeline.is_dir():
-        export = f"erase.py export --run {relative_to_project(library.folder)} --format pipeline"
+        export = f"erase.py export --run {quote(relative_to_project(library.folder))} --format pipeline"
         shown = f"For a pipeline: {export}; then {shown}"
     if not own_rank():
         edit = relative_to_project(library.run.place("edit"))
@@ -237,9 +252,16 @@ def _at(library: Library, pretrained: str | None, layout: str | None) -> Library
     return replace(library, run=Base.load(library.run, pretrained, layout).run)
 
 
-def _refuse_plain(library: Library) -> None:
-    if not library.history.events:
-        raise UserError(f"run={library.folder} is no library yet: add, remove or replace make it one.")
+def _history(run: str) -> History:
+    """What was done to a library.
+
+    Raises:
+        UserError: it is none, or its history is damaged.
+    """
+    history = History.load(resolve(run))
+    if not history.events:
+        raise UserError(f"run={Library.open(run).folder} is no library yet: add, remove or replace make it one.")
+    return history
 
 
 def _refuse_twice(library: Library, targets: Sequence[str]) -> None:

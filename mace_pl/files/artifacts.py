@@ -23,8 +23,8 @@ from mace_pl.files.leftovers import beside, clear_leftovers, remove
 from mace_pl.files.owned import refuse_file, refuse_foreign, write_record
 from mace_pl.files.taken import refuse_existing, refuse_long
 from mace_pl.files.tensors import check_finite, hash_tensors
+from mace_pl.files.versions import FORMAT_VERSION, mend
 
-FORMAT_VERSION = "1"
 LONGEST = 80  # bytes of a name in a file name, which may have 255 with what is put around it
 #: names that Windows keeps for devices, whatever ending they have
 RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt") for i in range(10))}
@@ -189,7 +189,8 @@ def read_metadata(path: Path, setting: str) -> dict[str, Any]:
         with safe_open(str(path), framework="pt") as file:
             header = file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{setting}: {path} is no readable safetensors file ({error}).") from error
+        advice = mend(path, "Make it again, or give another file.")
+        raise UserError(f"{setting}: {path} is no readable safetensors file ({error}). {advice}") from error
     metadata: dict[str, Any] = json.loads(header.get("mace_pl", "{}"))
     metadata.pop(CONTENT, None)
     return metadata
@@ -214,7 +215,8 @@ def read_tensors(
             what was written.
     """
     if not path.is_file():
-        raise UserError(f"{setting}: {path} is no file. Give the path of a {kind} file written by this project.")
+        advice = mend(path, f"Give the path of a file of the kind {kind!r} that this project wrote.")
+        raise UserError(f"{setting}: {path} is no file. {advice}")
     try:
         with safe_open(str(path), framework="pt") as file:
             header = file.metadata() or {}
@@ -222,7 +224,7 @@ def read_tensors(
     except (SafetensorError, OSError) as error:
         raise UserError(
             f"{setting}: {path} is no readable safetensors file ({error}). Pickles (.pt, .ckpt) are never loaded and "
-            f"truncated files cannot be repaired: make the file again."
+            f"truncated files cannot be repaired. {mend(path, 'Make the file again.')}"
         ) from error
     metadata = json.loads(header.get("mace_pl", "{}"))
     if metadata.get("kind") != kind:
@@ -237,11 +239,12 @@ def read_tensors(
         fits = actual is not None and len(actual) == len(shape)
         if not fits or any(s not in (-1, f) for s, f in zip(shape, actual or (), strict=True)):
             raise UserError(f"{setting}: {path} has {name} of shape {actual}, expected {shape}.")
+    again = mend(path, "Make the file again.")
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not math.isfinite(float(tensor.double().abs().sum())):
-            raise UserError(f"{setting}: {path} has values in {name} that are not finite. Make the file again.")
+            raise UserError(f"{setting}: {path} has values in {name} that are not finite. {again}")
     if metadata.pop(CONTENT, None) not in (None, hash_tensors(tensors)):
-        raise UserError(f"{setting}: {path} is damaged: its values are not those that were written. Make it again.")
+        raise UserError(f"{setting}: {path} is damaged: its values are not those that were written. {again}")
     return tensors, metadata
 
 

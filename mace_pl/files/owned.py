@@ -18,7 +18,8 @@ from safetensors import SafetensorError, safe_open
 from mace_pl.errors import UserError
 from mace_pl.files.leftovers import LEFTOVER
 from mace_pl.files.paths import resolve
-from mace_pl.files.versions import LIBRARY
+from mace_pl.files.versions import LIBRARY, STATE, STATES
+from mace_pl.files.writer import LOCK, WRITER, refuse_writing
 
 RECORD = ".written.json"  # in a folder that was written as a whole: the files that came with it
 LOG = "run.log"  # it is written last
@@ -33,8 +34,9 @@ SHARED = "folder of data.pictures"  # many runs write into it, each target a fol
 
 
 def write_record(folder: Path) -> None:
-    """Note all files that a new folder holds."""
+    """Note all files that a new folder holds; the record of another folder, taken over as a link, stays as it is."""
     files = sorted(path.relative_to(folder).as_posix() for path in files_of(folder))
+    (folder / RECORD).unlink(missing_ok=True)
     (folder / RECORD).write_text(json.dumps(files, indent=0, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -48,7 +50,7 @@ def foreign_file(folder: Path, known: re.Pattern[str] | None = None) -> Path | N
     written = _written(folder)
     for path in files_of(folder):
         by_name = known is not None and known.fullmatch(path.relative_to(folder).as_posix())
-        ours = path in written or _left(path, folder) or by_name or path.name in (RECORD, LOG)
+        ours = path in written or _left(path, folder) or by_name or path.name in (RECORD, LOG, LOCK, WRITER)
         if not (ours or _marked(path)):
             return path
     return None
@@ -60,6 +62,7 @@ def refuse_foreign(folder: Path, setting: str, known: re.Pattern[str] | None = N
     Raises:
         UserError: naming the file, the library or the run.
     """
+    refuse_writing(folder, setting)
     _refuse_runs(folder, setting)
     foreign = foreign_file(folder, known)
     if foreign is not None:
@@ -172,7 +175,10 @@ def _what(folder: Path) -> str | None:
 
 
 def _refuse_runs(folder: Path, setting: str) -> None:
-    """Refuse to replace a library, or a folder in which another run lies."""
+    """Refuse to replace a library, or a folder in which another run lies.
+
+    The first state of a run that a killed command has not made a library is the run itself.
+    """
     if _what(folder) == "library":
         raise UserError(
             f"{setting}: {folder} is a library, whose history would be lost: it is not replaced. Choose another place."
@@ -180,7 +186,8 @@ def _refuse_runs(folder: Path, setting: str) -> None:
     for name in (*EDITS, LIBRARY):
         for file in folder.glob(f"*/**/{name}"):
             inside = file.parent
-            if (what := _what(inside)) and not _left(file, folder):
+            unmade = _what(folder) == "run" and inside.parent == folder / STATES and (inside / STATE).is_file()
+            if (what := _what(inside)) and not unmade and not _left(file, folder):
                 raise UserError(
                     f"{setting}: {folder} holds the {what} {inside.relative_to(folder).as_posix()}, which would be "
                     f"lost: it is not replaced. Choose another place."

@@ -15,6 +15,7 @@ place when all that it names is there: whenever a command is killed, the library
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,17 @@ STATES = "states"
 ENTRIES = "entries"
 REFINEMENTS = "refinements"
 ADDING = "adding"
+FORMAT_VERSION = "1"  # of every file of this project that has one
+RESTORE = "Restore it from a copy of the library."
+BACK = "Restore it from a copy of the library, or bring another state back by undo --to with an id that log lists."
+
+
+def mend(file: Path, otherwise: str = RESTORE) -> str:
+    """What to do about a file that is not there or damaged: in a library it cannot be made again."""
+    for folder in file.parents:
+        if folder.name in (STATES, ENTRIES, REFINEMENTS) and (folder.parent / LIBRARY).is_file():
+            return BACK if folder.name == STATES else RESTORE
+    return otherwise
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -37,9 +49,38 @@ def read_json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"run: {file} cannot be read ({error}). Restore it from a copy of the library.") from error
+        raise UserError(f"run: {file} cannot be read ({error}). {mend(file)}") from error
     if not isinstance(content, dict):
-        raise UserError(f"run: {file} is no file of a library. Restore it from a copy of the library.")
+        raise UserError(f"run: {file} is no file of a library. {mend(file)}")
+    return content
+
+
+def read_library(file: Path) -> dict[str, Any]:
+    """``library.json``.
+
+    Raises:
+        UserError: it is damaged, or of another format version.
+    """
+    content = read_json(file)
+    if content.get("format_version") != FORMAT_VERSION:
+        raise UserError(
+            f"run: {file} has format version {content.get('format_version')!r}, this release reads "
+            f"{FORMAT_VERSION!r}. Use the release that wrote it."
+        )
+    return content
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """``state.json`` of a state: its ``entries``, ``weights`` and ``moved``, all by target.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    content = read_json(folder / STATE)
+    parts = [content.get(name) for name in ("entries", "weights", "moved")]
+    whole = all(isinstance(part, dict) for part in parts) and parts[0]
+    if not whole or not all(isinstance(name, str) for name in content["entries"].values()):
+        raise UserError(f"run: {folder / STATE} is damaged: it does not name its entries. {mend(folder / STATE)}")
     return content
 
 
@@ -52,7 +93,7 @@ def current(folder: Path) -> Path:
     file = folder / LIBRARY
     if not file.is_file():
         return folder
-    content = read_json(file)
+    content = read_library(file)
     try:
         return folder / STATES / str(content["history"][-1]["state"])
     except (KeyError, IndexError, TypeError) as error:
@@ -60,14 +101,26 @@ def current(folder: Path) -> Path:
 
 
 def library_of(folder: Path) -> Path | None:
-    """The library that a state's folder lies in; None of another folder."""
-    return folder.parent.parent if (folder / STATE).is_file() else None
+    """The library that a state's folder lies in, also where the state is damaged; None of another folder."""
+    around = folder.parent.parent
+    inside = folder.parent.name == STATES and (around / LIBRARY).is_file()
+    return around if inside or (folder / STATE).is_file() else None
 
 
-def entry_folders(folder: Path) -> dict[str, Path]:
-    """Where sums and LoRA of each target of a state lie; empty of a folder that is no state."""
+def entry_folders(folder: Path, made: Mapping[str, Any]) -> dict[str, Path]:
+    """Where sums and LoRA of each target of a state lie; empty of a folder that is no state.
+
+    Args:
+        folder: of the state.
+        made: what its edit says of itself.
+
+    Raises:
+        UserError: ``state.json`` is damaged, or not of the state's targets.
+    """
     library = library_of(folder)
     if library is None:
         return {}
-    entries = read_json(folder / STATE).get("entries", {})
+    entries = read_state(folder)["entries"]
+    if set(entries) != {concept["target"] for concept in made.get("concepts", [])}:
+        raise UserError(f"run: {folder / STATE} does not name the targets of the edit. {mend(folder / STATE)}")
     return {target: library / ENTRIES / content for target, content in entries.items()}

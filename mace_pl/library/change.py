@@ -15,10 +15,11 @@ from mace_pl.concepts.concept import Concept, read_concepts, templates_of
 from mace_pl.concepts.preservation import statistics_of
 from mace_pl.errors import UserError
 from mace_pl.files.artifacts import written_aside
+from mace_pl.files.owned import RECORD
 from mace_pl.files.paths import resolve
-from mace_pl.files.versions import ADDING, ENTRIES, LIBRARY, REFINEMENTS, STATE, STATES
+from mace_pl.files.versions import ADDING, ENTRIES, LIBRARY, REFINEMENTS, RESTORE, STATES, read_state
+from mace_pl.files.writer import LOCK, WRITER
 from mace_pl.library.history import Event, History, Note
-from mace_pl.library.lock import LOCK, WRITER
 from mace_pl.library.states import Base, Members, members_of, refinement_of, solve_state, state_id, write_state
 from mace_pl.library.store import Entry, store_entry, store_refinement, take_tree
 from mace_pl.methods.chosen import chosen
@@ -64,7 +65,11 @@ class Library:
                 f"the library then."
             )
         model_of(found)
-        return Library(folder, found, History.load(folder))
+        history = History.load(folder)
+        unknown = [target for target in found.targets if history.events and target not in history.notes()]
+        if unknown:
+            raise UserError(f"run: {folder / LIBRARY} is damaged: it does not say how {unknown[0]!r} came. {RESTORE}")
+        return Library(folder, found, history)
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -121,19 +126,29 @@ class Library:
         return self.committed(replace(event, state=name))
 
     def committed(self, event: Event) -> Library:
-        """With one more event, written."""
+        """With one more event, written.
+
+        Raises:
+            UserError: its state is not whole; nothing is written.
+        """
+        run = Run.load(self.folder / STATES / event.state)
+        model_of(run)
         history = self.history.then(event)
         history.save(self.folder)
         self.tidy()
-        return replace(self, history=history, run=Run.load(self.folder))
+        return replace(self, history=history, run=run)
 
     def tidy(self) -> None:
         """Remove from the library's folder what its first state holds now, and what was trained for a change."""
+        shutil.rmtree(self.folder / ADDING, ignore_errors=True)
         first = self.folder / STATES / self.history.events[0].state
-        names = json.loads((first / STATE).read_text(encoding="utf-8"))["entries"]
+        try:
+            names = read_state(first)["entries"]
+        except UserError:  # lost or damaged: what lies beside it may be all that is left of it
+            return
         before = Run(self.folder, self.run.base, [])
         known = {file(target) for target in names for file in (before.statistics_file, before.lora_file)}
-        shutil.rmtree(self.folder / ADDING, ignore_errors=True)
+        known.add(self.folder / RECORD)
         for path in sorted(self.folder.rglob("*"), reverse=True):
             inside = path.relative_to(self.folder)
             if inside.parts[0] in OWN:

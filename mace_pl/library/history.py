@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mace_pl.errors import UserError
-from mace_pl.files.artifacts import FORMAT_VERSION, write_json
-from mace_pl.files.versions import LIBRARY, read_json
+from mace_pl.files.artifacts import write_json
+from mace_pl.files.versions import FORMAT_VERSION, LIBRARY, RESTORE, read_library
 from mace_pl.version import __version__
 
 UNDO = "undo"
@@ -84,16 +84,11 @@ class History:
         file = library / LIBRARY
         if not file.is_file():
             return History()
-        content = read_json(file)
-        if content.get("format_version") != FORMAT_VERSION:
-            raise UserError(
-                f"run: {file} has format version {content.get('format_version')!r}, this release reads "
-                f"{FORMAT_VERSION!r}. Use the release that wrote it."
-            )
+        content = read_library(file)
         try:
-            return History([_event(item) for item in content["history"]])
-        except (KeyError, TypeError) as error:
-            raise UserError(f"run: {file} is damaged ({error}). Restore it from a copy of the library.") from error
+            return History([_event(item, number) for number, item in enumerate(content["history"])])
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise UserError(f"run: {file} is damaged ({error}). {RESTORE}") from error
 
     def save(self, library: Path) -> None:
         """Write ``library.json``: the one step by which a change is made."""
@@ -134,6 +129,8 @@ class History:
         if len(found) != 1:
             many = "several states begin with it" if found else "no state of this library begins with it"
             raise UserError(f"to={state}: {many}. Choose one that log lists.")
+        if self.events[found[0]].state == self.events[-1].state:
+            raise UserError(f"to={state}: this is the current state already. Choose another one that log lists.")
         return found[0]
 
     def scores(self, contents: Mapping[str, str]) -> dict[str, Mapping[str, float]]:
@@ -157,6 +154,24 @@ class History:
         return notes
 
 
-def _event(item: Mapping[str, Any]) -> Event:
+def _event(item: Mapping[str, Any], number: int) -> Event:
+    """An event that was read; ``number`` is its place in the history.
+
+    Raises:
+        KeyError, TypeError, AttributeError or ValueError: it is damaged.
+    """
     added = {target: Note(**note) for target, note in item["added"].items()}
-    return Event(**{**item, "added": added, "targets": tuple(item["targets"])})
+    event = Event(**{**item, "added": added, "targets": tuple(item["targets"])})
+    texts = [event.action, event.state, event.date, event.version, *event.targets]
+    texts += [text for note in added.values() for text in (note.content, note.date)]
+    free = [event.reason, event.requester, *(text for note in added.values() for text in (note.reason, note.requester))]
+    texts += [text for text in free if text is not None]
+    scores = [score for note in added.values() for score in (note.scores or {}).values()]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"event {number} has a value that is no text")
+    if not all(isinstance(score, int | float) for score in scores):
+        raise ValueError(f"event {number} has a score that is no number")
+    follows = event.before is None if number == 0 else type(event.before) is int and 0 <= event.before < number
+    if not follows:
+        raise ValueError(f"event {number} follows event {event.before}")
+    return event

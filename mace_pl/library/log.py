@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from mace_pl.files.screen import screen
 from mace_pl.library.change import Library
+from mace_pl.library.history import History
 from mace_pl.library.states import moved_of
 
 SHORT = 12  # digits of an id that are shown; undo takes them
@@ -16,11 +19,11 @@ BROKEN = ("targets", "target → anchor", "why")  # columns that may be broken, 
 MOVED = "moved: by what part of their size the refinement has moved a target's keys and values since its training"
 
 
-def events_table(library: Library) -> Table:
+def events_table(folder: Path, history: History) -> Table:
     """What was done, in order; a star stands at the event that made the current state."""
-    table = _table(f"History of {library.folder}", EVENTS)
-    now = library.history.made()
-    for number, event in enumerate(library.history.events):
+    table = _table(f"History of {folder}", EVENTS)
+    now = history.made()
+    for number, event in enumerate(history.events):
         done = (minute(event.date), event.action, ", ".join(event.targets), event.state[:SHORT])
         table.add_row("*" if number == now else "", *done, why(event.reason, event.requester))
     return table
@@ -57,9 +60,14 @@ def minute(date: str) -> str:
     return date[:16].replace("T", " ")
 
 
-def print_log(library: Library) -> None:
-    """Both tables."""
+def print_log(folder: Path, history: History) -> None:
+    """Both tables; the first one of a library too whose current state is damaged, for ``undo``.
+
+    Raises:
+        UserError: a file of the current state is not there, or damaged.
+    """
     console = screen()
-    console.print(events_table(library))
+    console.print(events_table(folder, history))
+    library = Library.open(str(folder))
     console.print(entries_table(library))
     console.print(MOVED, highlight=False, soft_wrap=True)

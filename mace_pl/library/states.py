@@ -11,7 +11,7 @@ from mace_pl.concepts.preservation import StageWeights
 from mace_pl.export.formats import Finished
 from mace_pl.files.artifacts import write_json
 from mace_pl.files.identity import identity
-from mace_pl.files.versions import ENTRIES, STATE, STATES, read_json
+from mace_pl.files.versions import ENTRIES, STATE, STATES, read_state
 from mace_pl.library.store import read_entry, refinement_file
 from mace_pl.methods.chosen import chosen
 from mace_pl.methods.closed_form import metric, moved_by
@@ -93,13 +93,13 @@ class Base:
 
 def members_of(run: Run) -> Members:
     """The entries of a state."""
-    said = read_json(run.folder / STATE)
+    said = read_state(run.folder)
     return Members(said["entries"], said["weights"])
 
 
 def moved_of(run: Run) -> dict[str, float | None]:
     """By target, how far the refinement has moved its tokens: :func:`moved_since`."""
-    moved: dict[str, float | None] = read_json(run.folder / STATE)["moved"]
+    moved: dict[str, float | None] = read_state(run.folder)["moved"]
     return moved
 
 

@@ -13,7 +13,7 @@ from mace_pl.concepts.concept import Concept
 from mace_pl.errors import UserError
 from mace_pl.files.artifacts import write_json, written_aside
 from mace_pl.files.tensors import hash_tensors
-from mace_pl.files.versions import ENTRIES, REFINEMENTS, read_json
+from mace_pl.files.versions import ENTRIES, REFINEMENTS, RESTORE, read_json
 from mace_pl.methods.edit import Edit
 from mace_pl.methods.lora import to_peft
 from mace_pl.run import Run
@@ -76,8 +76,16 @@ def read_entry(library: Path, content: str) -> Entry:
     Raises:
         UserError: its file is not there or damaged.
     """
-    said = read_json(library / ENTRIES / content / ENTRY)
-    return Entry(**{**said, "concept": Concept(**said["concept"])})
+    file = library / ENTRIES / content / ENTRY
+    said = read_json(file)
+    try:
+        entry = Entry(**{**said, "concept": Concept(**said["concept"])})
+    except (KeyError, TypeError) as error:
+        raise UserError(f"run: {file} is damaged ({error}). {RESTORE}") from error
+    texts = (entry.concept.target, entry.concept.anchor, entry.concept.kind, *(entry.templates or ()))
+    if not all(isinstance(text, str) for text in texts) or not isinstance(entry.refinement, str | None):
+        raise UserError(f"run: {file} is damaged: it has a value that is no text. {RESTORE}")
+    return entry
 
 
 def store_refinement(library: Path, refined: Edit, provenance: Mapping[str, Any]) -> str:

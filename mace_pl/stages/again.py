@@ -12,6 +12,7 @@ from torch import Tensor
 from mace_pl.concepts.preservation import NAMES, StageWeights
 from mace_pl.errors import UserError
 from mace_pl.files.paths import resolve
+from mace_pl.files.versions import library_of, mend
 from mace_pl.methods.base import ClosedForm
 from mace_pl.methods.closed_form import Preservation, absolute
 from mace_pl.methods.edit import ConceptSums, Edit, Factors, SumsOnDisk
@@ -47,10 +48,13 @@ def model_of(run: Run) -> dict[str, Any]:
     Raises:
         UserError: the run has no configuration, or no sums of its concepts.
     """
-    lacking = [] if run.config else [CONFIG]
-    lacking += [f"statistics of {target}" for target in run.targets if not run.statistics_file(target).is_file()]
-    if lacking:
-        raise UserError(f"run={run.folder} cannot be fused: it has no {lacking[0]}. Give the folder that fit wrote.")
+    lost = {} if run.config else {CONFIG: run.folder / CONFIG}
+    files = {f"statistics of {target}": run.statistics_file(target) for target in run.targets}
+    lost |= {name: file for name, file in files.items() if not file.is_file()}
+    for file in lost.values() if library_of(run.folder) else ():
+        raise UserError(f"run: {file} is not there. {mend(file)}")
+    for name in lost:
+        raise UserError(f"run={run.folder} cannot be fused: it has no {name}. Give the folder that fit wrote.")
     model = dict(run.config["model"])
     for stage in ("refine", "fuse"):
         if not isinstance(model.get(stage), dict):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from mace_pl.errors import UserError
 from mace_pl.library.change import Library
 from mace_pl.library.history import Event
-from mace_pl.library.lock import writing
+from mace_pl.library.lock import changing
 from mace_pl.library.states import Base, Members
 from mace_pl.run import Run
 
@@ -44,7 +44,7 @@ def save_state(
         UserError: no target is left, nothing has changed, or someone else has changed or is writing the library.
     """
     home = last.run.home
-    with writing(home):
+    with changing(home):
         library = Library.open(str(home))
         if library.run.folder.resolve() != last.run.folder.resolve():
             raise UserError(f"run: {home} has been changed by another command. Start studio again to see its state.")
@@ -53,6 +53,8 @@ def save_state(
         changed = [t for t in dict.fromkeys([*known, *strengths]) if known.get(t) != strengths.get(t)]
         if not changed:
             raise UserError("strengths: they are those of the current state already. Move a slider first.")
+        if not strengths:
+            raise UserError("strengths: nothing would be left in the library. Tick a target.")
         library = library.founded(base)
         entries = last.entries or library.members.entries
         members = Members({target: entries[target] for target in strengths}, dict(strengths))

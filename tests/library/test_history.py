@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,9 @@ def test_a_later_note_of_a_target_counts() -> None:
     assert undone(history).notes()["a1"].content == "hash of a1"
 
 
-@pytest.mark.parametrize(("to", "says"), [("b", "several states"), ("x", "no state")])
+@pytest.mark.parametrize(
+    ("to", "says"), [("b", "several states"), ("x", "no state"), ("b3", "this is the current state already")]
+)
 def test_an_id_must_be_that_of_one_state(to: str, says: str) -> None:
     with pytest.raises(UserError, match=rf"to={to}: {says}"):
         grown("a1", "b2", "b3").earlier(to)
@@ -72,12 +75,42 @@ def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
         ('{"format_version": "9", "history": []}', "format version '9'"),
         ('{"format_version": "1"}', "is damaged"),
         ('{"format_version": "1", "history": [{"action": "add"}]}', "is damaged"),
+        ('{"format_version": "1", "history": {"action": "add"}}', "is damaged"),
     ],
 )
 def test_a_damaged_file_is_refused(content: str, says: str, tmp_path: Path) -> None:
     (tmp_path / "library.json").write_text(content)
     with pytest.raises(UserError, match=f"library.json.*{says}"):
         History.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"added": []}, "no attribute"),
+        ({"added": {"a": {"content": 3, "date": "2030"}}}, "no text"),
+        ({"added": {"a": {"content": "x", "date": "2030", "scores": {"before": "high"}}}}, "no number"),
+        ({"before": 99}, "event 1 follows event 99"),
+        ({"before": None}, "event 1 follows event None"),
+        ({"date": None}, "no text"),
+        ({"targets": [1]}, "no text"),
+        ({"state": 5}, "no text"),
+        ({"more": 1}, "unexpected keyword"),
+    ],
+)
+def test_a_damaged_event_is_refused(wrong: dict[str, object], says: str, tmp_path: Path) -> None:
+    grown("a1", "b2").save(tmp_path)
+    content = json.loads((tmp_path / "library.json").read_text())
+    content["history"][1] |= wrong
+    write_json(tmp_path / "library.json", content)
+    with pytest.raises(UserError, match=rf"library.json is damaged.*{says}.*Restore it from a copy of the library"):
+        History.load(tmp_path)
+
+
+def test_the_format_version_is_said_before_the_state(tmp_path: Path) -> None:
+    write_json(tmp_path / "library.json", {"format_version": "9", "history": [{"state": "unknown"}]})
+    with pytest.raises(UserError, match="format version '9'"):
+        current(tmp_path)
 
 
 def test_a_library_without_events_names_no_state(tmp_path: Path) -> None:
