@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -69,7 +68,7 @@ class BeforeAfter(Callback):
         preserved = names_beside(module.pipeline, self.preserved, [c.target for c in data.concepts])
         self.report = Report(data.concepts, preserved, self.classifier, self.seeds, stores=not self.dry_run)
         if trainer.is_global_zero:
-            self.show_plan(module, data, preserved)
+            self.show_plan(module, data, self.report)
         if self.classifier or not self.dry_run:
             self.report.look("before", module, trainer)
         if trainer.is_global_zero:
@@ -85,7 +84,7 @@ class BeforeAfter(Callback):
             check_solvable(module.pipeline, data.concepts, data.templates, module.method, module.wanted)
             raise Stopped("The closed forms can be solved. Nothing was written: the run was dry.")
 
-    def show_plan(self, module: ErasureModule, data: RunData, preserved: Sequence[str]) -> None:
+    def show_plan(self, module: ErasureModule, data: RunData, report: Report) -> None:
         """What each stage takes, and the disk."""
         planned = Planned(
             data,
@@ -93,9 +92,10 @@ class BeforeAfter(Callback):
             module.rank,
             module.seed,
             len(module.wanted.names) + len(module.wanted.vocabulary),
-            (len(data.concepts) + len(preserved)) * self.seeds,
+            len(report.prompts) * self.seeds,
             module.objective.checkpointing,
             self.save_pipeline,
+            report.ready(module, data),
         )
         found = Estimator(module.pipeline, planned)
         show_estimates(found.stages(), (found.disk(), disk_free(self.output)), screen())

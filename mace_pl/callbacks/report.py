@@ -104,6 +104,15 @@ class Report:
                 right[name].append(index == self.classes.index(name))
         self.accuracy[when] = {name: sum(hits) / len(hits) for name, hits in right.items()}
 
+    def ready(self, module: ErasureModule, data: RunData) -> int:
+        """How many images of the original model earlier runs have left."""
+        if not self.seeds:
+            return 0
+        with scheduled(module.pipeline, data.image_scheduler, "data.image_scheduler"):
+            stored = self.originals(module, data)
+        rows = [(prompt, module.seed + k) for prompt in self.prompts for k in range(self.seeds)]
+        return sum(stored.path(row).is_file() for row in rows)
+
     def originals(self, module: ErasureModule, data: RunData) -> StoredImages:
         """The images of the original model that earlier runs have left."""
         made = {"unet": module.unet_hash, "text_encoder": module.fingerprint}

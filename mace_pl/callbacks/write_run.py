@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from shlex import quote
 from typing import Any, cast
 
 from lightning import Callback, LightningModule, Trainer
@@ -179,8 +181,9 @@ def next_steps(run: Path) -> list[str]:
     folder, image = relative_to_project(run), run / "report" / "before_after.png"
     look = f"look at {folder}/report/before_after.png; " if image.is_file() else ""
     if (run / "pipeline").is_dir():
-        return [f'What next: {look}load it: StableDiffusionPipeline.from_pretrained("{folder}/pipeline")']
-    return [f"What next: {look}write it in another format: {program()} export --run {folder} --format lora"]
+        pipeline = json.dumps(f"{folder}/pipeline", ensure_ascii=False)
+        return [f"What next: {look}load it: StableDiffusionPipeline.from_pretrained({pipeline})"]
+    return [f"What next: {look}write it in another format: {program()} export --run {quote(folder)} --format lora"]
 
 
 def with_choices(config: dict[str, Any], data: RunData, wanted: Preserving) -> dict[str, Any]:

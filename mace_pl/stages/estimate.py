@@ -47,6 +47,7 @@ class Planned:
         shown: images of the report, before and again after.
         checkpointing: whether blocks are run again in the backward pass.
         whole: whether the whole pipeline is written.
+        ready: images of the report, before, that earlier runs have left.
     """
 
     data: RunData
@@ -57,6 +58,7 @@ class Planned:
     shown: int
     checkpointing: bool = False
     whole: bool = True
+    ready: int = 0
 
 
 @dataclass(frozen=True)
@@ -98,8 +100,11 @@ class Estimator:
         count, prompts = len(data.concepts), sum(len(own) for own in data.templates)
         found = []
         if planned.shown:
-            report = self.images(planned.shown, data.images_per_batch).times(2)
-            found.append(Estimate("report", f"{counted(planned.shown, 'image')}, before and after", report))
+            before, shown = planned.shown - planned.ready, self.images(planned.shown, data.images_per_batch)
+            what = f"{counted(planned.shown, 'image')}, before and after"
+            if planned.ready:
+                what = f"{counted(before, 'image')} before, {planned.shown} after"
+            found.append(Estimate("report", what, self.images(before, data.images_per_batch).then(shown)))
         statistics = self.statistics(2 * prompts, OF_A_NAME * planned.names)
         found.append(Estimate("refine", f"{2 * prompts + OF_A_NAME * planned.names} prompts, one solve", statistics))
         if self.missing:

@@ -69,8 +69,10 @@ def test_an_image_of_some_names_says_so(names: int, tmp_path: Path) -> None:
     assert bool((shown[last + 1 :] < 128).all(-1).any()) == (names > 10), "words below the images"
 
 
-def test_images_of_the_original_are_generated_once(toy_pipeline: Path, toy_clip: Path, tmp_path: Path) -> None:
-    """By the same model, settings, prompt and seed; damaged files are made again."""
+def test_images_of_the_original_are_generated_once(
+    toy_pipeline: Path, toy_clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the same model, settings, prompt and seed, and so it is planned; damaged files are made again."""
     stored, before = tmp_path / "pictures" / ".originals", {}
     for name, kept, guidance, generated, damaged in (
         ("one", "[cat]", "7.5", 4 + 4, False),
@@ -85,6 +87,8 @@ def test_images_of_the_original_are_generated_once(toy_pipeline: Path, toy_clip:
         scored = ["--kept", kept, "--classifier", str(toy_clip), "--report_seeds", str(SEEDS)]
         erase_main([*settings, *ALONE, *scored, "--data.image_guidance", guidance])
         assert Passes.latents == generated * STEPS * GUIDED, name
+        planned = {"two": "2 images before, 6 after", "four": "0 images before, 4 after", "five": ""}
+        assert planned.get(name, "4 images, before and after") in capsys.readouterr().out
         before[name] = json.loads((tmp_path / name / "report" / "metrics.json").read_text())["accuracy"]["before"]
     assert before["five"] == before["four"] == before["one"]
     assert len(list(stored.iterdir())) == 4 + 2 + 4

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -72,11 +74,13 @@ def test_undo_to_a_lost_state_changes_nothing(three: Path, tmp_path: Path) -> No
     assert Run.load(library).targets == ["ship"]
 
 
-def test_undo_goes_on_without_the_first_state(three: Path, tmp_path: Path) -> None:
+def test_undo_goes_on_without_the_first_state(three: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     library = copy(three, tmp_path)
     shutil.rmtree(states(library)[0])
     undo_change(str(library))
     assert Run.load(library).targets == ["dog", "ship"]
+    shown = re.search("For a pipeline: (.*); then", capsys.readouterr().out)
+    assert shown is not None and Path(shlex.split(shown[1])[3]) == library  # a shell takes the command as it is
 
 
 def truncate(file: Path) -> None:
