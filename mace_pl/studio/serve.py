@@ -89,9 +89,9 @@ def studio(
         page.block_thread()
         return
     with listening(host, port) as found:
-        number = found.getsockname()[1]
+        server, number = server_of(page, found, secret), found.getsockname()[1]
         print(f"The page: http://{f'[{host}]' if ':' in host else host}:{number}/{asks}", flush=True)
-        serve(page, found, secret)
+        server.run(sockets=[found])  # until Ctrl+C
 
 
 def check(host: str, port: int, steps: int, guidance: float) -> None:
@@ -131,8 +131,8 @@ def public_link(page: Any, host: str, port: int, settings: Mapping[str, Any]) ->
     return str(public)
 
 
-def serve(page: Any, found: socket.socket, secret: str | None) -> None:
-    """Answer on a socket until Ctrl+C.
+def server_of(page: Any, found: socket.socket, secret: str | None) -> Any:
+    """What answers on a socket, made before the address is shown: a Ctrl+C while Gradio's loops close may be lost.
 
     Args:
         page: the blocks of Gradio.
@@ -148,7 +148,7 @@ def serve(page: Any, found: socket.socket, secret: str | None) -> None:
     host, port = found.getsockname()[:2]
     place = {"server_name": host, "server_port": port}
     gr.mount_gradio_app(app, page, "/", **place, **look(), **asking(secret))
-    uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[found])
+    return uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
 
 
 def look() -> dict[str, Any]:
