@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 
 class UserError(ValueError):
@@ -20,6 +21,22 @@ class Stopped(Exception):  # noqa: N818 - no error
 
 class Advice(UserWarning):
     """A warning to a user of a command, whose terminal shows it; warnings of other kinds go into the run's log."""
+
+
+@contextmanager
+def called(names: Mapping[str, str]) -> Iterator[None]:
+    """Let messages call settings as a command does, which takes under names of its own what is set of ``fit``.
+
+    Args:
+        names: of the command, by those of ``fit``.
+    """
+    try:
+        yield
+    except UserError as error:
+        said = str(error)
+        for name, own in names.items():
+            said = said.replace(name, own)
+        raise UserError(said) from error
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -18,6 +18,20 @@ from mace_pl.models.text_encoding import names_beside
 from mace_pl.stages.estimate import Estimator, Planned, disk_free
 from mace_pl.stages.preflight import check_solvable, show_chosen, show_estimates, warned
 
+MOST_SEEDS = 1000  # images of each name, far more than a share needs; their seeds are kept in memory
+
+
+def check_seeds(seeds: int) -> None:
+    """Refuse a number of images per name that no report has.
+
+    Raises:
+        UserError: it is below 0 or above :data:`MOST_SEEDS`.
+    """
+    if not 0 <= seeds <= MOST_SEEDS:
+        raise UserError(
+            f"report_seeds={seeds} must be from 0, which generates no images for the report, to {MOST_SEEDS}."
+        )
+
 
 class BeforeAfter(Callback):
     """Generates the report's images, each rank a share: of the original model in ``setup``, of the edited one at the
@@ -36,7 +50,7 @@ class BeforeAfter(Callback):
         tokens: the rows of the table of tokens.
 
     Raises:
-        UserError: ``report_seeds`` is below 0.
+        UserError: ``report_seeds`` is below 0 or above 1000.
     """
 
     def __init__(
@@ -48,8 +62,7 @@ class BeforeAfter(Callback):
         save_pipeline: bool = True,
         dry_run: bool = False,
     ) -> None:
-        if seeds < 0:
-            raise UserError(f"report_seeds={seeds} must be at least 0, which generates no images for the report.")
+        check_seeds(seeds)
         self.preserved, self.classifier, self.seeds = read_names(preserved, "kept"), classifier, seeds
         self.output, self.save_pipeline, self.dry_run = Path(output_dir), save_pipeline, dry_run
         self.report: Report | None = None

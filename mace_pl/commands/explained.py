@@ -88,12 +88,12 @@ CALLED |= {"NoneType": "null", "dict": "a mapping", "list": "a list"}
 
 def of_type(message: str) -> str:
     """Jsonargparse's line about a value of another type, in words; any other as it is."""
-    one = re.fullmatch(r"Parser key \"([\w.]+)\": Expected a <class '(\w+)'>\. Got value: (.*)", message)
+    one = re.fullmatch(r"Parser key \"([\w.]+)\": Expected a <class '(\w+)'>\. Got value: ?(.*)", message)
     if one is not None and one[2] in CALLED:
         return f"{one[1]}={one[3]} must be {CALLED[one[2]]}."
     many = re.fullmatch(
         r'Parser key "([\w.]+)": Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] Errors: '
-        r".*Given value: (.*)",
+        r".*Given value: ?(.*)",
         message,
     )
     if many is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 from mace_pl.commands.train_entries import RETRAIN_ABOVE, own_rank, shown_by, train_again, train_entries
 from mace_pl.concepts.concept import read_concepts
 from mace_pl.concepts.names import clean_names
-from mace_pl.errors import UserError, nearest
+from mace_pl.errors import UserError, called, nearest
 from mace_pl.files.paths import resolve
 from mace_pl.files.screen import screen
 from mace_pl.files.versions import LIBRARY, STATES
@@ -71,6 +71,9 @@ def add_concepts(
     _check_above(retrain_above)
     if (concepts is None) == (merge is None):
         raise UserError("give either --concepts or --merge: what is added.")
+    shown = shown_by(kept, report_seeds)
+    if merge is not None:
+        _refuse_unused({"templates": templates, "kept": kept, "report_seeds": report_seeds})
     with _opened(run) as library:
         library = _at(library, pretrained, layout)
         if merge is not None and own_rank():
@@ -79,10 +82,11 @@ def add_concepts(
             event = Event("merge", reason=reason, requester=requester)
             library = merge_library(library, Base.load(library.run), Library.open(merge, "merge"), event)
         else:
-            named = read_concepts(concepts or [])
-            _refuse_twice(library, [concept.target for concept in named])
             event = Event("add", reason=reason, requester=requester)
-            library = train_entries(library, named, templates, event, shown_by(kept, report_seeds))
+            with called(_options(templates)):
+                named = read_concepts(concepts or [])
+                _refuse_twice(library, [concept.target for concept in named])
+                library = train_entries(library, named, templates, event, shown)
         return _shown(train_again(library, retrain_above))
 
 
@@ -119,12 +123,14 @@ def replace_concepts(
         UserError: as ``add``, and a target that is not in the library.
     """
     _check_above(retrain_above)
+    shown = shown_by(kept, report_seeds)
     with _opened(run) as library:
         library = _at(library, pretrained, layout)
-        named = read_concepts(concepts)
-        _refuse_unknown(library, [concept.target for concept in named], "concepts")
         event = Event("replace", reason=reason, requester=requester)
-        library = train_entries(library, named, templates, event, shown_by(kept, report_seeds))
+        with called(_options(templates)):
+            named = read_concepts(concepts)
+            _refuse_unknown(library, [concept.target for concept in named], "concepts")
+            library = train_entries(library, named, templates, event, shown)
         return _shown(train_again(library, retrain_above))
 
 
@@ -217,6 +223,18 @@ def _check_above(retrain_above: float | None) -> None:
         raise UserError(f"retrain_above={retrain_above} must be at least 0, or null, which never trains again.")
 
 
+def _refuse_unused(options: Mapping[str, Any]) -> None:
+    for name, given in options.items():
+        if given is not None:
+            raise UserError(f"{name}={given} has no effect with --merge, which trains and shows nothing. Leave it out.")
+
+
+def _options(templates: Templates | None) -> dict[str, str]:
+    """What settings of ``fit`` are called here; those templates that are the run's keep their name."""
+    own = {} if templates is None else {"data.templates": "templates"}
+    return {"data.concepts": "concepts", **own}
+
+
 @contextmanager
 def _opened(run: str) -> Iterator[Library]:
     """The library, which no other command writes meanwhile; the first rank writes for all."""
@@ -265,13 +283,17 @@ def _history(run: str) -> History:
 
 
 def _refuse_twice(library: Library, targets: Sequence[str]) -> None:
+    own = {target.casefold(): target for target in library.run.targets}
     for target in targets:
-        if target in library.run.targets:
+        there = own.get(target.casefold())
+        if there is not None:
+            other = "" if there == target else f" as {there!r}"
             raise UserError(
-                f"concepts: {target!r} is in {library.folder} already. Make it anew with replace, or leave it out."
+                f"concepts: {target!r} is in {library.folder} already{other}. Make it anew with replace, or leave it "
+                f"out."
             )
     named = [*library.run.targets, *targets]
-    read_concepts([{"target": target, "anchor": target} for target in named])  # refuses names that differ in case alone
+    read_concepts([{"target": target, "anchor": target} for target in named])  # refuses those of one file name
 
 
 def _refuse_unknown(library: Library, targets: Sequence[str], setting: str) -> None:

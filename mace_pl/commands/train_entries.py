@@ -9,6 +9,7 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
 
+from mace_pl.callbacks.before_after import check_seeds
 from mace_pl.commands.lightning_commands import fit
 from mace_pl.concepts.concept import AUTO, Concept, read_names, templates_of
 from mace_pl.concepts.names import clean_name
@@ -114,7 +115,13 @@ def own_rank() -> int:
 
 
 def shown_by(kept: list[str] | None, report_seeds: int | None) -> dict[str, Any]:
-    """Settings of ``fit`` for the report; none where it is that of the library's run."""
+    """Settings of ``fit`` for the report; none where it is that of the library's run.
+
+    Raises:
+        UserError: an empty name, or a number that no report has.
+    """
+    read_names(kept, "kept")
+    check_seeds(report_seeds or 0)
     return {name: value for name, value in (("kept", kept), ("report_seeds", report_seeds)) if value is not None}
 
 

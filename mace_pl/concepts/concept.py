@@ -67,8 +67,9 @@ def read_names(given: Sequence[str] | str | None, setting: str) -> list[str]:
     """The names of a list, or of a text file with one on each line; each once, in order.
 
     Raises:
-        UserError: no such file, no text in UTF-8, no name in it, or what is no text in a list.
+        UserError: no such file, no text in UTF-8, no name in it, or what is no text or empty in a list.
     """
+    listed = not isinstance(given, str)
     if isinstance(given, str):
         path = resolve(given)
         if not path.is_file():
@@ -80,6 +81,8 @@ def read_names(given: Sequence[str] | str | None, setting: str) -> list[str]:
         if not any(given):
             raise UserError(f"{setting}: {path} holds no name. Write one on each line.")
     names = [clean_name(name, setting) for name in given or []]
+    if listed and not all(names):
+        raise UserError(f"{setting}: a name of {list(given or [])} is empty. Remove it, or write [] for no names.")
     return list(dict.fromkeys(name for name in names if name))
 
 

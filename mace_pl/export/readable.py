@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
-from safetensors.torch import save_file
 
 from mace_pl.files.artifacts import write_json, written_aside
+from mace_pl.files.tensors import save_ordered
 
 PREFIX = "text_model."  # of the parameters of a CLIPTextModel
 
@@ -62,7 +62,7 @@ def _prefixed(part: Path) -> None:
                 continue
             tensors = {PREFIX + name: opened.get_tensor(name) for name in names}
         with written_aside(path) as aside:
-            save_file(tensors, str(aside), metadata=header)
+            save_ordered(tensors, aside, header or {"format": "pt"})
     for path in sorted(part.glob("*.safetensors.index*.json")):
         index = json.loads(path.read_text(encoding="utf-8"))
         places = index["weight_map"]

@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from mace_pl.errors import UserError
 from mace_pl.files.leftovers import beside, clear_leftovers, remove
 from mace_pl.files.owned import refuse_file, refuse_foreign, write_record
 from mace_pl.files.taken import refuse_existing, refuse_long
-from mace_pl.files.tensors import check_finite, hash_tensors
+from mace_pl.files.tensors import check_finite, hash_tensors, save_ordered
 from mace_pl.files.versions import FORMAT_VERSION, mend
 
 LONGEST = 80  # bytes of a name in a file name, which may have 255 with what is put around it
@@ -140,7 +139,7 @@ def provenance(kind: str, metadata: Mapping[str, Any]) -> dict[str, str]:
 
 def save_hashed(tensors: Mapping[str, Tensor], path: Path, header: Mapping[str, str]) -> None:
     """Save tensors with the SHA-256 of all that follows the header, as Stability's specification of metadata has it."""
-    save_file(dict(tensors), str(path), metadata={**header, HASH: NO_HASH})
+    save_ordered(tensors, path, {**header, HASH: NO_HASH})
     with path.open("r+b") as file:
         offset = 8 + file.read(int.from_bytes(file.read(8), "little")).index(f'"{HASH}":"{NO_HASH}"'.encode())
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -172,7 +171,7 @@ def write_tensors(
     with written_aside(path) as aside:
         if said is None:
             hashed = provenance(kind, {**metadata, CONTENT: hash_tensors(contiguous_tensors)})
-            save_file(contiguous_tensors, str(aside), metadata={"format": "pt", **hashed})
+            save_ordered(contiguous_tensors, aside, {"format": "pt", **hashed})
         else:
             save_hashed(contiguous_tensors, aside, {"format": "pt", **said, **provenance(kind, metadata)})
 

@@ -1,13 +1,15 @@
-"""Named tensors as the content of a file: their hash, and whether they can be used."""
+"""Named tensors as the content of a file: their hash, whether they can be used, and equal files for equal content."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from mace_pl.errors import UserError
@@ -38,3 +40,24 @@ def check_finite(tensors: Mapping[str, Tensor], name: str) -> None:
                 f"{name} is not written: values of {key} are not finite in {str(tensor.dtype).removeprefix('torch.')}. "
                 f"Export with --dtype float32; where that is refused too, the edit is damaged: fit it again."
             )
+
+
+def save_ordered(tensors: Mapping[str, Tensor], path: Path, header: Mapping[str, str]) -> None:
+    """Save tensors, contiguous and on the CPU, with the entries of the header in the order of their names.
+
+    safetensors writes these in another order each time; all else in a file is decided by its content.
+
+    Args:
+        tensors: by name.
+        path: the file.
+        header: at least one entry.
+    """
+    save_file(dict(tensors), str(path), metadata=dict(header))
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        parts = json.loads(file.read(length))
+        parts["__metadata__"] = dict(sorted(header.items()))  # stays the first part
+        ordered = json.dumps(parts, ensure_ascii=False, separators=(",", ":")).encode()
+        assert len(ordered) <= length, path
+        file.seek(8)
+        file.write(ordered.ljust(length))

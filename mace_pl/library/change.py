@@ -55,8 +55,7 @@ class Library:
         Raises:
             UserError: neither is there, it has no configuration or sums, or it is hardened.
         """
-        folder = resolve(run)
-        found = Run.load(folder, setting)
+        found, folder = Run.load(run, setting), resolve(run)
         if found.home != found.folder and folder.resolve() != found.home.resolve():
             raise UserError(f"{setting}={run} is a state of the library {found.home}. Give the library itself.")
         if found.hardened:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from mace_pl.concepts.concept import read_concepts
-from mace_pl.errors import UserError
+from mace_pl.errors import UserError, called
+from mace_pl.files.screen import screen
 from mace_pl.library.change import Library, concepts_of, first_notes, store_run
 from mace_pl.library.history import Event, Note
 from mace_pl.library.states import Base
@@ -15,7 +16,7 @@ from mace_pl.methods.chosen import chosen
 
 
 def merge_library(library: Library, base: Base, other: Library, event: Event) -> Library:
-    """Add the entries of another library; those that both have with the same content stay as they are.
+    """Add the entries of another library, with their strengths; what both have with the same content stays as it is.
 
     Args:
         library: what is added to.
@@ -37,11 +38,22 @@ def merge_library(library: Library, base: Base, other: Library, event: Event) ->
     new = {target: content for target, content in theirs.items() if target not in own}
     if not new:
         raise UserError(f"merge={other.folder} has no entry that {library.folder} does not have. Leave it out.")
-    read_concepts([{"target": target, "anchor": target} for target in [*own, *new]])  # names that differ
+    with called({"data.concepts": "merge"}):  # names that differ in case alone, or have one file name
+        read_concepts([{"target": target, "anchor": target} for target in [*own, *new]])
     library = library.founded(base)  # nothing is written before
     notes = taken(library, base, other)
     added = {target: notes[target] for target in new}
-    return library.changed(base, library.members.within(new), replace(event, targets=tuple(new), added=added))
+    members = library.members.within(new, weights=strengths_in(other, new))
+    return library.changed(base, members, replace(event, targets=tuple(new), added=added))
+
+
+def strengths_in(other: Library, targets: Iterable[str]) -> dict[str, float]:
+    """The strengths of some targets of another library, which are said; none of those that are erased fully."""
+    strengths = other.run.fused.weights if other.run.fused else {}
+    found = {target: strengths[target] for target in targets if strengths.get(target, 1) != 1}
+    for target, weight in found.items():
+        screen().print(f"The strength of {target!r} is {weight:g}, as in {other.folder}.", soft_wrap=True)
+    return found
 
 
 def contents_of(library: Library) -> dict[str, str]:

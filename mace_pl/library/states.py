@@ -43,10 +43,15 @@ class Members:
         """In the one order in which they are summed, whatever order they were added in."""
         return sorted(self.entries, key=lambda target: (target.casefold(), target))
 
-    def within(self, added: Mapping[str, str] | None = None, removed: Sequence[str] = ()) -> Members:
-        """With some entries more, or others in their place, and without some."""
+    def within(
+        self,
+        added: Mapping[str, str] | None = None,
+        removed: Sequence[str] = (),
+        weights: Mapping[str, float] | None = None,
+    ) -> Members:
+        """With some entries more, or others in their place, and without some; ``weights`` are strengths of the new."""
         entries = {t: c for t, c in {**self.entries, **(added or {})}.items() if t not in removed}
-        return Members(entries, {t: w for t, w in self.weights.items() if t in entries})
+        return Members(entries, {t: w for t, w in {**self.weights, **(weights or {})}.items() if t in entries})
 
 
 @dataclass(frozen=True)
@@ -103,15 +108,19 @@ def moved_of(run: Run) -> dict[str, float | None]:
     return moved
 
 
+def strengths_of(members: Members) -> dict[str, float]:
+    """The strengths that count, in one order: 1 is that of any target."""
+    return {target: members.weights[target] for target in members.targets if members.weights.get(target, 1) != 1}
+
+
 def state_id(members: Members, settings: Mapping[str, Any]) -> str:
     """The id of a state: entries and settings, and neither their order nor when and why they came."""
-    weights = {target: weight for target, weight in members.weights.items() if weight != 1}
-    return identity({"entries": dict(members.entries), "weights": weights, "settings": settings})
+    return identity({"entries": dict(members.entries), "weights": strengths_of(members), "settings": settings})
 
 
 def write_state(aside: Path, members: Members, settings: Mapping[str, Any], moved: Mapping[str, float | None]) -> None:
     """What a state says of itself; ``moved`` by target: :func:`moved_since`."""
-    content = {"entries": dict(members.entries), "weights": dict(members.weights), "moved": dict(moved)}
+    content = {"entries": dict(members.entries), "weights": strengths_of(members), "moved": dict(moved)}
     write_json(aside / STATE, {**content, "settings": settings})
 
 
@@ -137,7 +146,7 @@ def solve_state(library: Path, base: Base, members: Members, said: bool = True) 
     templates = {target: list(entry.templates) for target, entry in entries.items() if entry.templates}
     data = {**data, "concepts": [vars(entry.concept) for entry in entries.values()], "templates": templates or None}
     concepts = [{name: getattr(e.concept, name) for name in ("target", "anchor", "kind")} for e in entries.values()]
-    fused = Fused(base.way, members.weights, model["refine"], model["fuse"])
+    fused = Fused(base.way, strengths_of(members), model["refine"], model["fuse"])
     places = {target: library / ENTRIES / content for target, content in members.entries.items()}
     run = replace(
         base.run,

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 from support.finished import finished_run
+from support.runs import content_hash
 
 from mace_pl.commands.export import export_run
 from mace_pl.errors import UserError
-from mace_pl.files.artifacts import read_tensors, write_tensors
+from mace_pl.files.artifacts import HASH, read_tensors, write_tensors
 from mace_pl.methods.edit import ConceptSums
 from mace_pl.run import Run
 
@@ -45,6 +47,22 @@ def test_sums_that_were_changed_are_not_read(tmp_path: Path, toy_pipeline: Path)
     change_a_value(run.statistics_file("ship"))
     with pytest.raises(UserError, match=r"ship\.safetensors is damaged"):
         run.concept("ship")
+
+
+@pytest.mark.parametrize("said", [None, {"modelspec.title": 'ship → "sea"', "modelspec.author": "A\x7fé\n\t\x01\\"}])
+def test_equal_content_gives_equal_files(said: dict[str, str] | None, tmp_path: Path) -> None:
+    """safetensors writes the entries of the header in another order each time."""
+    tensors = {"ü.b": torch.arange(3), "a": torch.full((2, 2), 0.5), "c": torch.ones(0)}
+    for number in range(8):  # of two entries in any order one in 256 files would not differ
+        write_tensors(tmp_path / f"{number}.safetensors", tensors, "refined", {"target": 'Schiff "é"'}, said)
+    first, *others = [(tmp_path / f"{number}.safetensors").read_bytes() for number in range(8)]
+    assert all(other == first for other in others)
+    loaded, file = load_file(tmp_path / "0.safetensors"), tmp_path / "0.safetensors"
+    assert set(loaded) == set(tensors) and all(torch.equal(loaded[name], value) for name, value in tensors.items())
+    with safe_open(str(file), framework="pt") as opened:
+        header = opened.metadata()
+    assert {name: value for name, value in header.items() if name not in ("format", "mace_pl", HASH)} == (said or {})
+    assert header["format"] == "pt" and (said is None or header[HASH] == content_hash(file))
 
 
 def test_values_that_a_narrow_type_cannot_hold_are_not_written(tmp_path: Path) -> None:

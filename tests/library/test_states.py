@@ -10,7 +10,8 @@ from support.runs import CONCEPTS, config
 from support.tolerances import FLOAT32_EDIT, below
 
 from mace_pl.cli import erase_main
-from mace_pl.commands.library import remove_concepts
+from mace_pl.commands.fuse import fuse_run
+from mace_pl.commands.library import add_concepts, remove_concepts
 from mace_pl.commands.train_entries import train_again
 from mace_pl.library.change import Library
 from mace_pl.library.states import Base, moved_of
@@ -52,3 +53,13 @@ def test_a_strength_is_nothing_that_moves_a_lora(run: Path, tmp_path: Path) -> N
     below(abs(moved(library)[least] - near), FLOAT32_EDIT)
     fused = Run.load(library).fused
     assert fused is not None and dict(fused.weights) == {least: 0.3, most: 0.3}
+
+
+def test_strengths_come_along(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Those of what is new; what both have keeps its own."""
+    library = fuse_run(str(run), str(tmp_path / "own"), "ship", {"dog": 0.8}, save_pipeline=False)
+    other = fuse_run(str(run), str(tmp_path / "other"), "painter", {"ship": 0.5, "dog": 0.1}, save_pipeline=False)
+    add_concepts(str(library), merge=str(other), retrain_above=None)
+    fused = Run.load(library).fused
+    assert fused is not None and dict(fused.weights) == {"dog": 0.8, "ship": 0.5}
+    assert "The strength of 'ship' is 0.5, as in" in capsys.readouterr().out
