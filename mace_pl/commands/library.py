@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from mace_pl.commands.train_entries import RETRAIN_ABOVE, own_rank, shown_by, train_again, train_entries
+from mace_pl.commands.train_entries import (
+    RETRAIN_ABOVE,
+    own_names,
+    own_rank,
+    refuse_twice,
+    refuse_unused,
+    shown_by,
+    train_again,
+    train_entries,
+)
 from mace_pl.concepts.concept import read_concepts
 from mace_pl.concepts.names import clean_names
 from mace_pl.errors import UserError, called, nearest
@@ -73,7 +82,7 @@ def add_concepts(
         raise UserError("give either --concepts or --merge: what is added.")
     shown = shown_by(kept, report_seeds)
     if merge is not None:
-        _refuse_unused({"templates": templates, "kept": kept, "report_seeds": report_seeds})
+        refuse_unused({"templates": templates, "kept": kept, "report_seeds": report_seeds})
     with _opened(run) as library:
         library = _at(library, pretrained, layout)
         if merge is not None and own_rank():
@@ -83,9 +92,9 @@ def add_concepts(
             library = merge_library(library, Base.load(library.run), Library.open(merge, "merge"), event)
         else:
             event = Event("add", reason=reason, requester=requester)
-            with called(_options(templates)):
+            with called(own_names(templates)):
                 named = read_concepts(concepts or [])
-                _refuse_twice(library, [concept.target for concept in named])
+                refuse_twice(library, [concept.target for concept in named])
                 library = train_entries(library, named, templates, event, shown)
         return _shown(train_again(library, retrain_above))
 
@@ -127,7 +136,7 @@ def replace_concepts(
     with _opened(run) as library:
         library = _at(library, pretrained, layout)
         event = Event("replace", reason=reason, requester=requester)
-        with called(_options(templates)):
+        with called(own_names(templates)):
             named = read_concepts(concepts)
             _refuse_unknown(library, [concept.target for concept in named], "concepts")
             library = train_entries(library, named, templates, event, shown)
@@ -223,18 +232,6 @@ def _check_above(retrain_above: float | None) -> None:
         raise UserError(f"retrain_above={retrain_above} must be at least 0, or null, which never trains again.")
 
 
-def _refuse_unused(options: Mapping[str, Any]) -> None:
-    for name, given in options.items():
-        if given is not None:
-            raise UserError(f"{name}={given} has no effect with --merge, which trains and shows nothing. Leave it out.")
-
-
-def _options(templates: Templates | None) -> dict[str, str]:
-    """What settings of ``fit`` are called here; those templates that are the run's keep their name."""
-    own = {} if templates is None else {"data.templates": "templates"}
-    return {"data.concepts": "concepts", **own}
-
-
 @contextmanager
 def _opened(run: str) -> Iterator[Library]:
     """The library, which no other command writes meanwhile; the first rank writes for all."""
@@ -280,20 +277,6 @@ def _history(run: str) -> History:
     if not history.events:
         raise UserError(f"run={Library.open(run).folder} is no library yet: add, remove or replace make it one.")
     return history
-
-
-def _refuse_twice(library: Library, targets: Sequence[str]) -> None:
-    own = {target.casefold(): target for target in library.run.targets}
-    for target in targets:
-        there = own.get(target.casefold())
-        if there is not None:
-            other = "" if there == target else f" as {there!r}"
-            raise UserError(
-                f"concepts: {target!r} is in {library.folder} already{other}. Make it anew with replace, or leave it "
-                f"out."
-            )
-    named = [*library.run.targets, *targets]
-    read_concepts([{"target": target, "anchor": target} for target in named])  # refuses those of one file name
 
 
 def _refuse_unknown(library: Library, targets: Sequence[str], setting: str) -> None:

@@ -11,9 +11,10 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from mace_pl.callbacks.before_after import check_seeds
 from mace_pl.commands.lightning_commands import fit
-from mace_pl.concepts.concept import AUTO, Concept, read_names, templates_of
+from mace_pl.concepts.concept import AUTO, Concept, read_concepts, read_names, templates_of
 from mace_pl.concepts.names import clean_name
 from mace_pl.concepts.templates import TEMPLATES
+from mace_pl.errors import UserError
 from mace_pl.files.identity import identity
 from mace_pl.files.paths import resolve
 from mace_pl.files.screen import screen
@@ -149,3 +150,31 @@ def templates_for(given: Any, concepts: Sequence[Concept]) -> dict[str, list[str
     if isinstance(given, Mapping):
         given = {name: t for name, t in given.items() if clean_name(name, "templates") in {*TEMPLATES, *targets}}
     return dict(zip(targets, templates_of(given, concepts), strict=True))
+
+
+def refuse_unused(options: Mapping[str, Any]) -> None:
+    """Refuse options of a training beside ``merge``."""
+    for name, given in options.items():
+        if given is not None:
+            raise UserError(f"{name}={given} has no effect with --merge, which trains and shows nothing. Leave it out.")
+
+
+def own_names(templates: Any) -> dict[str, str]:
+    """What settings of ``fit`` are called here; those templates that are the run's keep their name."""
+    own = {} if templates is None else {"data.templates": "templates"}
+    return {"data.concepts": "concepts", **own}
+
+
+def refuse_twice(library: Library, targets: Sequence[str]) -> None:
+    """Refuse to add what is there, under the same name or one that differs in case alone."""
+    own = {target.casefold(): target for target in library.run.targets}
+    for target in targets:
+        there = own.get(target.casefold())
+        if there is not None:
+            other = "" if there == target else f" as {there!r}"
+            raise UserError(
+                f"concepts: {target!r} is in {library.folder} already{other}. Make it anew with replace, or leave it "
+                f"out."
+            )
+    named = [*library.run.targets, *targets]
+    read_concepts([{"target": target, "anchor": target} for target in named])  # refuses those of one file name

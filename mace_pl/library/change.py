@@ -53,8 +53,10 @@ class Library:
             setting: the option that named it, for messages.
 
         Raises:
-            UserError: neither is there, it has no configuration or sums, or it is hardened.
+            UserError: none is named, neither is there, it has no configuration or sums, or it is hardened.
         """
+        if not run.strip():
+            raise UserError(f"{setting} is empty. Name the folder of a library, or the output folder of fit or fuse.")
         found, folder = Run.load(run, setting), resolve(run)
         if found.home != found.folder and folder.resolve() != found.home.resolve():
             raise UserError(f"{setting}={run} is a state of the library {found.home}. Give the library itself.")

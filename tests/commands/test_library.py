@@ -227,7 +227,7 @@ def test_what_cannot_be_done_is_refused_and_changes_nothing(
         (["add", "--run", library, "--concepts", "[{target: Dog, anchor: art}]"], "'Dog' is in .* already as 'dog'"),
         (["add", "--run", library, "--concepts", cat, "--pretrained", str(base)], "the unet of .* is not the one"),
         (["add", "--run", library], "either --concepts or --merge"),
-        (["add", "--run", library, "--merge", ""], "merge= is no output folder"),
+        (["add", "--run", library, "--merge", ""], "merge is empty. Name the folder"),
         (["add", "--run", library, "--merge", str(dog), "--kept", "[cat]"], "no effect with --merge"),
         (["add", "--run", library, "--merge", str(ship)], "has no entry that"),
         (["add", "--run", state, "--concepts", cat], "is a state of the library"),
