@@ -1,6 +1,7 @@
 """``anchor: auto`` in whole runs: chosen once, written down, the same when resumed, and a user's own always wins."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -93,7 +94,8 @@ def test_a_judge_looks_at_what_the_rule_proposes(
     assert anchors(run.folder)["ship"] in ("sky", "tree") and "of its images)" in caplog.text
 
 
-def test_add_chooses_none_of_the_library_s_targets(chosen: Path, toy_pipeline: Path) -> None:
-    erase_main(["add", "--run", str(chosen), "--concepts", "[{target: tree}]"])
-    named = {one["target"]: one["anchor"] for one in Run.load(chosen).concepts}
+def test_add_chooses_none_of_the_library_s_targets(chosen: Path, tmp_path: Path) -> None:
+    library = shutil.copytree(chosen, tmp_path / "library")
+    erase_main(["add", "--run", str(library), "--concepts", "[{target: tree}]"])
+    named = {one["target"]: one["anchor"] for one in Run.load(library).concepts}
     assert named["tree"] in {*NAMES} - {"dog", "tree"}
