@@ -133,7 +133,7 @@ def library(run: Path, tmp_path: Path) -> Path:
     for name in names:
         state = place / STATES / name
         shutil.copytree(run, state, ignore=shutil.ignore_patterns("report", "pipeline", "lora"))
-        write_json(state / STATE, {"entries": {"ship": "e" * 64}})
+        write_json(state / STATE, {"entries": {"ship": "e" * 64}, "weights": {}, "moved": {}})
     note = Note("e" * 64, "2026-01-01T00:00:00+00:00", scores={"before": 1.0, "after": 0.25})
     history = History([Event("fit", names[0], targets=("ship",), added={"ship": note})])
     history.then(Event("strengths", names[1], targets=("ship",))).save(place)
