@@ -85,9 +85,7 @@ class Scorer:
         steps: denoising steps.
     """
 
-    def __init__(
-        self, pipeline: Any, clip: str, judge: ConvolutionalJudge, names: Sequence[str], seeds: int, steps: int
-    ):
+    def __init__(self, pipeline: Any, clip: str, judge: ConvolutionalJudge, seeds: int, steps: int):
         self.backbone, self.pipeline, self.judge, self.steps = backbone_of(pipeline), pipeline, judge, steps
         self.original = {name: weight.clone() for name, weight in self.backbone.key_values().items()}
         self.names, self.seeds, self.features = judge.names, list(seeds_of(seeds)), ClipFeatures(clip)
