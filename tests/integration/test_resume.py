@@ -67,7 +67,7 @@ def test_a_killed_run_ends_as_an_unbroken_one(
     assert min(done.values()) < STEPS or "dog" not in done, "nothing was left to do"
     capsys.readouterr()
     erase_main(args)
-    assert f"{first} ({done[first]} steps)" in capsys.readouterr().out.replace("\n", " ")
+    assert f"{first} ({done[first]} steps)" in " ".join(capsys.readouterr().out.split())
     resumed = load_file(output / "refined.safetensors")
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
     assert not work.exists()
@@ -84,7 +84,7 @@ def test_what_was_kept_is_not_used_with_other_settings(
     stop = json.dumps([{"class_path": "support.runs.Stop", "init_args": {"after": 4}}])
     assert "4 of 6 steps of 'ship'" in exit_message([*run("again"), "--trainer.callbacks", stop], capsys)
     erase_main([*run("again"), "--model.lr", "0.02"])
-    said = capsys.readouterr().out.replace("\n", " ")
+    said = " ".join(capsys.readouterr().out.split())
     assert "Not used again: ship in " in said and ".safetensors: other settings." in said
     changed = load_file(tmp_path / "again" / "refined.safetensors")
     assert all(torch.equal(fresh[key], changed[key]) for key in fresh)

@@ -137,7 +137,7 @@ def test_a_process_that_dies_takes_no_finished_concept_along(
     assert done["painter"] == STEPS and 0 < done["cat"] < STEPS and done["ship"] > 0
     capsys.readouterr()
     erase_main(args)
-    assert f"painter ({STEPS} steps)" in capsys.readouterr().out.replace("\n", " ")
+    assert f"painter ({STEPS} steps)" in " ".join(capsys.readouterr().out.split())
     resumed = load_file(place / name / "refined.safetensors")
     for key in whole:
         close(whole[key], resumed[key], RUN_WEIGHTS)
