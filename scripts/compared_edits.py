@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from compared import Method, Settings, Targets
 from lightning.pytorch import seed_everything
 from torch import Tensor
@@ -28,6 +29,14 @@ from mace_pl.training.memory import Peak
 from mace_pl.training.trainer import MaceTrainer
 
 
+def cast(pipeline: Any, dtype: torch.dtype) -> Any:
+    """A pipeline with all of its networks in another dtype."""
+    for part in pipeline.components.values():
+        if isinstance(part, torch.nn.Module):
+            torch.nn.Module.to(part, dtype)  # diffusers' own warns of layers to be kept in float32 where there are none
+    return pipeline
+
+
 class Edits:
     """Makes edits of a pipeline, and puts them into it.
 
@@ -35,18 +44,23 @@ class Edits:
         pretrained: the original.
         prior: file of prior statistics.
         pictures: folder for images of targets, which methods that train need.
+        dtype: of the pipeline that generates what is judged; edits are made in float32.
+
+    Attributes:
+        pipeline: the original in float32, which edits are made of.
+        generating: the pipeline that generates, with whatever edit was put into it.
     """
 
-    def __init__(self, pretrained: str, prior: str, pictures: Path) -> None:
+    def __init__(self, pretrained: str, prior: str, pictures: Path, dtype: torch.dtype = torch.float32) -> None:
         self.pretrained, self.prior, self.pictures = pretrained, prior, pictures
-        self.pipeline = load_pipeline(pretrained)
+        self.pipeline, self.generating = load_pipeline(pretrained), cast(load_pipeline(pretrained), dtype)
         self.backbone = backbone_of(self.pipeline)
         self.fingerprint = encoder_fingerprint(self.pipeline)
         self.original = {name: W.clone() for name, W in self.backbone.text_layers().items()}
 
     def put(self, weights: Mapping[str, Tensor]) -> None:
-        """Let the pipeline have the original's weights, but for some."""
-        self.backbone.set_key_values({**self.original, **weights})
+        """Let the pipeline that generates have the original's weights, but for some."""
+        backbone_of(self.generating).set_key_values({**self.original, **weights})
 
     def anchored(self, targets: Targets, keep: Sequence[str], clip: str, guidance: float) -> Targets:
         """The targets with the anchors that ``fit`` would choose where they have none.
@@ -57,7 +71,6 @@ class Edits:
             clip: folder of the CLIP that looks whether an anchor is generated well.
             guidance: classifier-free guidance scale of what it looks at.
         """
-        self.put({})
         concepts = [Concept(**concept) for concept in targets.concepts]
         erased = [concept.target for concept in concepts]
         choice = Choice(targets.anchors, [n for n in keep if n not in erased], (), clip, 30, guidance)
@@ -75,7 +88,6 @@ class Edits:
         Raises:
             UserError: a singular system, or settings out of range.
         """
-        self.put({})
         form = method.made(settings)
         concepts = [{**c, "anchor": c["anchor"] if form.anchored else ""} for c in targets.concepts]
         model = self.preserved(form, settings, keep)

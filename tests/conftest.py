@@ -18,6 +18,8 @@ from support.seeds import seed_generators
 
 LIGHTNINGS = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")  # which seed_everything sets, for the ranks of a run
 
+os.environ["COLUMNS"] = "500"  # no message is broken into lines, however long the path of its temporary folder
+
 # and OpenCV's, and of torch's compiler
 IMPORTS = {"PYTEST_CURRENT_TEST", "LD_LIBRARY_PATH", "QT_QPA_PLATFORM_PLUGIN_PATH", "QT_QPA_FONTDIR"}
 IMPORTS |= {"_TORCHINDUCTOR_PYOBJECT_TENSOR_DATA_PTR"}
