@@ -34,6 +34,7 @@ from support.browsers import (
     serving,
     sources,
     tab_to,
+    typed,
 )
 from support.runs import CONCEPTS, SCRIPT, config, exit_message
 
@@ -192,7 +193,7 @@ def test_an_attack_shows_a_target_before_and_after(browser: Any, served: Served,
     expected = attack(studio, asked, "ship", "nobody", strengths=Strengths(token_steps=2))
     with opened(browser, served, **TELEPHONE) as page:
         page.click("#attack button.label-wrap")
-        page.fill("#tries input[type=number]", "2")
+        typed(page, "#tries input[type=number]", "2")
         page.click("#start")
         page.wait_for_function("document.querySelectorAll('#attacked .thumbnail-item img').length == 3")
         for seen, image in zip(images(page, "attacked"), vars(expected).values(), strict=True):
@@ -211,7 +212,7 @@ def test_the_grid_shows_targets_and_preserved_names(browser: Any, served: Served
         page.fill("#seeds textarea, #seeds input", "3")
         page.fill(SHIP, "0.5")
         page.click("#grid button.label-wrap")
-        page.fill("#beside textarea, #beside input", "house")
+        typed(page, "#beside textarea, #beside input", "house")
         page.click("#make")
         page.wait_for_function("document.querySelectorAll('#named .thumbnail-item img').length == 6")
         assert equal(images(page, "named"), np.stack(pairs))
@@ -224,7 +225,7 @@ def test_an_export_generates_what_the_page_shows(browser: Any, served: Served) -
         follow(page, lambda: page.fill(SHIP, "0.5"))
         shown = images(page, "edited")
         page.click("#written button.label-wrap")
-        page.fill("#name textarea, #name input", "tried")
+        typed(page, "#name textarea, #name input", "tried")
         page.click("#export")
         place = Path(page.locator("#done code").first.inner_text())
         assert place == served.run.with_name("run-studio") / "tried" / "pipeline"

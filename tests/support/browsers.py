@@ -149,6 +149,17 @@ def equal(one: np.ndarray, other: np.ndarray) -> bool:
     return bool(np.abs(one.astype(int) - other.astype(int)).max() <= 1)
 
 
+def typed(page: Any, selector: str, text: str) -> None:
+    """Type into a field of a part that was just opened, which is drawn once more, and leave the field."""
+    drawn = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 200))))"
+    page.wait_for_selector(selector)
+    page.evaluate(drawn)
+    page.fill(selector, text)
+    page.press(selector, "Tab")
+    page.evaluate(drawn)
+    assert page.input_value(selector) == text
+
+
 def save(page: Any, slider: str, strength: float, said: str) -> None:
     """Move a slider, save by the mouse, and wait for what is said then."""
     page.fill(slider, str(strength))
