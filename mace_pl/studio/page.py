@@ -200,7 +200,7 @@ def _grid_part(studio: Studio, files: ImageFiles, given: Sequence[Any], number: 
         gallery = gr.Gallery(
             label="Original and edited",
             elem_id="named",
-            columns=[2, 2, 4],
+            columns=2,
             object_fit="contain",
             format="png",
             interactive=False,

@@ -216,6 +216,8 @@ def test_the_grid_shows_targets_and_preserved_names(browser: Any, served: Served
         page.click("#make")
         page.wait_for_function("document.querySelectorAll('#named .thumbnail-item img').length == 6")
         assert equal(images(page, "named"), np.stack(pairs))
+        columns = "grid => getComputedStyle(grid).gridTemplateColumns.split(' ').length"
+        assert page.eval_on_selector("#named .grid-container", columns) == 2  # original and edited side by side
 
 
 @needs_gradio
