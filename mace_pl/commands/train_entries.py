@@ -29,8 +29,8 @@ from mace_pl.run import Run
 from mace_pl.stages.again import model_of, wanted_of
 from mace_pl.stages.anchors import Choice, choose_anchors
 
-#: by what part of their size a target's keys and values may have moved; provisional, its cost is not measured yet
-RETRAIN_ABOVE = 0.3  # measured: up to 0.29 an older LoRA costs nothing (docs/library.md)
+#: by what part of their size a target's keys and values may have moved; measured: up to 0.29 an older LoRA costs nothing
+RETRAIN_ABOVE = 0.3
 
 
 def train_entries(
