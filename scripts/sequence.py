@@ -178,16 +178,17 @@ def main(
         solved[method] = matrices(Solver(run, pipeline), after)
     score = Scorer(cast(pipeline, getattr(torch, dtype)), clip, network, seeds, steps)
     file = name.with_suffix(".json")
-    rows: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+    kept: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
     look = {"seeds": seeds, "steps": steps, "dtype": dtype}
-    rows = [row for row in rows if {key: row.get(key) for key in look} == look]  # others are made anew
+    rows = [row for row in kept if {key: row.get(key) for key in look} == look]
+    others = [row for row in kept if row not in rows]  # stay in the file
     done = {(row["method"], row["way"], row["requests"]) for row in rows}
     for method, found in solved.items():
         for (way, number), T in track(found.items(), description=f"Scoring {method}"):
             if (method, way, number) not in done:
                 scores = score(T, run.targets[:number], run.targets)
                 rows.append({"method": method, "way": way, "requests": number, **look, **scores})
-                write_json(file, rows)
+                write_json(file, others + rows)
     rows.sort(key=lambda row: (row["method"], WAYS.index(row["way"]), row["requests"]))
     plot(rows, name.with_suffix(".png"))
     head = ["method", "way", "requests", "Acc_e", "Acc_s", "distance of preserved", "empty"]

@@ -29,7 +29,7 @@ from mace_pl.run import Run
 from mace_pl.stages.again import model_of, wanted_of
 from mace_pl.stages.anchors import Choice, choose_anchors
 
-#: by what part of their size a target's keys and values may have moved; measured: up to 0.29 an older LoRA costs nothing
+#: by what part of their size a target's keys and values may have moved; up to 0.29 was measured to cost nothing
 RETRAIN_ABOVE = 0.3
 
 
