@@ -1,6 +1,6 @@
 """A rehearsal at full size: load, refine, a few LoRA steps, fuse, export; time and peak memory of each stage.
 
-The shapes are those of Stable Diffusion 1.4 or SDXL, the weights are random and nothing is downloaded. Run it as
+The shapes are those of Stable Diffusion 1.4, 2.1 or SDXL, the weights are random and nothing is downloaded. Run it as
 
     python benchmarks/rehearsal.py --family sd1
     python benchmarks/rehearsal.py --family sdxl --device cuda
@@ -48,11 +48,21 @@ SPARE = 0.5  # GiB that the driver and the context take
 GIB = 1024**3
 WIDTHS = {False: (768, 1280), True: (64, 128)}  # of the first and the second text encoder; toy or not
 
+#: SD 2.1 beside SD 1.x: images of 768 pixels, OpenCLIP ViT-H/14 to its last but one layer
+SD2: dict[str, Any] = {
+    "sample_size": 96,
+    "cross_attention_dim": 1024,
+    "attention_head_dim": (5, 10, 20, 20),
+    "use_linear_projection": True,
+}
+TEXT2 = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 23, "num_attention_heads": 16}
+TEXT2 |= {"projection_dim": 512, "hidden_act": "gelu"}
+
 
 def unet_settings(family: str, toy: bool) -> dict[str, Any]:
     """The UNet's configuration; what is left out is diffusers' default, which is that of SD 1.x."""
     first, second = WIDTHS[toy]
-    if family == "sd1":
+    if family != "sdxl":
         small = {"block_out_channels": (32, 32, 32, 32), "norm_num_groups": 8}
         settings = {"sample_size": 64, "cross_attention_dim": first, "attention_head_dim": 8}
     else:
@@ -104,10 +114,13 @@ def text_settings(second: bool, toy: bool) -> dict[str, Any]:
 def build(family: str, toy: bool, tokenizer: CLIPTokenizer | None) -> dict[str, Any]:
     """The networks of a family by part, on torch's default device; their end token is the tokenizer's."""
     ends = {} if tokenizer is None else {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id}
+    unet, text = unet_settings(family, toy), text_settings(False, toy)
+    if family == "sd2" and not toy:
+        unet, text = unet | SD2, text | TEXT2
     parts: dict[str, Any] = {
-        "unet": UNet2DConditionModel(**unet_settings(family, toy)),
+        "unet": UNet2DConditionModel(**unet),
         "vae": AutoencoderKL(**vae_settings(toy)),
-        "text_encoder": CLIPTextModel(CLIPTextConfig(**text_settings(False, toy), **ends)),
+        "text_encoder": CLIPTextModel(CLIPTextConfig(**text, **ends)),
     }
     if family == "sdxl":
         second = CLIPTextConfig(**text_settings(True, toy), **ends)
@@ -248,7 +261,7 @@ def rehearse(
 
 
 def main(
-    family: Literal["sd1", "sdxl"] = "sd1",
+    family: Literal["sd1", "sd2", "sdxl"] = "sd1",
     device: Literal["cpu", "cuda"] = "cpu",
     concepts: int = 1,
     steps: int = 3,
@@ -261,7 +274,7 @@ def main(
     """Print seconds and peak memory of each stage.
 
     Args:
-        family: ``sd1`` (Stable Diffusion 1.4, 512 × 512) or ``sdxl`` (1024 × 1024).
+        family: ``sd1`` (Stable Diffusion 1.4, 512 × 512), ``sd2`` (2.1, 768 × 768) or ``sdxl`` (1024 × 1024).
         device: ``cpu`` or ``cuda``.
         concepts: how many concepts are trained at once, at most ten.
         steps: LoRA steps.

@@ -45,33 +45,34 @@ def pipeline(scale: int, layers: int, device: str) -> Any:
     torch.manual_seed(0)
     widths = tuple(w // scale for w in (320, 640, 1280, 1280))
     groups = min(32, widths[0] // 2)
-    unet = UNet2DConditionModel(
-        sample_size=64,
-        block_out_channels=widths,
-        cross_attention_dim=768 // scale,
-        attention_head_dim=8 if scale == 1 else 2,  # the number of heads, as SD 1.4's configuration means it
-        norm_num_groups=groups,
-    )
-    vae = AutoencoderKL(
-        block_out_channels=tuple(w // scale for w in (128, 256, 512, 512)),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        layers_per_block=2,
-        latent_channels=4,
-        norm_num_groups=min(32, 128 // scale // 2),
-        scaling_factor=0.18215,
-    )
-    heads = 12 if scale == 1 else 2
-    config = CLIPTextConfig(
-        vocab_size=49408,
-        hidden_size=768 // scale,
-        intermediate_size=3072 // scale,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-    )
-    parts = {"unet": unet, "vae": vae, "text_encoder": CLIPTextModel(config)}
+    with torch.device(device):  # random weights are made where they are used
+        unet = UNet2DConditionModel(
+            sample_size=64,
+            block_out_channels=widths,
+            cross_attention_dim=768 // scale,
+            attention_head_dim=8 if scale == 1 else 2,  # the number of heads, as SD 1.4's configuration means it
+            norm_num_groups=groups,
+        )
+        vae = AutoencoderKL(
+            block_out_channels=tuple(w // scale for w in (128, 256, 512, 512)),
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            layers_per_block=2,
+            latent_channels=4,
+            norm_num_groups=min(32, 128 // scale // 2),
+            scaling_factor=0.18215,
+        )
+        heads = 12 if scale == 1 else 2
+        config = CLIPTextConfig(
+            vocab_size=49408,
+            hidden_size=768 // scale,
+            intermediate_size=3072 // scale,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+        )
+        parts = {"unet": unet, "vae": vae, "text_encoder": CLIPTextModel(config)}
     for part in parts.values():
-        part.requires_grad_(False).eval().to(device)
+        part.requires_grad_(False).eval()
     return SimpleNamespace(**parts, scheduler=DDIMScheduler(), tokenizer=tokenizer)
 
 

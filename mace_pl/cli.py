@@ -36,6 +36,15 @@ def erase_main(args: Words | None = None) -> None:
         COMMANDS[command].run(command, words[1:])
     except UserError as error:
         sys.exit(f"{program()} {command}: error: {error}")
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported for a class's sake
+            raise
+        said = str(error).partition(". ")[0]
+        sys.exit(
+            f"{program()} {command}: error: the GPU has too little memory left ({said}). Ask for fewer images or "
+            "concepts at once (--help names the options), end other programs that use it, or take a larger card; fit "
+            "has --model.gradient_checkpointing true and --trainer.precision bf16-mixed too."
+        )
     except KeyboardInterrupt as stop:
         told = f"{program()} {command}: error: interrupted. {COMMANDS[command].interrupted}"
         print(told.rstrip(), file=sys.stderr)

@@ -119,6 +119,7 @@ def main(
     steps: int = 8,
     guidance: float = 5.0,
     dtype: Literal["float32", "bfloat16"] = "float32",
+    device: str = "cpu",
     output: Path = Path("checkpoints/scores/compare"),
     targets: Path = Path("configs/compare/sets.yaml"),
     candidates: Path = Path("configs/compare/methods.yaml"),
@@ -139,6 +140,7 @@ def main(
         steps: denoising steps.
         guidance: classifier-free guidance scale.
         dtype: of the images' pipeline; bfloat16 halves the time on a CPU that multiplies it (AMX).
+        device: where images are generated and judged, as ``cuda``; edits are made on the CPU.
         output: folder of what is done; settings above must stay the same for it.
         targets: file of vocabularies and sets.
         candidates: file of methods.
@@ -148,9 +150,8 @@ def main(
     vocabularies, known = read_sets(targets)
     wanted = chosen(known, sets, "sets")
     tried = chosen(read_methods(candidates), methods, "methods")
-    edits = Edits(
-        pretrained, prior or f"{pretrained}/statistics/prior.safetensors", output / "pictures", getattr(torch, dtype)
-    )
+    prior = prior or f"{pretrained}/statistics/prior.safetensors"
+    edits = Edits(pretrained, prior, output / "pictures", getattr(torch, dtype), device)
     numbers = {"seeds": seeds, "level_seeds": level_seeds, "trial_seeds": trial_seeds}
     used = {one.vocabulary: with_seeds(vocabularies[one.vocabulary], numbers) for one in wanted.values()}
     given = {

@@ -45,15 +45,18 @@ class Edits:
         prior: file of prior statistics.
         pictures: folder for images of targets, which methods that train need.
         dtype: of the pipeline that generates what is judged; edits are made in float32.
+        device: of that pipeline; edits are made on the CPU.
 
     Attributes:
         pipeline: the original in float32, which edits are made of.
         generating: the pipeline that generates, with whatever edit was put into it.
     """
 
-    def __init__(self, pretrained: str, prior: str, pictures: Path, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, pretrained: str, prior: str, pictures: Path, dtype: torch.dtype = torch.float32, device: str = "cpu"
+    ) -> None:
         self.pretrained, self.prior, self.pictures = pretrained, prior, pictures
-        self.pipeline, self.generating = load_pipeline(pretrained), cast(load_pipeline(pretrained), dtype)
+        self.pipeline, self.generating = load_pipeline(pretrained), cast(load_pipeline(pretrained), dtype).to(device)
         self.backbone = backbone_of(self.pipeline)
         self.fingerprint = encoder_fingerprint(self.pipeline)
         self.original = {name: W.clone() for name, W in self.backbone.text_layers().items()}

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from compared import Targets, Vocabulary
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -26,7 +27,7 @@ from mace_pl.methods.metrics import ImageScores
 from mace_pl.models.sampling import generate
 
 CHOICE, REPORT = 1000, 2000  # first seeds of the images that choose settings, and of those that are reported
-BATCH = 20
+BATCH, GPU_BATCH = 20, 200  # images at once; each has its own random numbers, so that batches do not change them
 SHOWN = 2  # images of a word on the page
 Tables = dict[str, Tensor]
 
@@ -35,7 +36,7 @@ class Images:
     """Generates what a vocabulary asks for, and judges it.
 
     Args:
-        pipeline: with whatever edit it has.
+        pipeline: with whatever edit it has; judges work on its device.
         vocabulary: what is asked for.
         judge: weights of the convolutional judge, whose scores are reported; None for CLIP alone.
         clip: folder of the CLIP that chooses settings.
@@ -55,12 +56,13 @@ class Images:
         guidance: float,
     ) -> None:
         self.pipeline, self.vocabulary, self.steps, self.guidance = pipeline, vocabulary, steps, guidance
+        self.batch = BATCH if pipeline.device.type == "cpu" else GPU_BATCH
         names, synonyms = list(vocabulary.names), {n: list(words) for n, words in vocabulary.synonyms.items()}
         self.words = Words(names, synonyms, list(vocabulary.others), synonyms)
-        self.clip = ClipEncoder(clip)
+        self.clip = ClipEncoder(clip).to(pipeline.device)
         given: list[Any] = [CLIP] if judge is None else [ConvolutionalJudge(judge, vocabulary.judged), CLIP]
         self.labels = judge_labels(given)
-        self.judges = Judges(given, self.clip, self.words, vocabulary.templates, strict=True)
+        self.judges = Judges(given, self.clip, self.words, vocabulary.templates, strict=True).to(pipeline.device)
         asked = asked_prompts(names, vocabulary.sentences, vocabulary.descriptions)
         self.asked = asked if vocabulary.level_seeds else []
         cells = first_cells(len(vocabulary.templates), vocabulary.seeds, SHOWN)
@@ -71,15 +73,24 @@ class Images:
         erased = [concept["target"] for concept in targets.concepts]
         return self.words.names + [word for name in erased for word in self.words.synonyms.get(name, [])]
 
+    def generated(self, prompts: list[str], seeds: list[int]) -> list[Image.Image]:
+        """An image of each prompt, by whatever edit the pipeline has."""
+        return generate(self.pipeline, prompts, seeds, self.steps, self.guidance, self.batch)
+
+    def table(self, words: int, templates: int, seeds: int) -> ImageScores:
+        """An empty table, on the pipeline's device."""
+        table = ImageScores(words, templates, seeds, None, len(self.labels))
+        return table.to(self.pipeline.device)
+
     def named(self, words: Sequence[str], seeds: int, first: int, model: str | None = None) -> Tables:
         """The tables of words in every template; images of a ``model`` are kept for the page."""
         templates = self.vocabulary.templates
-        table = ImageScores(len(self.words.all), len(templates), seeds, None, len(self.labels))
+        table = self.table(len(self.words.all), len(templates), seeds)
         for at, template in enumerate(templates):
             rows = [(self.words.all.index(word), seed) for word in words for seed in range(seeds)]
-            for part in (rows[i : i + BATCH] for i in range(0, len(rows), BATCH)):
+            for part in (rows[i : i + self.batch] for i in range(0, len(rows), self.batch)):
                 prompts = [template.replace("{}", self.words.all[place]) for place, _ in part]
-                images = generate(self.pipeline, prompts, [first + s for _, s in part], self.steps, self.guidance)
+                images = self.generated(prompts, [first + s for _, s in part])
                 embedded = self.clip.image(images)
                 score = clip_score(embedded, self.clip.text(prompts))
                 seen = self.judges(images, embedded, at, [place for place, _ in part])
@@ -92,13 +103,12 @@ class Images:
     def levels(self, names: Sequence[str]) -> Tables:
         """The tables of prompts of levels that are about ``names``."""
         seeds = self.vocabulary.level_seeds
-        table = ImageScores(len(self.asked), 1, seeds, None, len(self.labels))
+        table = self.table(len(self.asked), 1, seeds)
         places = [place for place, one in enumerate(self.asked) if one.name in names]
         rows = [(place, seed) for place in places for seed in range(seeds)]
-        for part in (rows[i : i + BATCH] for i in range(0, len(rows), BATCH)):
+        for part in (rows[i : i + self.batch] for i in range(0, len(rows), self.batch)):
             asked = [self.asked[place] for place, _ in part]
-            seeds_of = [REPORT + seed for _, seed in part]
-            images = generate(self.pipeline, [one.prompt for one in asked], seeds_of, self.steps, self.guidance)
+            images = self.generated([one.prompt for one in asked], [REPORT + seed for _, seed in part])
             embedded = self.clip.image(images)
             seen = self.judges(images, embedded, 0, [self.words.all.index(one.name) for one in asked])
             score = clip_score(embedded, self.clip.text([one.rest for one in asked]))

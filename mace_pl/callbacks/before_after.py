@@ -115,5 +115,7 @@ class BeforeAfter(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The edited model."""
+        module = cast(ErasureModule, pl_module)
         if self.report is not None:
-            self.report.look("after", cast(ErasureModule, pl_module), trainer)
+            module.placed.enter(trainer.strategy.root_device)
+            self.report.look("after", module, trainer)

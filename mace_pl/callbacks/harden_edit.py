@@ -70,6 +70,7 @@ class HardenEdit(Callback):
         made = {"edit": [module.identity_of(concept) for concept in range(len(data.concepts))], "fuse": self.fusion}
         job = replace(self.job(trainer, module), edit=made)
         self.inputs, self.saved = job.inputs, Saved(self.folder, job.inputs)
+        module.placed.enter(trainer.strategy.root_device)
         backbone, original = backbone_of(module.pipeline), module.original
         backbone.set_key_values(original)
         edited = module.edit.weights(backbone.text_layers())  # on the device, where they change places in every step

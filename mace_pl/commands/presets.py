@@ -18,6 +18,7 @@ from mace_pl.training.memory import LARGEST
 TABLE = Path(__file__).with_name("presets.yaml")
 CARDS = (8, 12, 16, 24)  # GiB of the cards that most people have; larger ones hold every family as it is
 SPARE, SHARE = 1.0, 0.8  # GiB that driver and kernels take; the part of what is left that is planned with
+BY_IMAGES = 0.5  # the part of that for the UNet's passes: with all of it, too many images at once were tried on an H100
 BATCHES = (8, 4, 2, 1)  # images at once
 
 
@@ -121,18 +122,20 @@ def fitting(family: str, memory: Mapping[str, Any], side: int | None, card: floa
         card: GiB.
     """
     scale = ((side or memory["side"]) / memory["side"]) ** 2  # of pixels; a fused attention keeps no more
-    free = SHARE * (card - SPARE - memory["weights"])
-    image, steps = scale * memory["image"], {name: scale * size for name, size in memory["step"].items()}
-    by = f"by calculation, not measured on this card: {memory['weights']:.3g} GB of weights"
-    if free < min(image, min(steps.values())) or free < image:
-        return {}, f"{family} does not fit into {card:g} GB ({by}, {image:.2g} GB for an image): take a larger card."
+    rest = card - SPARE - memory["weights"]
+    free = SHARE * rest
+    image, steps = ({name: scale * size for name, size in memory[part].items()} for part in ("image", "step"))
+    one = max(image.values())  # those that are generated at once are decoded one by one
+    by = f"not measured on this card: {memory['weights']:.3g} GB of weights"
+    if rest < one or free < min(steps.values()):
+        return {}, f"{family} does not fit into {card:g} GB ({by}, {one:.2g} GB for an image): take a larger card."
     way = next((name for name, size in steps.items() if size <= free), "both")
     found: dict[str, Any] = {} if way == "plain" else {"model.gradient_checkpointing": True}
     found |= {"trainer.precision": "bf16-mixed"} if way == "both" else {}
-    batch = next(size for size in BATCHES if size * image <= free)
+    batch = next((size for size in BATCHES if size * image["pass"] <= BY_IMAGES * free), 1)
     found |= {} if batch == BATCHES[0] else {"data.images_per_batch": batch}
     concepts = min(max(int(free // steps[way]), 1), LARGEST)
     return found, (
-        f"Memory {by}, {steps[way]:.2g} GB for a step of one concept ({concepts} at once), {image:.2g} GB for an image "
+        f"Memory, {by}, {steps[way]:.2g} GB for a step of one concept ({concepts} at once), {one:.2g} GB for an image "
         f"({batch} at once)."
     )

@@ -24,6 +24,7 @@ from mace_pl.models.text_encoding import encoder_fingerprint, text_parts
 
 #: where a model is: the arguments of :func:`load_pipeline`, under ``model`` in a run's configuration
 BASE_SETTINGS = ("pretrained", "revision", "variant", "layout")
+LARGE = 512  # pixels: images from this size on are decoded one by one, for a decoder wants gigabytes for each
 UNSEEDED = {"DPMSolverSDEScheduler"}  # its noise comes from no image's generator: an image would depend on its batch
 HINT = (
     "Give the folder of a Stable Diffusion pipeline (with model_index.json), a hub id, or a .safetensors checkpoint in "
@@ -78,6 +79,8 @@ def load_with_source(
     for part in (pipeline.unet, pipeline.vae, *text_parts(pipeline)[1]):
         part.requires_grad_(False).eval()
     pipeline.set_progress_bar_config(disable=True)
+    if max(image_size(pipeline)) >= LARGE:
+        pipeline.vae.enable_slicing()
     return pipeline, files
 
 

@@ -5,6 +5,7 @@ that such programs run.
 """
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -135,3 +136,12 @@ def test_every_folder_generates_the_same_under_other_versions(
     assert shown["versions"] == {name: listed[name] for name in shown["versions"]}
     for name, image in images.items():  # float32 arithmetic on the same weights, in another order at most
         close(image, own_images[name], OTHER_VERSIONS)
+
+
+def test_large_images_are_decoded_one_by_one(toy_pipeline: Path, tmp_path: Path) -> None:
+    """A decoder wants gigabytes for an image of 512 pixels, and half as much again for its kernels."""
+    large = shutil.copytree(toy_pipeline, tmp_path / "large")
+    file = large / "unet" / "config.json"
+    pixels = 2 ** (len(load_pipeline(str(toy_pipeline)).vae.config.block_out_channels) - 1)
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"sample_size": 512 // pixels}))
+    assert load_pipeline(str(large)).vae.use_slicing and not load_pipeline(str(toy_pipeline)).vae.use_slicing

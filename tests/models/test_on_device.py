@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from support.finished import finished_run
 from support.runs import config
 
+from mace_pl.callbacks import harden_edit, report
 from mace_pl.cli import erase_main
 from mace_pl.commands.export import export_run
 from mace_pl.models.on_device import OnDevice
@@ -49,6 +51,42 @@ def test_fit(toy_pipeline: Path, toy_clip: Path, tmp_path: Path, moves: list[str
     concepts = [{"target": "ship", "anchor": "auto"}, {"target": "dog", "anchor": "sky"}]
     erase_main([*config(tmp_path, toy_pipeline, "run", concepts), "--kept", "[cat, ground]"])
     assert moves == ["to cpu"] * 2
+
+
+def test_a_network_that_was_taken_off_the_device_is_moved_again(toy_pipeline: Path, moves: list[str]) -> None:
+    pipeline = StableDiffusionPipeline.from_pretrained(toy_pipeline, safety_checker=None)
+    placed, device, unet = OnDevice(pipeline), torch.device("meta"), pipeline.unet
+    placed.enter(device)
+    pipeline.unet = type(unet).from_config(unet.config)  # on the CPU, as Lightning leaves what a module registers
+    moves.clear()
+    placed.enter(device)
+    assert moves == ["to meta"] and pipeline.unet.device == device
+
+
+def test_whoever_generates_after_training_moves_the_pipeline_first(
+    toy_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning's Trainer takes the network off a GPU when training ends; the report and stage 4 come after that."""
+    found: list[str] = []
+
+    def noted(owner: Any, name: str, what: str) -> None:
+        own = getattr(owner, name)
+
+        def call(*args: Any, **given: Any) -> Any:
+            found.append(what)
+            return own(*args, **given)
+
+        monkeypatch.setattr(owner, name, call)
+
+    noted(SingleDeviceStrategy, "teardown", "taken off")
+    noted(OnDevice, "enter", "moved")
+    noted(report, "generate", "generated")
+    noted(harden_edit.Job, "run", "hardened")
+    small = ["rounds=1", "steps=1", "images=1", "preserved_images=1", "attack_steps=1", "batch=2", "preserved_batch=2"]
+    harden = [word for pair in small for word in (f"--model.harden.{pair.split('=')[0]}", pair.split("=")[1])]
+    concepts = [{"target": "ship", "anchor": "ground"}]
+    erase_main([*config(tmp_path, toy_pipeline, "run", concepts), "--kept", "[cat]", *harden])
+    assert found[found.index("taken off") :] == ["taken off", "moved", "hardened", "moved", "generated"]
 
 
 def test_predict(toy_pipeline: Path, tmp_path: Path, moves: list[str]) -> None:
