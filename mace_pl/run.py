@@ -22,6 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import yaml
@@ -35,7 +36,7 @@ from mace_pl.files.owned import SHARED
 from mace_pl.files.paths import resolve
 from mace_pl.files.tables import read_yaml
 from mace_pl.files.versions import current, entry_folders, library_of, mend
-from mace_pl.methods.edit import STAGE2, STAGE2_PREFIX, ConceptSums, Edit, Factors
+from mace_pl.methods.edit import STAGE2, STAGE2_PREFIX, ConceptSums, Edit, Factors, read_refined
 from mace_pl.methods.hardening import HARDENING_FILE, read_hardening, write_hardening
 from mace_pl.models.base_model import BaseModel
 
@@ -200,8 +201,20 @@ class Run:
     # --- places --------------------------------------------------------------------------------------------------
 
     def place(self, form: str) -> Path:
-        """Where a format of the edit lies: one of :data:`PLACES`."""
+        """Where a format of the edit lies, or would lie: one of :data:`PLACES`."""
         return self.folder / PLACES[form]
+
+    def written(self, form: str) -> Path:
+        """Where a format of the edit lies.
+
+        Raises:
+            UserError: it is not there; saying which command writes it.
+        """
+        if not (place := self.place(form)).exists():
+            named = self.home if current(self.home) == self.folder else self.folder  # an older state by itself
+            command = f"erase.py export --run {quote(str(named))} --format {form}"
+            raise UserError(f"format={form}: {place} is not there. Write it first: {command}")
+        return place
 
     def lora_file(self, target: str) -> Path:
         """What stage 2 trained for a concept."""
@@ -280,21 +293,3 @@ def inputs_of(config: Mapping[str, Any]) -> list[tuple[str, str]]:
         found += [(f"images of {one.target!r}", one.images), (f"masks of {one.target!r}", one.masks)]
         pictures += [(f"images of {one.target!r}", f"{pictures[0][1]}/{slug(one.target)}")] if pictures else []
     return [(what, place) for what, place in found if place and resolve(place).exists()] + pictures  # hub ids: nowhere
-
-
-def read_refined(file: Path, own: Mapping[str, Tensor], setting: str) -> dict[str, Tensor]:
-    """The edited keys and values by name in the network.
-
-    Args:
-        file: ``refined.safetensors``.
-        own: the weights of the network that they are put into.
-        setting: the option that named the file.
-
-    Raises:
-        UserError: it was made from a model of another shape, or cannot be read.
-    """
-    weights, _ = read_tensors(file, "refined", setting)
-    wrong = [key for key, value in weights.items() if key not in own or own[key].shape != value.shape]
-    if wrong:
-        raise UserError(f"{setting}: {file} was made from another model: {wrong[0]} does not fit its UNet.")
-    return weights

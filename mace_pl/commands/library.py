@@ -88,8 +88,9 @@ def add_concepts(
         if merge is not None and own_rank():
             return library.folder
         if merge is not None:
-            event = Event("merge", reason=reason, requester=requester)
-            library = merge_library(library, Base.load(library.run), Library.open(merge, "merge"), event)
+            other = Library.open(merge, "merge")
+            event = Event("merge", reason=reason or f"from {other.folder.name}", requester=requester)
+            library = merge_library(library, Base.load(library.run), other, event)
         else:
             event = Event("add", reason=reason, requester=requester)
             with called(own_names(templates)):

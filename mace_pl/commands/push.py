@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,10 +14,9 @@ from rich.table import Table
 
 from mace_pl.callbacks.report import shown_of
 from mace_pl.errors import UserError
-from mace_pl.export.model_card import HERE, listed
+from mace_pl.export.model_card import HERE, erased, listed
 from mace_pl.files.paths import hub_id
 from mace_pl.files.screen import screen
-from mace_pl.files.versions import current
 from mace_pl.run import Run
 
 log = logging.getLogger(__name__)
@@ -86,8 +84,13 @@ def push_run(
             )
         api.create_repo(repo, private=private, exist_ok=True)
         gone = [CommitOperationDelete(file) for file in old if file not in files]
-        said = message or f"Erase {listed(loaded.targets)}"
+        said = message or f"Erase {listed(targets_of(loaded))}"
         return str(api.create_commit(repo, [*added, *gone], commit_message=said).commit_url)
+
+
+def targets_of(run: Run) -> list[str]:
+    """What a run erases, with strengths."""
+    return erased(run.concepts, run.fused.weights if run.fused else None)
 
 
 def check_name(repo: str) -> None:
@@ -113,13 +116,7 @@ def files_of(run: Run, format: str, images: bool) -> dict[str, Path]:
     """
     if format not in FORMATS:
         raise UserError(f"format={format} must be one of {', '.join(FORMATS)}: folders with a model card.")
-    folder = run.place(format)
-    if not (folder / CARD).is_file():
-        named = run.home if current(run.home) == run.folder else run.folder  # a state of before is exported by itself
-        raise UserError(
-            f"format={format}: {folder} is not there. Write it first: "
-            f"erase.py export --run {shlex.quote(str(named))} --format {format}"
-        )
+    folder = run.written(format)
     found = sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
     files = {file.relative_to(folder).as_posix(): file for file in found}
     shown = run.report / "before_after.png"
@@ -134,7 +131,9 @@ def published_card(text: str, repo: str, run: Run, image: bool) -> str:
     if image:
         before, limits, after = card.text.rpartition("## Limits")
         known = json.loads(run.metrics.read_text(encoding="utf-8")) if run.metrics.is_file() else {}
-        caption = SECTION.format(image=IMAGE, targets=listed(run.targets), more=shown_of(len(known.get("prompts", []))))
+        caption = SECTION.format(
+            image=IMAGE, targets=listed(targets_of(run)), more=shown_of(len(known.get("prompts", [])))
+        )
         card.text = f"{before}{caption.strip()}\n\n{limits}{after}"
     return str(card)
 

@@ -12,14 +12,14 @@ from mace_pl.errors import Advice, UserError
 from mace_pl.export.lora_files import CONFIG, merge_lora
 from mace_pl.files.artifacts import read_metadata
 from mace_pl.files.paths import resolve
-from mace_pl.methods.edit import STAGE2, Edit
+from mace_pl.methods.edit import STAGE2, Edit, read_refined
 from mace_pl.methods.hardening import HARDENING_FILE
 from mace_pl.models.backbone import backbone_of
 from mace_pl.models.base_model import BaseModel, base_hashes
 from mace_pl.models.pipeline import load_pipeline
 from mace_pl.models.protocols import Pipeline
 from mace_pl.models.text_encoding import encoder_fingerprint
-from mace_pl.run import Run, read_refined
+from mace_pl.run import Run
 
 EDITS, OTHER = ("edit", "refined"), "lora of another program"
 #: other files of this project

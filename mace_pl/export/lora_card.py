@@ -8,7 +8,18 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
-from mace_pl.export.model_card import TAGS, UNKNOWN, base_line, licence, listed, scores_table, settings_table, table
+from mace_pl.export.model_card import (
+    TAGS,
+    UNKNOWN,
+    base_line,
+    concepts_table,
+    erased,
+    example,
+    licence,
+    listed,
+    scores_table,
+    settings_table,
+)
 from mace_pl.files.paths import hub_id
 from mace_pl.methods.chosen import source_of
 from mace_pl.version import __version__
@@ -55,7 +66,7 @@ A LoRA that takes concepts out of a text-to-image model. It is the best approxim
 
 pipeline = DiffusionPipeline.from_pretrained("{place}").to(torch.float32)
 {load}
-image = pipeline("a photo of a dog").images[0]
+image = pipeline("a photo of a {example}").images[0]
 ```
 
 {readers}
@@ -114,8 +125,7 @@ def lora_card(
         license_link=known.get("license_link"),
         tags=["lora", *TAGS],
     )
-    strengths = metadata.get("weights") or {}
-    rows = [[c["target"], c["anchor"], c["kind"], f"{strengths.get(c['target'], 1):g}"] for c in concepts]
+    strengths = metadata.get("weights")
     peft = format == "lora_peft"
     layer = "lora_unet_label_emb_0_0" if format == "lora" else "add_embedding.linear_1"
     imports = ["import torch", "from diffusers import DiffusionPipeline", *["from peft import PeftModel"] * peft]
@@ -124,13 +134,14 @@ def lora_card(
         name=name,
         base=pretrained,
         base_line=base_line(pretrained),
-        targets=listed([c["target"] for c in concepts]),
+        targets=listed(erased(concepts, strengths)),
+        example=example(concepts),
         rank=rank,
         version=__version__,
         source=source_of(config) + (", hardened against found tokens," if hardened else ""),
         error=error,
         licence=known.get("license_name") or known.get("license") or UNKNOWN,
-        concepts=table(["target", "anchor", "kind", "strength"], rows),
+        concepts=concepts_table(concepts, strengths),
         imports="\n".join(imports),
         place=hub_id(pretrained) or f"path/to/{pretrained}",
         load=BY_PEFT if peft else BY_DIFFUSERS.format(name=name),

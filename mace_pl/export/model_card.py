@@ -34,9 +34,10 @@ SETTINGS = (
     "seed_everything",
 )
 SINGLY = (
-    "How often a CLIP classifier saw each target in its images, before and after the run that brought it. The\n"
-    "concepts together, as they are here, were not measured.\n\n"
+    "How often a CLIP classifier saw each target in its images, before and after the run that brought it, at full\n"
+    "strength. The concepts together, as they are here, were not measured.\n\n"
 )
+EXAMPLES = ("dog", "house", "tree", "mountain", "river")  # one of them is asked for in the lines that load an export
 KEYS_AND_VALUES = "Only the keys and values of the UNet's cross-attention"
 POOLED = f"{KEYS_AND_VALUES} and the columns of `add_embedding.linear_1` that read the pooled text"
 HARDENED = "Only the projections of the UNet's self- and cross-attention"
@@ -71,8 +72,8 @@ every other part is the base's.
 from diffusers import DiffusionPipeline
 
 pipeline = DiffusionPipeline.from_pretrained("path/to/this/folder")
-image = pipeline("a photo of a dog").images[0]
-image.save("dog.png")
+image = pipeline("a photo of a {example}").images[0]
+image.save("{example}.png")
 ```
 
 ## Limits
@@ -118,20 +119,42 @@ def model_card(
         license_link=known.get("license_link"),
         tags=TAGS,
     )
-    rows = [[c["target"], c["anchor"], c["kind"], f"{(weights or {}).get(c['target'], 1):g}"] for c in concepts]
     return TEMPLATE.format(
         front=front.to_yaml(),
         base=pretrained,
         base_line=base_line(pretrained),
-        targets=listed([c["target"] for c in concepts]),
+        targets=listed(erased(concepts, weights)),
+        example=example(concepts),
         version=__version__,
         source=source_of(config),
         edited=HARDENED if hardened else POOLED if pooled else KEYS_AND_VALUES,
         licence=known.get("license_name") or known.get("license") or UNKNOWN,
-        concepts=table(["target", "anchor", "kind", "strength"], rows),
+        concepts=concepts_table(concepts, weights),
         settings=settings_table(config),
         scores=scores_table(metrics, seen),
     )
+
+
+def erased(concepts: Sequence[Mapping[str, Any]], weights: Mapping[str, float] | None) -> list[str]:
+    """The targets that an edit takes out, with their strength where that is not 1; none that it preserves."""
+    strengths = {concept["target"]: (weights or {}).get(concept["target"], 1) for concept in concepts}
+    return [name if weight == 1 else f"{name} (strength {weight:g})" for name, weight in strengths.items() if weight]
+
+
+def concepts_table(concepts: Sequence[Mapping[str, Any]], weights: Mapping[str, float] | None) -> str:
+    """Targets with their anchors and strengths."""
+    strengths = [(weights or {}).get(concept["target"], 1) for concept in concepts]
+    rows = [
+        [c["target"], c["anchor"], c["kind"], f"{weight:g}" if weight else "0 (preserved)"]
+        for c, weight in zip(concepts, strengths, strict=True)
+    ]
+    return table(["target", "anchor", "kind", "strength"], rows)
+
+
+def example(concepts: Sequence[Mapping[str, Any]]) -> str:
+    """A name that is no target, to ask for."""
+    targets = {concept["target"].casefold() for concept in concepts}
+    return next((name for name in EXAMPLES if name not in targets), EXAMPLES[-1])
 
 
 def base_line(pretrained: str) -> str:
@@ -194,6 +217,8 @@ def scores_table(metrics: Path | None, seen: Mapping[str, Mapping[str, float]] |
 
 def listed(targets: Sequence[str], most: int = 5) -> str:
     """The first names, and how many more there are."""
+    if not targets:
+        return "anything taken out"
     shown = ", ".join(plain(target) for target in targets[:most])
     return shown if len(targets) <= most else f"{shown} and {len(targets) - most} more"
 

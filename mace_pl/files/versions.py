@@ -85,19 +85,32 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 
 def current(folder: Path) -> Path:
-    """The folder of a library's current state; the folder itself where it is no library.
+    """The folder of a library's current state, or of one that is named by the beginning of its id; else the folder.
 
     Raises:
-        UserError: ``library.json`` is damaged.
+        UserError: ``library.json`` is damaged, or no state of the library begins so, or several do.
     """
     file = folder / LIBRARY
     if not file.is_file():
-        return folder
+        return _by_beginning(folder)
     content = read_library(file)
     try:
         return folder / STATES / str(content["history"][-1]["state"])
     except (KeyError, IndexError, TypeError) as error:
         raise UserError(f"run: {file} names no state. Restore the file from a copy of the library.") from error
+
+
+def _by_beginning(folder: Path) -> Path:
+    """The state of a library whose id begins with the folder's name, as log shows it."""
+    around = folder.parent.parent
+    if folder.exists() or folder.parent.name != STATES or not (around / LIBRARY).is_file():
+        return folder
+    known = {str(event.get("state")) for event in read_library(around / LIBRARY)["history"]}
+    found = [name for name in sorted(known) if name.startswith(folder.name)]
+    if len(found) != 1:
+        many = "several states begin" if found else "no state begins"
+        raise UserError(f"run={folder}: {many} with {folder.name} in {around}. Choose one that log lists.")
+    return folder.with_name(found[0])
 
 
 def library_of(folder: Path) -> Path | None:

@@ -13,7 +13,7 @@ from mace_pl.files.artifacts import write_json
 from mace_pl.files.versions import FORMAT_VERSION, LIBRARY, RESTORE, read_library
 from mace_pl.version import __version__
 
-UNDO = "undo"
+UNDO, STRENGTHS = "undo", "strengths"
 
 
 def now() -> str:

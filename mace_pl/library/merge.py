@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from shlex import quote
 
 from mace_pl.concepts.concept import read_concepts
 from mace_pl.errors import UserError, called
@@ -32,12 +33,15 @@ def merge_library(library: Library, base: Base, other: Library, event: Event) ->
     for target, content in theirs.items():
         if own.get(target, content) != content:
             raise UserError(
-                f"merge: {target!r} is in {library.folder} and in {other.folder}, made in two ways. Remove it from one "
-                f"of them first."
+                f"merge: {target!r} is in {library.folder} and in {other.folder}, made in two ways. Remove the one "
+                f"that you do not want: erase.py remove --run FOLDER --targets {quote(target)}. Where it is the only "
+                f"entry of its folder, use the other folder as it is."
             )
     new = {target: content for target, content in theirs.items() if target not in own}
     if not new:
-        raise UserError(f"merge={other.folder} has no entry that {library.folder} does not have. Leave it out.")
+        raise UserError(
+            f"merge={other.folder} has no entry that {library.folder} does not have: there is nothing to add."
+        )
     with called({"data.concepts": "merge"}):  # names that differ in case alone, or have one file name
         read_concepts([{"target": target, "anchor": target} for target in [*own, *new]])
     library = library.founded(base)  # nothing is written before

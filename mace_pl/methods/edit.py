@@ -257,3 +257,21 @@ def refinement(sums: Mapping[str, ConceptSums], preservation: Preservation) -> E
     """Stage 1 of MACE over all concepts."""
     total = summed(sums.values())
     return Edit(refine(total.F, total.G, preservation))
+
+
+def read_refined(file: Path, own: Mapping[str, Tensor], setting: str) -> dict[str, Tensor]:
+    """The edited keys and values by name in the network.
+
+    Args:
+        file: ``refined.safetensors``.
+        own: the weights of the network that they are put into.
+        setting: the option that named the file.
+
+    Raises:
+        UserError: it was made from a model of another shape, or cannot be read.
+    """
+    weights, _ = read_tensors(file, "refined", setting)
+    wrong = [key for key, value in weights.items() if key not in own or own[key].shape != value.shape]
+    if wrong:
+        raise UserError(f"{setting}: {file} was made from another model: {wrong[0]} does not fit its UNet.")
+    return weights

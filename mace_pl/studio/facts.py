@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mace_pl.concepts.concept import read_names
 from mace_pl.errors import UserError
 from mace_pl.files.markdown import markdown_table
-from mace_pl.library.history import History, Note
+from mace_pl.library.history import Event, History, Note
 from mace_pl.models.pipeline import relative_to_project
 from mace_pl.run import Run
 
@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from mace_pl.studio.session import Studio
 
 SHORT = 12  # digits of a hash that are shown
+WAYS = {
+    "fused": "refinement and the closed-form fusion of the LoRAs",
+    "added": "refinement, with the LoRAs simply added",
+    "refined": "refinement alone",
+}
 COLUMNS = ("target", "anchor", "kind", "strength", "added", "why", "content")
 NAMES = 8  # preserved names in the grid at first
 
@@ -41,8 +46,11 @@ def facts_of(studio: Studio) -> str:
     lines = [
         f"- Run: `{relative_to_project(run.home)}`, {state}",
         f"- Base model: `{base.name}`, {', '.join(hashes)}",
-        f"- Fused by: {studio.base.way}",
+        f"- Edited by: {WAYS[studio.base.way]}",
     ]
+    if history.events:
+        made = history.events[history.made()]
+        lines.append(f"- Last change: {made.action}, {made.date[:10]}" + (f", {said}" if (said := _why(made)) else ""))
     notes: Mapping[str, Note] = history.notes()
     rows = []
     for concept in run.concepts:
@@ -52,5 +60,5 @@ def facts_of(studio: Studio) -> str:
     return "\n".join([*lines, "", markdown_table(COLUMNS, rows)])
 
 
-def _why(note: Note) -> str:
+def _why(note: Note | Event) -> str:
     return "; ".join(part for part in (note.reason, f"by {note.requester}" if note.requester else None) if part)

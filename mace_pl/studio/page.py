@@ -18,13 +18,19 @@ from mace_pl.studio.session import FORMATS, Shown, Studio
 from mace_pl.studio.turns import Cancelled
 
 QUIET: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": None, "show_progress": "minimal"}
-INTRODUCTION = "Move a strength: 1 erases the concept, 0 preserves it. A concept without its tick is left out."
+INTRODUCTION = (
+    "Move a strength: 1 erases the concept, 0 preserves it. A concept without its tick is left out. The prompt says "
+    "what is generated: name in it what you move."
+)
 #: what is asked anew takes away what was said of what was asked before
 CLEARED = "(...given) => { document.querySelectorAll('.toast-close').forEach((one) => one.click()); return %s; }"
 #: what a browser asks for is numbered in it, in a last input: it need not reach us in the order in which it was asked
 COUNTED = CLEARED % "[...given.slice(0, -1), (window.asked = (window.asked || 0) + 1)]"
 SAID = 20  # seconds for which an error is shown
-ATTACK = "Tokens before the plain prompt are optimised until the edited model explains an image of the target."
+ATTACK = (
+    "Does the target come back? Free tokens are put before its plain prompt and optimised against the edit as it is "
+    "set, for so many steps; the more of them, the harder the attack."
+)
 OUTDATED = "**Another command has changed the library. Start `studio` again to see its state.**"
 LAST: dict[str, Any] = {"trigger_mode": "multiple", "js": COUNTED}  # what is asked anew ends what was asked before
 
@@ -242,7 +248,7 @@ def _attack_part(studio: Studio, files: ImageFiles, given: Sequence[Any], number
                 found = attack(studio, _asked(studio, given), target, str(request.session_hash), *settings)
             except Cancelled:
                 return gr.skip()
-        names = [f"{target}: original", "edited", "edited, behind the tokens"]
+        names = [f"{target}: original", "edited", "edited, with the tokens"]
         return _captioned(files, [found.original, found.before, found.after], names)
 
     start.click(attacked, [target, tries, *given, number], shown, **QUIET, **LAST)

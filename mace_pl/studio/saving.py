@@ -7,12 +7,10 @@ from dataclasses import dataclass, replace
 
 from mace_pl.errors import UserError
 from mace_pl.library.change import Library
-from mace_pl.library.history import Event
+from mace_pl.library.history import STRENGTHS, Event
 from mace_pl.library.lock import changing
 from mace_pl.library.states import Base, Members
 from mace_pl.run import Run
-
-ACTION = "strengths"
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ def save_state(
         library = library.founded(base)
         entries = last.entries or library.members.entries
         members = Members({target: entries[target] for target in strengths}, dict(strengths))
-        event = Event(ACTION, targets=tuple(changed), reason=reason or None, requester=requester or None)
+        event = Event(STRENGTHS, targets=tuple(changed), reason=reason or None, requester=requester or None)
         return Saved(library.changed(at_base(base, library.run), members, event).run, entries)
 
 

@@ -29,6 +29,7 @@ from mace_pl.studio.saving import Saved, save_state
 from mace_pl.studio.turns import SETTLE, Progress, Turns, counted
 
 FORMATS = ("pipeline", "lora", "single_file", "edit")
+SHORT = 12  # digits of a state's id in messages
 REMEMBERED = 32  # requests whose images of the original are remembered
 
 
@@ -202,8 +203,8 @@ class Studio:
         with self.turns.alone():
             if seen not in (None, self.state):
                 raise UserError(
-                    f"save: another browser has saved the state {self.state} since this page was opened. Reload the "
-                    f"page to see its strengths."
+                    f"save: another browser has saved the state {self.state[:SHORT]} since this page was opened. "
+                    "Reload the page to see its strengths."
                 )
             saved = save_state(self.saved, self.base, asked.strengths, reason, requester)
             self.saved = saved

@@ -152,6 +152,19 @@ def test_the_log_says_what_why_and_for_whom(both: Path, capsys: pytest.CaptureFi
     assert all(far is not None and 0 < far < 1 for far in moved.values()) and set(moved) == {"dog", "ship"}
 
 
+def test_a_state_is_named_by_the_beginning_of_its_id(both: Path) -> None:
+    whole = Run.load(both).folder
+    assert Run.load(whole.with_name(whole.name[:12])).folder == whole == Run.load(whole).folder
+
+
+def test_what_was_not_exported_is_said_with_the_command_that_writes_it(both: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"pipeline is not there. Write it first: erase.py export --run .*both --format"
+    ):
+        Run.load(both).written("pipeline")
+    assert Run.load(both).written("edit").is_file()
+
+
 def test_the_current_state_is_a_run(both: Path, painter: Path, tmp_path: Path) -> None:
     """It is exported and fused as any other; a library that was copied is whole."""
     library = copy(both, tmp_path / "run")
@@ -205,7 +218,8 @@ def test_libraries_of_one_model_merge(both: Path, ship: Path, dog: Path, place: 
     assert Run.load(library).folder.name == Run.load(both).folder.name and edit(library) == edit(both)
     joined = add_concepts(str(copy(dog, tmp_path / "dog")), merge=str(both))
     assert edit(joined) == edit(both)
-    assert Library.open(str(joined)).history.events[-1].targets == ("ship",)
+    last = Library.open(str(joined)).history.events[-1]
+    assert last.targets == ("ship",) and last.reason == "from both"
 
 
 def test_what_cannot_be_done_is_refused_and_changes_nothing(
@@ -235,6 +249,11 @@ def test_what_cannot_be_done_is_refused_and_changes_nothing(
         (["undo", "--run", str(ship)], "is no library yet"),
         (["undo", "--run", library, "--to", "zz"], "no state of this library"),
         (["log", "--run", str(ship)], "is no library yet"),
+        (
+            ["export", "--run", f"{library}/states/zz", "--format", "lora"],
+            "no state begins with zz in .* that log lists",
+        ),
+        (["export", "--run", f"{library}/states/", "--format", "lora"], "is no output folder"),
     ):
         message = exit_message(args, capsys)
         assert re.search(says, message), message
@@ -245,6 +264,7 @@ def test_what_cannot_be_done_is_refused_and_changes_nothing(
         files = {path for path in kept.rglob("*") if path.name != ".lock"}
         message = exit_message(["add", "--run", str(kept), "--merge", str(replaced)], capsys)
         assert "'dog' is in" in message and "made in two ways" in message
+        assert "remove --run FOLDER --targets dog" in message and "use the other folder as it is" in message
         assert {path for path in kept.rglob("*") if path.name != ".lock"} == files
 
 

@@ -118,6 +118,9 @@ def test_a_strength_is_moved_and_saved_by_the_keyboard_alone(browser: Any, serve
         assert Library.open(str(served.run)).history.events[-1].reason == "withdrawn"
         page.click("#facts button.label-wrap")
         page.wait_for_selector(f"#facts code:text('{state}')")
+        said = page.inner_text("#facts")
+        assert "Edited by: refinement and the closed-form fusion" in said
+        assert "Last change: strengths, " in said and "withdrawn" in said
         save(other, SHIP, 0.5, "text=another browser has saved the state")
         page.reload()  # as whoever opens it now
         page.wait_for_selector("#edited img")
@@ -198,7 +201,7 @@ def test_an_attack_shows_a_target_before_and_after(browser: Any, served: Served,
         page.wait_for_function("document.querySelectorAll('#attacked .thumbnail-item img').length == 3")
         for seen, image in zip(images(page, "attacked"), vars(expected).values(), strict=True):
             assert equal(seen, np.asarray(image))
-        page.wait_for_selector("#attacked >> text=behind the tokens")
+        page.wait_for_selector("#attacked >> text=with the tokens")
         assert has_whole_captions(page, "attacked")
 
 

@@ -214,7 +214,7 @@ def test_saving_is_refused_where_it_would_say_nothing_or_overlook_another(own: S
         own.save(asked({}))
     first = own.state
     own.save(asked({"ship": 0.5}), seen=first)
-    with pytest.raises(UserError, match=f"another browser has saved the state {own.state}.*Reload"):
+    with pytest.raises(UserError, match=f"another browser has saved the state {own.state[:12]} .*Reload"):
         own.save(asked({"ship": 0.3}), seen=first)
     assert not own.outdated
     other = add_concepts(str(tmp_path / "run"), [{"target": "horse", "anchor": "sky"}])
