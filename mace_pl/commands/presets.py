@@ -18,7 +18,6 @@ from mace_pl.training.memory import LARGEST
 TABLE = Path(__file__).with_name("presets.yaml")
 CARDS = (8, 12, 16, 24)  # GiB of the cards that most people have; larger ones hold every family as it is
 SPARE, SHARE = 1.0, 0.8  # GiB that driver and kernels take; the part of what is left that is planned with
-BY_IMAGES = 0.5  # the part of that for the UNet's passes: with all of it, too many images at once were tried on an H100
 BATCHES = (8, 4, 2, 1)  # images at once
 
 
@@ -132,7 +131,7 @@ def fitting(family: str, memory: Mapping[str, Any], side: int | None, card: floa
     way = next((name for name, size in steps.items() if size <= free), "both")
     found: dict[str, Any] = {} if way == "plain" else {"model.gradient_checkpointing": True}
     found |= {"trainer.precision": "bf16-mixed"} if way == "both" else {}
-    batch = next((size for size in BATCHES if size * image["pass"] <= BY_IMAGES * free), 1)
+    batch = next((size for size in BATCHES if size * image["pass"] <= free), 1)
     found |= {} if batch == BATCHES[0] else {"data.images_per_batch": batch}
     concepts = min(max(int(free // steps[way]), 1), LARGEST)
     return found, (

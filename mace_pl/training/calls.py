@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import torch
 
-from mace_pl.training.memory import LiveBytes
+from mace_pl.training.memory import LiveBytes, free_bytes
 
 FEW = 4  # samples of the second call that is timed
+KERNELS = 2  # times the tensors' bytes: what a call takes with its kernels' workspaces (an H100: 1.1 to 2.8)
 PATIENCE = 0.5  # seconds: a call of one sample that takes longer is not timed with more of them
 
 
@@ -70,7 +71,8 @@ class Machine:
         """What a call takes.
 
         The first one, of one sample, warms the machine up, and its tensors are counted. Then one sample and a few are
-        timed; where one takes long, each further one is taken to take as long.
+        timed; where one takes long, or a few might not fit into the memory that is left, each further one is taken to
+        take as long.
 
         Args:
             call: does the work with N samples.
@@ -78,7 +80,7 @@ class Machine:
         with LiveBytes() as live:
             self.seconds(call, 1)
         one = self.seconds(call, 1)
-        if one > PATIENCE:
+        if one > PATIENCE or FEW * KERNELS * live.peak > free_bytes(self.device):
             return Call(one, one, live.peak)
         one = min(one, self.seconds(call, 1))
         few = min(self.seconds(call, FEW) for _ in range(2))
