@@ -109,6 +109,7 @@ class BeforeAfter(Callback):
             module.objective.checkpointing,
             self.save_pipeline,
             report.ready(module, data),
+            None if module.hardening is None else module.hardening.passes(len(data.concepts)),
         )
         found = Estimator(module.pipeline, planned)
         show_estimates(found.stages(), (found.disk(), disk_free(self.output)), screen())

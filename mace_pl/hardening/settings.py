@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from mace_pl.errors import UserError
+from mace_pl.training.calls import Passes
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,20 @@ class Hardening:
     def plain_batch(self) -> int:
         """Samples of a step that ask for a target without found tokens."""
         return round(self.plain * self.batch)
+
+    def passes(self, targets: int) -> Passes:
+        """How often the network is called on one process, for so many targets."""
+        together = max(self.samples_at_once // self.attack_samples, 1)  # sets of tokens
+        groups, left = divmod(targets * self.found, together)
+        found = [
+            (groups * self.attack_steps, together * self.attack_samples),
+            (self.attack_steps, left * self.attack_samples),
+        ]
+        pieces, rest = divmod(self.batch + self.preserved_batch, self.samples_at_once)
+        steps = [(pieces * targets * self.steps, self.samples_at_once), (targets * self.steps, rest)]
+        each = [(self.rounds * calls, samples) for calls, samples in steps if samples]
+        back = [(self.rounds * calls, samples) for calls, samples in found if samples] + each
+        return Passes(targets * self.images + self.preserved_images, each, back)
 
     @property
     def inputs(self) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from mace_pl.models.backbone import Backbone, backbone_of
 from mace_pl.models.pipeline import scheduled, unet_fingerprint
 from mace_pl.models.protocols import Pipeline
 from mace_pl.models.text_encoding import encoder_fingerprint
-from mace_pl.training.calls import Call, Machine, Taken
+from mace_pl.training.calls import Call, Machine, Passes, Taken
 from mace_pl.training.frozen_layers import frozen_layers
 from mace_pl.training.memory import concepts_at_once, free_bytes
 
@@ -48,6 +48,7 @@ class Planned:
         checkpointing: whether blocks are run again in the backward pass.
         whole: whether the whole pipeline is written.
         ready: images of the report, before, that earlier runs have left.
+        hardening: what stage 4 asks of the network; None without it.
     """
 
     data: RunData
@@ -59,6 +60,7 @@ class Planned:
     checkpointing: bool = False
     whole: bool = True
     ready: int = 0
+    hardening: Passes | None = None
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,10 @@ class Estimator:
             steps = count * data.steps_per_concept
             found.append(Estimate("train", counted(steps, "step"), self.training()))
             found.append(Estimate("fuse", f"{counted(count, 'LoRA')}, one solve", self.fusion()))
+        if planned.hardening is not None:
+            calls = sum(calls for calls, _ in planned.hardening.back)
+            what = f"{counted(planned.hardening.images, 'image')}, {counted(calls, 'pass')} and back"
+            found.append(Estimate("harden", what, self.hardened(planned.hardening)))
         return found
 
     # --- images --------------------------------------------------------------------------------------------------
@@ -228,6 +234,25 @@ class Estimator:
         group = fitting if data.concepts_per_batch == "auto" else min(data.concepts_per_batch, count)
         return call.of(group * data.images_per_step).times(-(-count // group) * data.steps_per_concept)
 
+    def hardened(self, passes: Passes) -> Taken:
+        """Images, then passes of the whole network, with a gradient of the text and without."""
+        t = torch.tensor(1, device=self.network.device)
+
+        def back(samples: int) -> None:
+            text, extra = self.conditions(samples)
+            text = text.clone().requires_grad_()
+            with torch.enable_grad():
+                found = self.network.forward(self.latents(samples), t, encoder_hidden_states=text, **extra)
+                found.sample.square().sum().backward()
+
+        with frozen_layers(self.network):
+            call = self.machine.timed(back)
+        taken = self.images(passes.images, self.data.images_per_batch)
+        for kind, calls in ((self.step, passes.ahead), (call, passes.back)):
+            for count, samples in calls:
+                taken = taken.then(kind.of(samples).times(count))
+        return taken
+
     # --- disk ----------------------------------------------------------------------------------------------------
 
     def disk(self) -> int:
@@ -251,8 +276,8 @@ def _norms(probabilities: Tensor) -> Tensor:
 
 
 def counted(number: int, thing: str) -> str:
-    """``1 image`` or ``2 images``."""
-    return f"{number} {thing}{'' if number == 1 else 's'}"
+    """``1 image`` or ``2 images``, ``2 passes``."""
+    return f"{number} {thing}{'' if number == 1 else 'es' if thing.endswith('s') else 's'}"
 
 
 def disk_free(folder: Path) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -53,6 +53,21 @@ class Call:
     def of(self, samples: float) -> Taken:
         """With so many samples."""
         return Taken(self.one + (samples - 1) * self.more, samples * self.bytes)
+
+
+@dataclass(frozen=True)
+class Passes:
+    """How often the whole network is called.
+
+    Attributes:
+        images: that are generated before.
+        ahead: pairs of calls without a gradient, and of the samples of each.
+        back: likewise, of calls with one.
+    """
+
+    images: int
+    ahead: Sequence[tuple[int, int]]
+    back: Sequence[tuple[int, int]]
 
 
 @dataclass(frozen=True)

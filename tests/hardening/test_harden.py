@@ -4,6 +4,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from support.seeds import seeded
 from support.tolerances import EDITED_PASS, MOVED, RUN_FACTORS, above, close
 
 from mace_pl.cli import erase_main
+from mace_pl.data.concepts import ConceptData
 from mace_pl.export.apply import apply_files
 from mace_pl.hardening.harden import State, harden
 from mace_pl.hardening.originals import Originals
@@ -24,10 +26,13 @@ from mace_pl.hardening.saved import Saved
 from mace_pl.hardening.settings import Hardening
 from mace_pl.hardening.step import Material
 from mace_pl.hardening.wording import Wording
+from mace_pl.methods.mace import Mace
 from mace_pl.models.backbone import backbone_of
 from mace_pl.models.pipeline import load_pipeline
 from mace_pl.run import Run
+from mace_pl.stages.estimate import Estimator, Planned
 
+BUSY = 4  # of time, as for the other stages
 FEW = {"rank": 2, "rounds": 2, "steps": 2, "found": 2, "tokens": 2, "attack_steps": 2, "attack_samples": 2}
 FEW |= {"images": 2, "preserved_images": 2, "batch": 4, "preserved_batch": 2}
 
@@ -221,3 +226,22 @@ def test_a_model_of_two_text_encoders_is_hardened_through_both(toy_pipeline: Pat
     assert found.state.tensors["found.0"].shape == (1, 2, 2, 32 + 48)  # the widths of both encoders
     above(max(B.abs().max() for _, B in found.factors.values()), MOVED)
     assert all(torch.equal(value, before[name]) for name, value in pipeline.unet.state_dict().items())
+
+
+def test_the_estimate_is_about_what_it_takes(run: Path, toy_pipeline: Path, tmp_path: Path) -> None:
+    """Within a factor of two on a quiet machine, as the estimates of the other stages."""
+    work = {"steps": 12, "attack_steps": 12, "batch": 6, "preserved_batch": 6, "samples_at_once": 8}
+    erase_main(command(run, tmp_path / "warm", **work))
+    erase_main(command(run, tmp_path / "out", **work))
+    seconds = json.loads((tmp_path / "out/report/hardening.json").read_text())["seconds"]
+    passes = Hardening(**(FEW | work)).passes(2)
+    assert passes.images == 2 * 2 + 2
+    assert passes.back == [(24, 8), (48, 8), (48, 4)], "4 sets of 2 samples at once; 12 samples a step, 8 at once"
+    assert passes.ahead == [(48, 8), (48, 4)]
+    data = ConceptData(CONCEPTS[:2], pictures=str(tmp_path / "images"), images_per_concept=1)
+    planned = Planned(data, Mace(), 1, 2024, names=0, shown=0, hardening=replace(passes, images=0))
+    stages = Estimator(load_pipeline(str(toy_pipeline)), planned).stages()
+    found = next(one for one in stages if one.stage == "harden")
+    assert "120 passes and back" in found.work
+    taken = seconds["attacks"] + seconds["training"]
+    assert taken / BUSY < found.taken.seconds < taken * BUSY, (found.taken, taken)
