@@ -98,7 +98,7 @@ def tried(place: Path, preset: str, steps: int, toy: bool) -> dict[str, Any]:
         for line in (done.stdout + done.stderr).splitlines()
         if line.startswith(("Preset", "Memory", "Concepts at"))
     ]
-    failed = [] if done.returncode == 0 else (done.stdout + done.stderr).splitlines()[-40:]
+    failed = [] if done.returncode == 0 else (done.stdout + done.stderr).splitlines()[-12:]
     found = {"preset": preset, "code": done.returncode, "seconds": seconds, "gib": card.most / GIB, "said": said}
     return found | {"failed": failed}
 

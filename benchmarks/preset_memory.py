@@ -68,12 +68,9 @@ def inputs(unet: Any, count: int) -> tuple[Tensor, Tensor, dict[str, Any] | None
     text = torch.zeros(count, TOKENS, settings.cross_attention_dim)
     if not settings.addition_embed_type:
         return latents, text, None
-    pooled = settings.projection_class_embeddings_input_dim - 6 * settings.addition_time_embed_dim
-    return (
-        latents,
-        text,
-        {"added_cond_kwargs": {"text_embeds": torch.zeros(count, pooled), "time_ids": torch.zeros(count, 6)}},
-    )
+    width = settings.projection_class_embeddings_input_dim - 6 * settings.addition_time_embed_dim
+    pooled = {"text_embeds": torch.zeros(count, width), "time_ids": torch.zeros(count, 6)}
+    return latents, text, {"added_cond_kwargs": pooled}
 
 
 def step_bytes(unet: Any, checkpointing: bool, mixed: bool) -> int:
