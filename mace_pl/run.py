@@ -235,6 +235,11 @@ class Run:
         return self.folder / "report"
 
     @property
+    def progress(self) -> Path:
+        """How the run ended, and when."""
+        return self.report / "progress.json"
+
+    @property
     def metrics(self) -> Path:
         """The figures of the report."""
         return self.report / "metrics.json"

@@ -201,6 +201,11 @@ def _written(folder: Path) -> set[Path]:
     return {path for record in records for path in _recorded(record)}
 
 
+def recorded(folder: Path) -> set[Path]:
+    """The files that a folder was written with, by its own record; none where it has none."""
+    return set(_recorded(folder / RECORD))
+
+
 def _left(path: Path, folder: Path) -> bool:
     """Whether a file is part of what a killed process left in a folder."""
     return any(LEFTOVER.fullmatch(part) for part in path.relative_to(folder).parts)

@@ -20,7 +20,16 @@ from mace_pl.files.paths import resolve
 from mace_pl.files.versions import ADDING, ENTRIES, LIBRARY, REFINEMENTS, RESTORE, STATES, read_state
 from mace_pl.files.writer import LOCK, WRITER
 from mace_pl.library.history import Event, History, Note
-from mace_pl.library.states import Base, Members, members_of, refinement_of, solve_state, state_id, write_state
+from mace_pl.library.states import (
+    Base,
+    Members,
+    check_whole,
+    members_of,
+    refinement_of,
+    solve_state,
+    state_id,
+    write_state,
+)
 from mace_pl.library.store import Entry, store_entry, store_refinement, take_tree
 from mace_pl.methods.chosen import chosen
 from mace_pl.run import Run
@@ -67,6 +76,8 @@ class Library:
             )
         model_of(found)
         history = History.load(folder)
+        if history.events:
+            check_whole(found.folder)
         unknown = [target for target in found.targets if history.events and target not in history.notes()]
         if unknown:
             raise UserError(f"run: {folder / LIBRARY} is damaged: it does not say how {unknown[0]!r} came. {RESTORE}")
@@ -134,6 +145,7 @@ class Library:
         """
         run = Run.load(self.folder / STATES / event.state)
         model_of(run)
+        check_whole(run.folder)
         history = self.history.then(event)
         history.save(self.folder)
         self.tidy()
@@ -169,9 +181,12 @@ def _same(path: Path, other: Path) -> bool:
 
 
 def date_of(run: Run) -> str:
-    """When the edit of a run was written, in UTC."""
+    """When the edit of a run was written, in UTC: by its report, for the date of a file is that of its copy."""
     file = Run.edit_in(run.folder)
     assert file is not None
+    with suppress(OSError, ValueError, KeyError):
+        said = json.loads(run.progress.read_text(encoding="utf-8"))["updated"]
+        return datetime.fromisoformat(said).isoformat(timespec="seconds")
     return datetime.fromtimestamp(file.stat().st_mtime, UTC).isoformat(timespec="seconds")
 
 

@@ -119,6 +119,8 @@ class History:
         Raises:
             UserError: there is none, or the beginning is that of several.
         """
+        if state == "":
+            raise UserError("to is empty. Give the beginning of a state's id, as log lists them.")
         if state is None:
             before = self.events[self.made()].before
             if before is None:

@@ -19,7 +19,7 @@ EVENTS = ("", "date (UTC)", "action", "targets", "state", "why")
 ENTRIES = ("target → anchor", "strength", "added", "why", "moved", "seen", "entry")
 BROKEN = ("targets", "target → anchor", "why")  # columns that may be broken, between words, on a narrow screen
 LEGEND = """*: the change that made the current state
-moved: by what part of their size the refinement has moved a target's keys and values since its training
+moved: by what part of their size the refinement has moved a target's keys and values since its training (–: not known)
 seen: in its images before and after its own run, at full strength"""
 
 

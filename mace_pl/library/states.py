@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from mace_pl.concepts.preservation import StageWeights
+from mace_pl.errors import UserError
 from mace_pl.export.formats import Finished
-from mace_pl.files.artifacts import write_json
+from mace_pl.files.artifacts import read_metadata, write_json
 from mace_pl.files.identity import identity
-from mace_pl.files.versions import ENTRIES, STATE, STATES, read_state
+from mace_pl.files.owned import recorded
+from mace_pl.files.versions import ENTRIES, STATE, STATES, mend, read_state
 from mace_pl.library.store import read_entry, refinement_file
 from mace_pl.methods.chosen import chosen
 from mace_pl.methods.closed_form import metric, moved_by
@@ -20,7 +22,7 @@ from mace_pl.models.backbone import backbone_of
 from mace_pl.models.cross_attention import is_value
 from mace_pl.models.protocols import Pipeline
 from mace_pl.models.source import Source
-from mace_pl.run import Fused, Run
+from mace_pl.run import PLACES, Fused, Run
 from mace_pl.stages.again import model_of, solve_again, wanted_of
 from mace_pl.stages.preserve import inputs_of
 from mace_pl.stages.refine import solve
@@ -94,6 +96,21 @@ class Base:
         hashes = {"text_encoder": self.run.base.text_encoder, "unet": self.run.base.unet}
         own = {"method": repr(method), "way": self.way, "fuse": stages[1].told()}
         return {**hashes, **told, **own}
+
+
+def check_whole(folder: Path) -> None:
+    """Refuse a state whose edit is not all there; exports beside it may be removed.
+
+    Raises:
+        UserError: naming the file that is not there, or cannot be read.
+    """
+    written = recorded(folder)
+    for name in (PLACES["edit"], PLACES["refined"]):
+        file = folder / name
+        if file.is_file():
+            read_metadata(file, "run")
+        elif file in written:
+            raise UserError(f"run: {file} is not there. {mend(file)}")
 
 
 def members_of(run: Run) -> Members:

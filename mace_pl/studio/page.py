@@ -15,6 +15,7 @@ from mace_pl.studio.attack import MOST_TOKEN_STEPS, attack
 from mace_pl.studio.facts import facts_of, preserved_names
 from mace_pl.studio.image_files import ImageFiles
 from mace_pl.studio.session import FORMATS, Shown, Studio
+from mace_pl.studio.strength import SAID, Strength
 from mace_pl.studio.turns import Cancelled
 
 QUIET: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": None, "show_progress": "minimal"}
@@ -26,7 +27,6 @@ INTRODUCTION = (
 CLEARED = "(...given) => { document.querySelectorAll('.toast-close').forEach((one) => one.click()); return %s; }"
 #: what a browser asks for is numbered in it, in a last input: it need not reach us in the order in which it was asked
 COUNTED = CLEARED % "[...given.slice(0, -1), (window.asked = (window.asked || 0) + 1)]"
-SAID = 20  # seconds for which an error is shown
 ATTACK = (
     "Does the target come back? Free tokens are put before its plain prompt and optimised against the edit as it is "
     "set, for so many steps; the more of them, the harder the attack."
@@ -88,7 +88,7 @@ def _concept_rows(studio: Studio) -> list[Any]:
                 found.append(gr.Checkbox(True, label=said, min_width=120, scale=1))
                 able = studio.takes_strength
                 found.append(
-                    gr.Slider(0, 1, strength, step=0.05, label=f"Strength of {target}", scale=3, interactive=able)
+                    Strength(0, 1, strength, step=0.05, label=f"Strength of {target}", scale=3, interactive=able)
                 )
     return found
 
@@ -186,6 +186,11 @@ def _timed(shown: Shown) -> str:
     return f"Solved and swapped in {shown.solving:.2f} s, generated in {shown.generating:.1f} s."
 
 
+def _at(asked: Asked) -> str:
+    """The strengths that images were made with."""
+    return "at " + (", ".join(f"{target} {strength:g}" for target, strength in asked.strengths.items()) or "no concept")
+
+
 def _first_prompt(studio: Studio) -> str:
     return f"a photo of a {studio.run.targets[0]}"
 
@@ -206,7 +211,8 @@ def _grid_part(studio: Studio, files: ImageFiles, given: Sequence[Any], number: 
         gallery = gr.Gallery(
             label="Original and edited",
             elem_id="named",
-            columns=2,
+            columns=4,
+            height="auto",
             object_fit="contain",
             format="png",
             interactive=False,
@@ -221,7 +227,8 @@ def _grid_part(studio: Studio, files: ImageFiles, given: Sequence[Any], number: 
             except Cancelled:
                 return gr.skip()
         both = [image for pair in zip(shown.original, shown.edited, strict=True) for image in pair]
-        return _captioned(files, both, [f"{name}: {kind}" for name in named for kind in ("original", "edited")])
+        captions = [f"{name}: {kind}" for name in named for kind in ("original", "edited")]
+        return gr.Gallery(_captioned(files, both, captions), label=f"Original and edited, {_at(asked)}")
 
     make.click(grid, [names, *given, number], gallery, **QUIET, **LAST)
 
@@ -244,12 +251,14 @@ def _attack_part(studio: Studio, files: ImageFiles, given: Sequence[Any], number
         target, tries, *given, number = values
         with _told():
             settings = (_bar(progress), int(number), Strengths(token_steps=int(tries)))
+            asked = _asked(studio, given)
             try:
-                found = attack(studio, _asked(studio, given), target, str(request.session_hash), *settings)
+                found = attack(studio, asked, target, str(request.session_hash), *settings)
             except Cancelled:
                 return gr.skip()
         names = [f"{target}: original", "edited", "edited, with the tokens"]
-        return _captioned(files, [found.original, found.before, found.after], names)
+        images = _captioned(files, [found.original, found.before, found.after], names)
+        return gr.Gallery(images, label=f"Attacked, {_at(asked)}")
 
     start.click(attacked, [target, tries, *given, number], shown, **QUIET, **LAST)
 

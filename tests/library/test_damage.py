@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -190,3 +191,34 @@ def test_a_folder_in_the_place_of_the_note_is_said(tmp_path: Path) -> None:
     (tmp_path / ".writer.json").mkdir()
     with pytest.raises(UserError, match=r"\.writer\.json is a folder"), writing(tmp_path):
         pass
+
+
+def test_a_state_without_its_edit_is_not_brought_back(three: Path, tmp_path: Path) -> None:
+    """Nor is it built upon; that an export of it was removed does not matter."""
+    library = copy(three, tmp_path)
+    lost, whole = states(library)[1], states(library)[0]
+    for place in ("refined.safetensors", "edit.safetensors"):
+        (lost / place).rename(tmp_path / place)
+        before = files(library)
+        for to in (None, lost.name[:12]):
+            with pytest.raises(UserError, match=f"{lost.name}.{place} is not there.*Restore it from a copy"):
+                undo_change(str(library), to)
+        assert files(library) == before
+        (tmp_path / place).rename(lost / place)
+    (lost / "edit.safetensors").write_bytes(b"half of it")
+    with pytest.raises(UserError, match="no readable safetensors file"):
+        undo_change(str(library), lost.name)
+    (states(library)[2] / "edit.safetensors").unlink()
+    with pytest.raises(UserError, match=r"edit.safetensors is not there"):
+        add_concepts(str(library), [{"target": "cat", "anchor": "sky"}])
+    undo_change(str(library), whole.name)
+    assert Run.load(library).targets == ["ship"]
+
+
+def test_the_date_of_a_run_is_not_that_of_its_copy(ship: Path, tmp_path: Path) -> None:
+    library = copy(ship, tmp_path)
+    said = json.loads((library / "report/progress.json").read_text())["updated"][:19]
+    os.utime(library / "edit.safetensors", (1e9, 1e9))
+    add_concepts(str(library), [{"target": "dog", "anchor": "sky"}])
+    history = Library.open(str(library)).history
+    assert history.events[0].date == f"{said}+00:00" == history.notes()["ship"].date

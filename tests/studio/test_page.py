@@ -207,6 +207,15 @@ def test_an_attack_shows_a_target_before_and_after(browser: Any, served: Served,
 
 @needs_gradio
 @needs_browser
+@pytest.mark.parametrize("given", ["7", ""])
+def test_what_is_typed_and_is_no_strength_is_told_in_words(browser: Any, served: Served, given: str) -> None:
+    with opened(browser, served) as page:
+        page.fill(SHIP, given)
+        page.wait_for_selector("text=Strength of ship: give a number from 0 to 1.")
+
+
+@needs_gradio
+@needs_browser
 def test_the_grid_shows_targets_and_preserved_names(browser: Any, served: Served, studio: Studio) -> None:
     asked = Asked("", (3,), STEPS, 5.0, {"ship": 0.5, "painter": 1.0})
     _, expected = studio.grid(asked, ["house"], "nobody")
@@ -220,7 +229,8 @@ def test_the_grid_shows_targets_and_preserved_names(browser: Any, served: Served
         page.wait_for_function("document.querySelectorAll('#named .thumbnail-item img').length == 6")
         assert equal(images(page, "named"), np.stack(pairs))
         columns = "grid => getComputedStyle(grid).gridTemplateColumns.split(' ').length"
-        assert page.eval_on_selector("#named .grid-container", columns) == 2  # original and edited side by side
+        assert page.eval_on_selector("#named .grid-container", columns) == 4  # two pairs, side by side
+        assert "at ship 0.5, painter 1" in page.inner_text("#named")
 
 
 @needs_gradio
