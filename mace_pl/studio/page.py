@@ -15,7 +15,7 @@ from mace_pl.studio.attack import MOST_TOKEN_STEPS, attack
 from mace_pl.studio.facts import facts_of, preserved_names
 from mace_pl.studio.image_files import ImageFiles
 from mace_pl.studio.session import FORMATS, Shown, Studio
-from mace_pl.studio.strength import SAID, Strength
+from mace_pl.studio.strength import SAID, strength_slider
 from mace_pl.studio.turns import Cancelled
 
 QUIET: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": None, "show_progress": "minimal"}
@@ -86,10 +86,7 @@ def _concept_rows(studio: Studio) -> list[Any]:
             said = f"{target} → {anchors[target]}" if anchors[target] else target
             with gr.Row(elem_classes="concept"):
                 found.append(gr.Checkbox(True, label=said, min_width=120, scale=1))
-                able = studio.takes_strength
-                found.append(
-                    Strength(0, 1, strength, step=0.05, label=f"Strength of {target}", scale=3, interactive=able)
-                )
+                found.append(strength_slider(target, strength, studio.takes_strength))
     return found
 
 

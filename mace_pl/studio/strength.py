@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import gradio as gr
 
 SAID = 20  # seconds for which an error is shown
 
 
-class Strength(gr.Slider):  # type: ignore[misc] # of Gradio, which is an extra
-    """A slider beside whose handle a number can be typed; what is no strength is told in words."""
+def strength_slider(target: str, strength: float, able: bool) -> Any:
+    """A slider from 0 to 1, beside whose handle a number can be typed; what is no strength is told in words.
 
-    is_template = True  # it looks as any slider
+    Args:
+        target: whose strength it is.
+        strength: at first.
+        able: whether it can be moved.
+    """
+    label = f"Strength of {target}"
+    slider = gr.Slider(0, 1, strength, step=0.05, label=label, scale=3, interactive=able)
+    plain = slider.preprocess  # of this slider alone: Gradio writes a file of types beside the code of a subclass
 
-    def preprocess(self, payload: float | None) -> float:
-        """The number.
+    def checked(payload: float | None) -> float:
+        if payload is None or not 0 <= payload <= 1:
+            raise gr.Error(f"{label}: give a number from 0 to 1.", duration=SAID, print_exception=False)
+        return float(plain(payload))
 
-        Raises:
-            gr.Error: there is none, or it is not between 0 and 1.
-        """
-        if payload is None or not self.minimum <= payload <= self.maximum:
-            said = f"{self.label}: give a number from {self.minimum:g} to {self.maximum:g}."
-            raise gr.Error(said, duration=SAID, print_exception=False)
-        return float(super().preprocess(payload))
+    slider.preprocess = checked
+    return slider
