@@ -171,7 +171,7 @@ def names_that_stay(pipeline: Pipeline, names: Sequence[str], targets: Collectio
     preserved = names_beside(pipeline, names, targets)
     if said and len(preserved) < len(names):
         left = ", ".join(name for name in names if name not in preserved)
-        log.info(f"model.domain_names: left out, for they are erased or named twice: {left}")
+        log.info(f"model.domain_names: left out, for they are targets or named twice: {left}")
     return preserved
 
 
