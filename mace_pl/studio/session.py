@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,8 +15,9 @@ from mace_pl.errors import UserError
 from mace_pl.export.formats import Finished
 from mace_pl.files.artifacts import slug, written_aside
 from mace_pl.files.versions import current
-from mace_pl.library.change import Library
-from mace_pl.library.states import Base
+from mace_pl.library.change import Library, scores_of
+from mace_pl.library.history import History
+from mace_pl.library.states import Base, members_of
 from mace_pl.methods.chosen import chosen
 from mace_pl.methods.edit import Edit
 from mace_pl.models.backbone import backbone_of
@@ -231,12 +232,20 @@ class Studio:
             assert edit is not None
             if place.exists():
                 raise UserError(f"export: {place} exists. Give another name.")
-            finished = Finished(
-                self._as_run(asked, place), self.base.pipeline, self.base.source, edit, self.live.original
-            )
+            parts = (self._as_run(asked, place), self.base.pipeline, self.base.source, edit, self.live.original)
+            finished = Finished(*parts, seen=self._seen(asked.strengths))
             with written_aside(place) as aside:
                 finished.write(form, aside)
         return place
+
+    def _seen(self, targets: Iterable[str]) -> dict[str, Mapping[str, float]]:
+        """How often targets were seen before and after their own run, of those that were judged."""
+        history, known = History.load(self.run.home), dict[str, Mapping[str, float]]()
+        if history.events:
+            known = history.scores(members_of(self.run).entries)
+        else:
+            known = {target: seen for target in self.run.targets if (seen := scores_of(self.run, target))}
+        return {target: known[target] for target in targets if target in known}
 
     def _as_run(self, asked: Asked, place: Path) -> Run:
         """The run whose edit has these strengths."""

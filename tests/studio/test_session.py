@@ -20,6 +20,7 @@ from mace_pl.cli import erase_main
 from mace_pl.commands.fuse import fuse_run
 from mace_pl.commands.library import add_concepts, undo_change
 from mace_pl.errors import UserError
+from mace_pl.files.artifacts import write_json
 from mace_pl.library.change import Library
 from mace_pl.models.backbone import backbone_of
 from mace_pl.models.sampling import generate
@@ -262,3 +263,14 @@ def test_exports_stay_in_their_folder(own: Studio, tmp_path: Path) -> None:
     for form, name in (("edit", " "), ("unet", "x")):
         with pytest.raises(UserError, match="export"):
             own.export(asked({"ship": 1.0}), form, name)
+
+
+def test_the_card_of_an_export_has_what_is_known_of_its_targets(own: Studio) -> None:
+    """Of a run by its report, of a library by its entries; not of a target that is left out."""
+    accuracy = {"before": {"ship": 1.0, "dog": 0.75}, "after": {"ship": 0.25, "dog": 0.0}}
+    write_json(own.run.metrics, {"accuracy": accuracy})
+    for name in ("of a run", "of a library"):
+        card = own.export(asked({"ship": 0.5, "painter": 1.0}), "lora", name).joinpath("README.md").read_text()
+        assert "| ship | 100% | 25% |" in card and "| dog |" not in card and "at full\nstrength" in card
+        if not Library.open(str(own.run.home)).history.events:
+            own.save(asked({**FULL, "ship": 0.5}))
