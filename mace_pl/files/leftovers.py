@@ -18,6 +18,7 @@ import psutil
 TAG = r"(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-[0-9a-f]{8}"
 #: what lies aside while it is written, and what lay in its place until then
 LEFTOVER = re.compile(rf"\.(?P<output>.*)\.{TAG}\.(?P<kind>partial|old)")
+CLOCK = 2.0  # seconds by which the beginning of a process may be told too late
 DAY = 86400.0  # seconds after which a file of another machine is no longer being written
 
 
@@ -41,9 +42,19 @@ def clear_folder(folder: Path) -> None:
     _clear(_leftovers(folder))
 
 
-def ended(found: re.Match[str]) -> bool:
-    """Whether the process of a tag ran on this machine and is no more."""
-    return found["machine"] == _machine() and not psutil.pid_exists(int(found["process"]))
+def ended(found: re.Match[str], path: Path) -> bool:
+    """Whether the process of a tag ran on this machine and is no more.
+
+    One that nobody has waited for is no more, nor is one whose number another has, which began after the file.
+    """
+    if found["machine"] != _machine():
+        return False
+    try:
+        process = psutil.Process(int(found["process"]))
+        other = process.create_time() > path.lstat().st_mtime + CLOCK
+        return other or bool(process.status() == psutil.STATUS_ZOMBIE)
+    except (psutil.NoSuchProcess, OSError):
+        return True
 
 
 def _leftovers(folder: Path) -> Iterator[tuple[Path, re.Match[str]]]:
@@ -51,7 +62,7 @@ def _leftovers(folder: Path) -> Iterator[tuple[Path, re.Match[str]]]:
     with contextlib.suppress(OSError):  # no such folder, or none that may be read
         for entry in list(os.scandir(folder)):
             found = LEFTOVER.fullmatch(entry.name)
-            if found and (ended(found) or _old(Path(entry.path))):
+            if found and (ended(found, Path(entry.path)) or _old(Path(entry.path))):
                 yield Path(entry.path), found
 
 

@@ -27,7 +27,7 @@ class TensorStore:
     def __init__(self) -> None:
         for left in Path(gettempdir()).glob("mace-pl-*"):
             found = FOLDER.fullmatch(left.name)
-            if found and ended(found):
+            if found and ended(found, left):
                 remove(left)  # no other user's: a folder of temporary files does not let that happen
         self.folder = TemporaryDirectory(prefix=f"mace-pl-{tag()}-", ignore_cleanup_errors=True)
         self.shapes: list[tuple[int, ...]] = []

@@ -11,7 +11,7 @@ from support.runs import checksums, leftover
 
 from mace_pl.cli import erase_main
 from mace_pl.files.artifacts import claim_output, write_json, written_aside
-from mace_pl.files.leftovers import beside, clear_folder
+from mace_pl.files.leftovers import beside, clear_folder, clear_leftovers
 
 ROOT = Path(__file__).parents[2]
 KILLED = """
@@ -97,3 +97,19 @@ def test_predict_resumes_in_a_folder_that_a_kill_left(toy_pipeline: Path, tmp_pa
     (folder / image).rename(leftover(folder / image))
     erase_main(args)
     assert inside(folder) == whole
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_what_a_process_left_goes_though_nobody_waited_for_it_or_another_has_its_number(tmp_path: Path) -> None:
+    own = beside(tmp_path / "file", "partial")  # of this process, which is writing it
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)  # it has ended, and its number stays its own
+    killed, before = (own.with_name(own.name.replace(f"-{os.getpid()}-", f"-{pid}-")) for pid in (child, os.getppid()))
+    for path in (own, killed, before):
+        path.write_text("half")
+    os.utime(before, (1e9, 1e9))  # before the process that has this number now began
+    clear_leftovers(tmp_path / "file")
+    assert inside(tmp_path) == [own.name]
+    os.waitpid(child, 0)
