@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,15 @@ def decoded(data: bytes, where: str) -> str:
         raise UserError(
             f"{where} is not UTF-8 (byte 0x{data[error.start]:02x} in line {line}). Save it as UTF-8."
         ) from error
+
+
+class _Values(yaml.SafeLoader):
+    """YAML in which 3e-05 is a number as in YAML 1.2 and in JSON; for PyYAML's own loader it is a text."""
+
+
+_Values.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
 
 
 class _Texts(yaml.SafeLoader):
@@ -119,7 +129,7 @@ def read_yaml(path: Path, setting: str, texts: bool = False) -> Any:
     """
     content = read_text(path, setting)
     try:
-        return _load(content, _Texts if texts else yaml.SafeLoader)
+        return _load(content, _Texts if texts else _Values)
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that cannot be
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""

@@ -1,5 +1,6 @@
 """Texts, YAML and tables as spreadsheets, editors and other locales write them."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,24 @@ def test_yaml_is_read_as_values_or_as_texts(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("a: &b {c: 1}\nd: {<<: *b}\n")
     assert read_yaml(tmp_path / "a.yaml", "x", texts=True) == {"a": {"c": "1"}, "d": {"c": "1"}}
     assert read_yaml(tmp_path / "a.yaml", "x") == {"a": {"c": 1}, "d": {"c": 1}}
+
+
+@pytest.mark.parametrize("number", ["3e-05", "1e-4", "-2E+3", "+1e5", "7e0", "1.5e-05", "0.25"])
+def test_a_number_with_an_exponent_is_a_number(tmp_path: Path, number: str) -> None:
+    (tmp_path / "a.yaml").write_text(f"lr: {number}\n")
+    assert read_yaml(tmp_path / "a.yaml", "config") == {"lr": float(number)}
+
+
+@pytest.mark.parametrize("word", ["e5", "1e", "1e5x", "1 e5"])
+def test_a_word_with_an_e_stays_a_word(tmp_path: Path, word: str) -> None:
+    (tmp_path / "a.yaml").write_text(f"name: {word}\n")
+    assert read_yaml(tmp_path / "a.yaml", "config") == {"name": word}
+
+
+def test_what_json_writes_is_read_as_it_was(tmp_path: Path) -> None:
+    written = {"lr": 3e-05, "small": 1e-300, "large": 1e22, "text": "3e-05"}
+    (tmp_path / "a.json").write_text(json.dumps(written))
+    assert read_yaml(tmp_path / "a.json", "output") == written
 
 
 def test_text_is_read_in_utf_8(tmp_path: Path) -> None:
