@@ -84,7 +84,9 @@ class Edits:
     def make(
         self, method: Method, settings: Settings, targets: Targets, keep: list[str]
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """The edited weights, with ``seconds`` and ``peak_mb`` of making them beyond what lay in memory before.
+        """The edited weights, with ``seconds`` of the processor and ``peak_mb`` of making them beyond what lay in memory.
+
+        Seconds of the processor, all its cores together, are the same beside other programs; those of a clock are not.
 
         Loading the model counts as neither, images of the targets count where they are not there yet.
 
@@ -94,7 +96,7 @@ class Edits:
         form = method.made(settings)
         concepts = [{**c, "anchor": c["anchor"] if form.anchored else ""} for c in targets.concepts]
         model = self.preserved(form, settings, keep)
-        peak, started = Peak(), time.perf_counter()
+        peak, started = Peak(), time.process_time()
         if form.trains:
             data = {k.removeprefix("data."): v for k, v in settings.items() if k.startswith("data.")}
             model |= {k.removeprefix("model."): v for k, v in settings.items() if k.startswith("model.")}
@@ -102,7 +104,7 @@ class Edits:
             weights, started = self.trained(model, concepts, data, settings.get("fusion", "closed form"))
         else:
             weights = self.solved(model, form, concepts)
-        cost = {"seconds": time.perf_counter() - started, "peak_mb": (peak.bytes() - peak.before) / 2**20}
+        cost = {"seconds": time.process_time() - started, "peak_mb": (peak.bytes() - peak.before) / 2**20}
         return weights, cost
 
     def preserved(self, form: ClosedForm, settings: Settings, keep: list[str]) -> dict[str, Any]:
@@ -132,7 +134,7 @@ class Edits:
         """By all stages, the last by its closed form or LoRAs "added"; the weights, and when the model was loaded."""
         seed_everything(2024, verbose=False)
         module = ConceptErasure(self.pretrained, **model)
-        started = time.perf_counter()
+        started = time.process_time()
         given = ConceptData(concepts, pictures=str(self.pictures), **data)
         quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False, "max_epochs": 1}
         MaceTrainer(**quiet, enable_model_summary=False, accelerator="cpu").fit(module, datamodule=given)

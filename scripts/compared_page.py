@@ -23,7 +23,7 @@ Row = Mapping[str, Any]
 STAYS = 0.5  # of the images of targets that the original shows: an edit that leaves more has not erased
 WORDS = 12  # of a set on the page
 SCORES = ["Acc_e ↓", "Acc_s ↑", "near ↑", "H_c ↑", "H_c, CLIP"]
-HEAD = ["method", "settings", *SCORES, "target by level ↓", "preserved by level ↑", "s", "MB", ""]
+HEAD = ["method", "settings", *SCORES, "target by level ↓", "preserved by level ↑", "CPU s", "MB", ""]
 FIGURES = ("acc_e", "acc_s", "acc_n", "acc_g", "h_c")
 
 
@@ -98,7 +98,7 @@ def mean_lines(rows: Sequence[Row], single: Sequence[str]) -> list[list[str]]:
     return lines
 
 
-MEANS = ["method", "settings", "solved", "failed", "Acc_e ↓", "Acc_s ↑", "H_c ↑", "H_c, CLIP", "s, at most"]
+MEANS = ["method", "settings", "solved", "failed", "Acc_e ↓", "Acc_s ↑", "H_c ↑", "H_c, CLIP", "CPU s, at most"]
 
 
 def flat(rows: Sequence[Row]) -> list[dict[str, Any]]:
