@@ -21,8 +21,8 @@ class SPEED(ClosedForm):
     (G − F)(F + I)⁻¹ moves more than the average, and noisy copies of them. C, the start token and centres of the empty
     prompt's other tokens, is preserved exactly. Only values are edited. Names come from ``model.domain_names``; the
     weights of ``model.refine`` are not used. The published filter ‖W_l (T_e − I) e_r‖ and noise where W_l is smallest
-    look at each layer: ``form: layers``. ``form: shared`` is ours: ‖(T_e − I) e_r‖, noise where A = Σ W_lᵀ W_l is
-    smallest, one T. Number and size of the copies, and start and seed of k-means and noise are ours.
+    look at each layer: ``form: layers``. ``form: shared`` is ours: ‖(T_e − I) e_r‖, noise where A = Σ W_lᵀ W_l over the
+    values is smallest, one T. Number and size of the copies, and start and seed of k-means and noise are ours.
 
     Args:
         form: ``shared`` or ``layers``.
@@ -64,7 +64,9 @@ class SPEED(ClosedForm):
         C = torch.cat([sums.blank[:1], centres(sums.blank[1:], self.centres)]).double().T
         retained = (sums.names, plain_edit(F, G) - one, self.copies, self.threshold)
         if self.form == "shared":
-            U = retained_span(*retained, size_DD=one, noise_DD=sums.metric)
+            values = [W for name, W in sums.layers.items() if is_value(name)]
+            A = metric(values or sums.layers.values())  # the layer of pooled embeddings is no value
+            U = retained_span(*retained, size_DD=one, noise_DD=A)
             return Edit(one + in_null_space(G - F, F, U, C), values_only=True)
         left, s, right = torch.linalg.svd(G - F)
         rank, factors = int((s > 1e-12 * s[0]).sum()), {}  # below is rounding

@@ -31,7 +31,8 @@ def retained(tokens: Tokens, W: Tensor | None, copies: int) -> Tensor:
     moved = [float(((IDENTITY if W is None else W) @ change @ e).norm()) for e in tokens.names]
     own = [e for e, by in zip(tokens.names, moved, strict=True) if by >= sum(moved) / len(moved)]
     assert 0 < len(own) < len(tokens.names)
-    size = sum((one.T @ one for one in layers().values()), torch.zeros(D, D).double()) if W is None else W.T @ W
+    values = [one for name, one in layers().items() if name.endswith("to_v")]
+    size = sum((one.T @ one for one in values), torch.zeros(D, D).double()) if W is None else W.T @ W
     direction = torch.linalg.eigh(size)[1][:, 0]
     noise = torch.randn(copies, len(own), 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     copied = [e + noise[i, k, 0] * direction for i in range(copies) for k, e in enumerate(own)]
