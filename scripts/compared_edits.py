@@ -84,7 +84,7 @@ class Edits:
     def make(
         self, method: Method, settings: Settings, targets: Targets, keep: list[str]
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """The edited weights, with ``seconds`` of the processor and ``peak_mb`` of making them beyond what lay in memory.
+        """The edited weights, with ``seconds`` of the processor and ``peak_mb`` of making them beyond the loaded model.
 
         Seconds of the processor, all its cores together, are the same beside other programs; those of a clock are not.
 
