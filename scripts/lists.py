@@ -4,7 +4,7 @@ Run it as ``python scripts/lists.py``; ``--only "[one, five]"`` makes some lists
 ``fit --data.concepts LIST --tune N``: names to preserve, anchors and weights are the run's own choice, and the search
 begins with them. CLIP judges in the search; the convolutional judge confirms, by other seeds and prompts, the defaults
 beside what was found. A list that was interrupted goes on, and what is done is taken again; two of these commands may
-work on different lists side by side. For twenty trials from five minutes (one) to an hour (forty) of a CPU core.
+work on different lists side by side. How long it takes is not measured; the table says it of each list.
 """
 
 from __future__ import annotations
@@ -26,7 +26,17 @@ from mace_pl.files.artifacts import write_json
 from mace_pl.files.tables import read_yaml
 
 JUDGE = "mace_pl.evaluation.convolutional.ConvolutionalJudge"
-HEAD = ["list", "targets", "defaults", "found", "defaults, confirmed", "found, confirmed", "points more", "min"]
+HEAD = [
+    "list",
+    "targets",
+    "trials",
+    "defaults",
+    "found",
+    "defaults, confirmed",
+    "found, confirmed",
+    "points more",
+    "min",
+]
 Row = Mapping[str, Any]
 
 
@@ -50,7 +60,8 @@ def line(row: Row) -> list[str]:
     """A line of the table: H, and how many points more the search reaches in the confirmation."""
     hs = [row["figures"][kind]["h"] for kind in (*SEARCHED, *CONFIRMED)]
     more = 100 * (hs[3] - hs[2])
-    return [row["list"], str(row["targets"]), *(f"{h:.3f}" for h in hs), f"{more:+.1f}", f"{row['seconds'] / 60:.0f}"]
+    start = [row["list"], str(row["targets"]), str(sum(row["trials"].values()))]
+    return [*start, *(f"{h:.3f}" for h in hs), f"{more:+.1f}", f"{row['seconds'] / 60:.0f}"]
 
 
 def main(

@@ -54,7 +54,7 @@ def test_a_list_is_fitted_searched_and_confirmed_once(
     found = json.loads((tmp_path / "checkpoints/erased/list_few.study/tuning.json").read_text())
     assert Run.load("checkpoints/erased/list_few").targets == ["ship"] and found["trials"]["scored"] == 1
     hs = [f"{one['h']:.3f}" for one in found["figures"].values()]
-    assert f"| few | 1 | {' | '.join(hs)} | +0.0 |" in said  # one trial: what was found is the run as it was
+    assert f"| few | 1 | 1 | {' | '.join(hs)} | +0.0 |" in said  # one trial: what was found is the run as it was
     assert said.split(" \n")[0] in (tmp_path / "page.md").read_text()
     seconds = (tmp_path / "checkpoints/scores/lists/few.json").read_text()
     script.main(**given)
