@@ -93,7 +93,7 @@ def main(
     options = ["--model.pretrained", pretrained, "--preset", preset, "--data.image_steps", str(steps)]
     options += ["--classifier", clip, "--confirm_by", JUDGE, "--confirm_by.weights", judge, "--tune", str(trials)]
     options += ["--report_seeds", "0", "--save_pipeline", "false", *(more or [])]
-    wanted = chosen(read_yaml(lists, "lists", texts=True), only, "lists")
+    wanted = chosen(read_yaml(lists, "lists", texts=True), only, "only")
     rows = [searched(name, targets, options) for name, targets in wanted.items()]
     table = markdown(HEAD, [line(row) for row in rows])
     print(table, f"\nRuns in {RUNS}, pages of the searches in {RUNS}/list_*.study")
