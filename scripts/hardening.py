@@ -69,6 +69,7 @@ def main(
     output: Path = SCORES / "hardening",
     vocabularies: Path = Path("configs/compare/sets.yaml"),
     fit: list[str] | None = None,
+    device: str = "cpu",
     only_tables: bool = False,
 ) -> None:
     """Fit, harden, attack, and write tables and page.
@@ -92,13 +93,16 @@ def main(
         output: folder of what is measured; the settings above must stay the same for it.
         vocabularies: file with the names and templates of ``all`` and ``manners``.
         fit: further options of ``fit``.
+        device: where everything is computed, as ``cuda``.
         only_tables: make nothing, write what is there.
     """
     known = read_vocabularies(read_yaml(vocabularies, "vocabularies"), vocabularies)
     hardenings = {HARDENED: harden or {}, **(variants or {})}
-    made = Runs(runs, pretrained, hardenings, known["manners"].names, fit or [])
+    made = Runs(runs, pretrained, hardenings, known["manners"].names, fit or [], device)
     words = {name: known[name] for name in ("all", "manners")}
-    bench = Bench(pretrained, words, judge, clip or f"{pretrained}/clip", output, steps, guidance, strengths or {})
+    bench = Bench(
+        pretrained, words, judge, clip or f"{pretrained}/clip", output, steps, guidance, strengths or {}, device
+    )
     given = {"pretrained": pretrained, "model": model_fingerprint(bench.original), "steps": steps, "guidance": guidance}
     check_same(output / "settings.json", given)
     chosen = some(list(SUBJECTS), subjects, "subjects")

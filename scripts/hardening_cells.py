@@ -75,13 +75,14 @@ class Judging:
         vocabulary: names and templates.
         judge: weights of the convolutional judge.
         clip: the encoder.
+        device: of the judges.
     """
 
-    def __init__(self, vocabulary: Vocabulary, judge: str, clip: ClipEncoder) -> None:
+    def __init__(self, vocabulary: Vocabulary, judge: str, clip: ClipEncoder, device: str) -> None:
         given: list[Any] = [ConvolutionalJudge(judge, vocabulary.judged), CLIP]
         self.vocabulary, self.clip, self.labels = vocabulary, clip, judge_labels(given)
         self.words = Words(list(vocabulary.names), {}, list(vocabulary.others))
-        self.judges = Judges(given, clip, self.words, vocabulary.templates, strict=True)
+        self.judges = Judges(given, clip, self.words, vocabulary.templates, strict=True).to(device)
 
     def sees(self, images: Sequence[Image.Image], asked: Sequence[Asked]) -> Tensor:
         """[N, J] whether each judge sees the name that was asked for."""
@@ -90,7 +91,7 @@ class Judging:
             rows = [i for i, one in enumerate(asked) if one.template == template]
             part, places = [images[i] for i in rows], [self.words.names.index(asked[i].name) for i in rows]
             seen = self.judges(part, self.clip.image(part), template, places)["seen"]
-            found[rows] = seen == torch.tensor(places)[:, None]
+            found[rows] = seen.cpu() == torch.tensor(places)[:, None]
         return found
 
 
@@ -106,6 +107,7 @@ class Bench:
         steps: denoising steps.
         guidance: classifier-free guidance scale.
         strengths: how hard attacks try, where an attack does not say it itself.
+        device: of models and judges.
     """
 
     def __init__(
@@ -118,11 +120,13 @@ class Bench:
         steps: int,
         guidance: float,
         strengths: Mapping[str, Any],
+        device: str = "cpu",
     ) -> None:
+        self.device = device
         self.pretrained, self.output, self.steps, self.guidance = pretrained, output, steps, guidance
-        self.original, self.features = load_pipeline(pretrained), ClipFeatures(clip)
+        self.original, self.features = load_pipeline(pretrained).to(device), ClipFeatures(clip).to(device)
         encoder = self.features.encoder
-        self.judging = {name: Judging(own, judge, encoder) for name, own in vocabularies.items()}
+        self.judging = {name: Judging(own, judge, encoder, device) for name, own in vocabularies.items()}
         self.labels = next(iter(self.judging.values())).labels
         self.strengths = dict(strengths)
         self.loaded: tuple[Path, Pipeline] | None = None
@@ -130,7 +134,7 @@ class Bench:
     def edited(self, run: Path) -> Pipeline:
         """The edited pipeline of a run; one is in memory."""
         if self.loaded is None or self.loaded[0] != run:
-            self.loaded = (run, load_edited(self.pretrained, str(run)))
+            self.loaded = (run, load_edited(self.pretrained, str(run)).to(self.device))
         return self.loaded[1]
 
     def of(self, run: Path) -> Record:

@@ -54,6 +54,7 @@ class Runs:
         variants: settings of ``harden`` by the name of a hardened edit.
         manners: of painting, that the model knows.
         more: further settings of ``fit``.
+        device: where runs are made.
     """
 
     def __init__(
@@ -63,14 +64,20 @@ class Runs:
         variants: Mapping[str, Mapping[str, Any]],
         manners: Sequence[str],
         more: Sequence[str] = (),
+        device: str = "cpu",
     ) -> None:
         self.folder, self.pretrained, self.variants, self.more = folder, pretrained, variants, more
-        self.manners = manners
+        self.manners, self.device = manners, device
 
     @property
     def edits(self) -> list[str]:
         """All that can be made of a subject."""
         return [MACE, *self.variants, ALONE, CLOSED]
+
+    @property
+    def accelerator(self) -> str:
+        """The device as ``fit`` names it."""
+        return "cpu" if self.device == "cpu" else "gpu"
 
     def place(self, subject: str, edit: str) -> Path:
         """The folder of a run."""
@@ -97,7 +104,7 @@ class Runs:
             words += (
                 ["--preserved", json.dumps(self.preserved(subject))] if subject.styles & set(subject.targets) else []
             )
-            command("harden", "--run", str(base), "--output_dir", str(place), "--device", "cpu", *words)
+            command("harden", "--run", str(base), "--output_dir", str(place), "--device", self.device, *words)
         write_json(place.with_suffix(".made.json"), {"seconds": before + time.perf_counter() - started})
         return place
 
@@ -122,7 +129,7 @@ class Runs:
         words += ["--data.concepts", json.dumps(self.concepts(subject, named)), "--report_seeds", "0", "--kept", "[]"]
         words += [] if named else ["--data.anchors", pool if isinstance(pool, str) else json.dumps(pool)]
         words += self.more
-        command(*words, "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu")
+        command(*words, "--trainer.enable_progress_bar", "false", "--trainer.accelerator", self.accelerator)
 
     def concepts(self, subject: Subject, named: bool) -> list[dict[str, str]]:
         """The concepts of a subject; ``named`` with the anchors that the rule chose for each target alone."""

@@ -30,7 +30,7 @@ def find_tokens(
 ) -> tuple[Tensor, list[list[float]]]:
     """S sets of tokens of each target against the network as it is: [C, S, K, D], and first and last loss of each set.
 
-    Each set has a random stream of its own, and images that it draws from those of its target.
+    Each set has a random stream of its own, one of the prompts, and images of this prompt that it draws.
 
     Args:
         pipeline: the edited pipeline.
@@ -45,12 +45,15 @@ def find_tokens(
     sets = [(c, s) for c in range(len(wording.targets)) for s in range(settings.found)]
     generators = [stream(seed, wording.targets[c], "hardening", "tokens", number, s) for c, s in sets]
     samples = settings.attack_samples
-    images = [latents[c][torch.randint(latents.shape[1], (samples,), generator=g).to(latents.device)]
-              for (c, _), g in zip(sets, generators, strict=True)]  # fmt: skip
+    numbers = [number * settings.found + s for _, s in sets]  # of each set among those of all rounds
+    shown = [wording.shown(c, settings.images) for c, _ in sets]
+    own_images = [latents[c][i % len(w) :: len(w)] for (c, _), i, w in zip(sets, numbers, shown, strict=True)]
+    images = [some[torch.randint(len(some), (samples,), generator=g).to(latents.device)]
+              for some, g in zip(own_images, generators, strict=True)]  # fmt: skip
     own: list[tuple[Tensor, list[list[float]]]] = []
     at_once = team.size(len(sets), settings.samples_at_once // samples)
     for part in team.own(pieces_of(len(sets), at_once)):
-        prompts = [wording.attacked[c][0] for c, _ in sets[part]]
+        prompts = [w[i % len(w)][0] for w, i in zip(shown[part], numbers[part], strict=True)]
         free, steps = optimise_sets(
             pipeline, prompts, torch.stack(images[part]), settings.tokens, settings.attack_steps, settings.attack_lr,
             generators[part],

@@ -80,7 +80,8 @@ def generate_originals(
         The latents, on the CPU.
     """
     names = preserved_names(wording, settings, seed)
-    prompts = [prompt for prompt, _ in wording.attacked for _ in range(settings.images)]
+    asked = [wording.shown(c, settings.images) for c in range(len(wording.targets))]
+    prompts = [own[i % len(own)][0] for own in asked for i in range(settings.images)]
     prompts += [wording.templates[0].replace("{}", wording.names[name]) for name in names]
     drawn = torch.randint(2**31, (len(prompts),), generator=stream(seed, "hardening", "images"))
     own = []

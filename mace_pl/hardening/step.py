@@ -88,17 +88,21 @@ def samples_of(material: Material, found: Tensor, number: int, step: int) -> Sam
     plain, attacked = settings.plain_batch, settings.batch - settings.plain_batch
     turns = [(step * plain + i) % len(wording.targets) for i in range(plain)]
     turns += [(step * attacked + i) % len(wording.targets) for i in range(attacked)]
-    latents = [originals.targets[c, drawn(originals.targets.shape[1])] for c in turns]
+    latents = [originals.targets[c, drawn(originals.targets.shape[1])] for c in turns[:plain]]
     pairs = [wording.plain[c][drawn(len(wording.plain[c]))] for c in turns[:plain]]
-    sets = [found[c, drawn(found.shape[1])] for c in turns[plain:]]
-    preserved = []
+    sets, behind, preserved = [], [], []
+    for c in turns[plain:]:
+        chosen, shown = drawn(found.shape[1]), wording.shown(c, settings.images)
+        own = originals.targets[c, chosen % len(shown) :: len(shown)]
+        latents.append(own[drawn(len(own))])
+        sets.append(found[c, chosen])
+        behind.append(shown[chosen % len(shown)])
     for i in range(settings.preserved_batch):
         image = drawn(len(originals.preserved))
         template = wording.templates[drawn(len(wording.templates))]
         latents.append(originals.preserved[image])
         empty = 0 < i == settings.preserved_batch - 1
         preserved.append("" if empty else template.replace("{}", wording.names[originals.names[image]]))
-    behind = [wording.attacked[c] for c in turns[plain:]]
     backbone = backbone_of(material.pipeline)
     count = len(latents)
     t = torch.randint(backbone.timesteps, (count,), generator=generator).to(latents[0].device)

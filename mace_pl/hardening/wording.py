@@ -19,17 +19,28 @@ class Wording:
     Attributes:
         targets: C names.
         plain: of each target, its prompts with those of its anchor.
-        attacked: of each target the prompt behind the free tokens, which its images are generated of too, with that of
-            its anchor.
+        attacked: of each target the prompts behind free tokens, which its images are generated of too, with those of
+            its anchor. Of a style they ask for it with each of the names, since nobody asks for a style of nothing.
         names: what is preserved.
         templates: prompts of these, with ``{}`` for the name; the first is that of their images.
     """
 
     targets: Sequence[str]
     plain: Sequence[Sequence[Pair]]
-    attacked: Sequence[Pair]
+    attacked: Sequence[Sequence[Pair]]
     names: Sequence[str]
     templates: Sequence[str]
+
+    def shown(self, target: int, images: int) -> Sequence[Pair]:
+        """The attacked prompts of a target that so many images have room for; image and set i belong to i modulo these.
+
+        Args:
+            target: its number.
+            images: of each target.
+        """
+        own = self.attacked[target]
+        count = min(len(own), images)
+        return [own[i * len(own) // count] for i in range(count)]
 
 
 def wording_of(
@@ -53,12 +64,15 @@ def wording_of(
     Raises:
         UserError: there is nothing to preserve.
     """
-    plain = []
+    plain, attacked = [], []
     for concept, own in zip(concepts, templates, strict=True):
         words = [concept.target, *synonyms.get(concept.target, ())]
         pairs = [(t.replace("{}", word), filled(t, concept.anchor)) for word in words for t in own]
-        plain.append(pairs + [(s, _meant(s, concept)) for s in sentences.get(concept.target, ())])
-    attacked = [(filled(own, c.target), filled(own, c.anchor)) for c in concepts for own in [IMAGE_TEMPLATE[c.kind]]]
+        said = [(s, _meant(s, concept)) for s in sentences.get(concept.target, ())]
+        asked = _styled(concept, names) if concept.kind == "style" else []
+        plain.append(pairs + said + asked)
+        first = IMAGE_TEMPLATE[concept.kind]
+        attacked.append([(filled(first, concept.target), filled(first, concept.anchor)), *said, *asked])
     kind = "person" if {concept.kind for concept in concepts} == {"person"} else "object"
     preserved = list(names) or list(dict.fromkeys(c.anchor for c in concepts if c.anchor))
     if not preserved:
@@ -69,6 +83,13 @@ def wording_of(
 def filled(template: str, name: str) -> str:
     """The template with the name; the empty prompt without a name."""
     return template.replace("{}", name) if name else ""
+
+
+def _styled(concept: Concept, names: Sequence[str]) -> list[Pair]:
+    """Each name in the style, and in that of the anchor; names that have a style of their own are left out."""
+    style = IMAGE_TEMPLATE["style"].removeprefix("a photo")  # " in the style of {}"
+    plain = [filled(IMAGE_TEMPLATE["object"], name) for name in names if style.removesuffix("{}") not in name]
+    return [(one + filled(style, concept.target), one + filled(style, concept.anchor)) for one in plain]
 
 
 def _meant(sentence: str, concept: Concept) -> str:

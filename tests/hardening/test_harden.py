@@ -217,9 +217,8 @@ def test_a_model_of_two_text_encoders_is_hardened_through_both(toy_pipeline: Pat
     for part in (pipeline.unet, pipeline.text_encoder, pipeline.text_encoder_2):
         part.requires_grad_(False).eval()
     few = Hardening(**(FEW | {"rounds": 1}))
-    wording = Wording(
-        ["ship"], [[("a ship", "a dog")]], [("a photo of a ship", "a photo of a dog")], ["cat"], ["a photo of a {}"]
-    )
+    shown = ("a photo of a ship", "a photo of a dog")
+    wording = Wording(["ship"], [[("a ship", "a dog")]], [[shown]], ["cat"], ["a photo of a {}"])
     latents = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(seeded(6)))
     before = {name: value.clone() for name, value in pipeline.unet.state_dict().items()}
     material = Material(pipeline, wording, Originals(latents[None, :2], latents[2:], [0, 0]), few, 1)

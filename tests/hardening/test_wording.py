@@ -1,0 +1,72 @@
+"""What a hardening asks for: a style with names in it, a thing by one prompt, and sentences of the user's."""
+
+from pathlib import Path
+
+import torch
+from support.seeds import seeded
+
+from mace_pl.concepts.concept import Concept
+from mace_pl.evaluation.token_attack import encode_all_attacked
+from mace_pl.hardening.originals import Originals
+from mace_pl.hardening.settings import Hardening
+from mace_pl.hardening.step import Material, samples_of
+from mace_pl.hardening.wording import Wording, wording_of
+from mace_pl.models.backbone import backbone_of
+from mace_pl.models.pipeline import load_pipeline
+
+NAMES = ["cat", "house", "dog in the style of Monet", "tree"]
+PAINTER, SHIP = Concept("Velmora", "noto", "style"), Concept("ship", "dog")
+
+
+def test_a_style_is_attacked_with_each_name_in_it() -> None:
+    asked = wording_of([PAINTER, SHIP], [["{} art"], ["a {}"]], NAMES, {}, {})
+    style = [(f"a photo{what} in the style of Velmora", f"a photo{what} in the style of noto")
+             for what in ("", " of a cat", " of a house", " of a tree")]  # fmt: skip
+    assert asked.attacked == [style, [("a photo of a ship", "a photo of a dog")]]
+    assert asked.plain == [[("Velmora art", "noto art"), *style[1:]], [("a ship", "a dog")]]
+    assert asked.names == NAMES, "names in another style are preserved all the same"
+
+
+def test_a_style_without_an_anchor_becomes_the_bare_name() -> None:
+    asked = wording_of([Concept("Velmora", "", "style")], [["{} art"]], NAMES[:1], {}, {})
+    assert asked.attacked == [
+        [("a photo in the style of Velmora", ""), ("a photo of a cat in the style of Velmora", "a photo of a cat")]
+    ]
+
+
+def test_sentences_are_attacked_too() -> None:
+    said = {"ship": ["we saw a ship", "it crosses the sea"]}
+    asked = wording_of([SHIP], [["a {}"]], ["cat"], {}, said)
+    meant = [("we saw a ship", "we saw a dog"), ("it crosses the sea", "a photo of a dog")]
+    assert asked.attacked == [[("a photo of a ship", "a photo of a dog"), *meant]]
+    assert asked.plain == [[("a ship", "a dog"), *meant]]
+
+
+def test_prompts_are_spread_over_the_images_that_there_are() -> None:
+    pairs = [(f"{i}", "") for i in range(10)]
+    asked = Wording(["ship"], [pairs], [pairs], ["cat"], ["{}"])
+    assert [one for one, _ in asked.shown(0, 3)] == ["0", "3", "6"]
+    assert asked.shown(0, 10) == asked.shown(0, 99) == pairs
+    assert [one for one, _ in asked.shown(0, 7)] == ["0", "1", "2", "4", "5", "7", "8"]
+
+
+def test_a_set_of_tokens_goes_with_its_prompt_and_its_images(toy_pipeline: Path) -> None:
+    pipeline = load_pipeline(str(toy_pipeline))
+    pairs = [("a photo of a cat", "a photo of a dog"), ("a bird by a painter", "a bird")]
+    few = Hardening(images=4, batch=4, preserved_batch=1, found=3, tokens=2)
+    signs = torch.tensor([1.0, -1.0, 1.0, -1.0]) * 1e6  # image i shows prompt i % 2
+    images = Originals(signs.view(1, 4, 1, 1, 1).expand(1, 4, 4, 8, 8), torch.zeros(1, 4, 8, 8), [0])
+    asked = Wording(["cat"], [[("a cat", "a dog")]], [pairs], ["tree"], ["{}"])
+    found = torch.randn(1, 3, 2, 32, generator=torch.Generator().manual_seed(seeded(5)))
+    material = Material(pipeline, asked, images, few, 1)
+    known = [encode_all_attacked(pipeline, [pairs[k % 2][0]], found[0, k : k + 1])[0][0] for k in range(3)]
+    goals = backbone_of(pipeline).encode([goal for _, goal in pairs])[0]
+    seen = set()
+    for step in range(8):
+        samples = samples_of(material, found, 0, step)
+        for row in range(few.plain_batch, few.batch):
+            k = next(k for k in range(3) if torch.allclose(samples.text[0][row], known[k], atol=1e-5))
+            assert torch.allclose(samples.goal[0][row], goals[k % 2], atol=1e-5)
+            assert samples.noisy[row].mean().sign() == (1, -1)[k % 2]
+            seen.add(k)
+    assert seen == {0, 1, 2}
