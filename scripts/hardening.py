@@ -14,7 +14,7 @@ form with adversaries as sums), and those of ``--variants "{rank16: {rank: 16}}"
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -134,11 +134,7 @@ def measure(
     for attack in attacks:
         for target in subject.targets:
             cell = place / slug(target) / attack
-
-            def tries(target: str = target, attack: str = attack, cell: Path = cell) -> Mapping[str, Any]:
-                found = [bench.trial(subject, run, cell, target, attack, number) for number in range(trials)]
-                return {"seconds": sum(one["seconds"] for one in found)}
-
+            tries = partial(bench.trials, subject, run, cell, attack, trials)
             report(f"{subject.name}, {edit}, {attack} on {target}", tries)
 
 

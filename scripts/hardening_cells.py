@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mace_pl.commands.export import changed_layers
 from mace_pl.data.levels import DESCRIPTIONS, SENTENCES, asked_prompts
-from mace_pl.evaluation.attacks.registry import ATTACKS, IN_TURN
+from mace_pl.evaluation.attacks.registry import ATTACKS, IN_TURN, SIDE_BY_SIDE
 from mace_pl.evaluation.attacks.trial import Strengths, Trial
 from mace_pl.evaluation.clip import ClipEncoder
 from mace_pl.evaluation.convolutional import ConvolutionalJudge
@@ -36,7 +36,8 @@ from mace_pl.run import Run
 from mace_pl.stages.reach import reach_of_run
 
 REPORT = 2000  # first seed of the images of prompts
-BATCH = 20
+BATCH, GPU_BATCH = 20, 100  # images at once
+CPU_TRIALS = 4  # whose tokens are optimised in one batch; on a GPU all of a cell
 Record = dict[str, Any]
 
 
@@ -122,7 +123,8 @@ class Bench:
         strengths: Mapping[str, Any],
         device: str = "cpu",
     ) -> None:
-        self.device = device
+        on_cpu = device == "cpu"
+        self.device, self.at_once, self.batch = device, CPU_TRIALS if on_cpu else 0, BATCH if on_cpu else GPU_BATCH
         self.pretrained, self.output, self.steps, self.guidance = pretrained, output, steps, guidance
         self.original, self.features = load_pipeline(pretrained).to(device), ClipFeatures(clip).to(device)
         encoder = self.features.encoder
@@ -130,6 +132,10 @@ class Bench:
         self.labels = next(iter(self.judging.values())).labels
         self.strengths = dict(strengths)
         self.loaded: tuple[Path, Pipeline] | None = None
+
+    def judging_of(self, subject: Subject, target: str) -> Judging:
+        """The judges of a target."""
+        return self.judging["manners" if target in subject.styles else "all"]
 
     def edited(self, run: Path) -> Pipeline:
         """The edited pipeline of a run; one is in memory."""
@@ -147,7 +153,7 @@ class Bench:
         """The images of prompts; those that are in the folder are taken."""
         missing = [one for one in asked if not (folder / one.file).is_file()]
         folder.mkdir(parents=True, exist_ok=True)
-        for part in (missing[i : i + BATCH] for i in range(0, len(missing), BATCH)):
+        for part in (missing[i : i + self.batch] for i in range(0, len(missing), self.batch)):
             prompts, seeds = [one.prompt for one in part], [one.seed for one in part]
             for one, image in zip(part, generate(pipeline, prompts, seeds, self.steps, self.guidance), strict=True):
                 save(image, folder / one.file)
@@ -167,31 +173,53 @@ class Bench:
 
     # --- attacks -------------------------------------------------------------------------------------------------
 
-    def trial(self, subject: Subject, run: Path, place: Path, target: str, name: str, number: int) -> Record:
-        """A trial of an attack: which candidates show the target to which judge; made once, then read."""
-        tried = TRIED[name]
-        given = {**self.strengths, **tried.strengths}
-        made = {**self.of(run), "attack": tried.attack, "strengths": given}
-        file = place / f"{number}.json"
-        found = read_yaml(file, "output") if file.is_file() else {}
-        if found.get("of") == identity(made):
-            return dict(found)
-        started, judging = time.perf_counter(), self.judging["manners" if target in subject.styles else "all"]
+    def trials(self, subject: Subject, run: Path, place: Path, name: str, count: int) -> Record:
+        """Trials of an attack on a target: which candidates show it to which judge; made once, then read.
+
+        Args:
+            subject: what is erased.
+            run: the edit.
+            place: folder of the trials, in that of the target.
+            name: of the attack.
+            count: how many.
+        """
+        tried, target = TRIED[name], next(t for t in subject.targets if slug(t) == place.parent.name)
+        made = {**self.of(run), "attack": tried.attack, "strengths": {**self.strengths, **tried.strengths}}
+        files = [place / f"{number}.json" for number in range(count)]
+        found = [read_yaml(file, "output") if file.is_file() else {} for file in files]
+        missing = [number for number, one in enumerate(found) if one.get("of") != identity(made)]
+        at_once = (self.at_once or len(missing)) if tried.attack in SIDE_BY_SIDE else 1
+        for part in (missing[i : i + at_once] for i in range(0, len(missing), at_once)):
+            for number, record in zip(part, self.tried(subject, run, files, target, name, part), strict=True):
+                found[number] = {"of": identity(made), **record}
+                write_json(files[number], found[number])
+        return {"seconds": sum(one["seconds"] for one in found)}
+
+    def tried(
+        self, subject: Subject, run: Path, files: Sequence[Path], target: str, name: str, numbers: Sequence[int]
+    ) -> list[Record]:
+        """Trials that are made together, each with an image in its file."""
+        tried, started = TRIED[name], time.perf_counter()
+        judging = self.judging_of(subject, target)
         templates, others = judging.vocabulary.templates, [n for n in judging.words.names if n not in subject.targets]
-        template = number % len(templates)
-        plain = Asked(templates[template].replace("{}", target), number, target, template)
-        latents = image_latents(self.original, self.images(self.original, self.output / "original", [plain]))
-        random, edited = stream(number, target, "attack", name), self.edited(run)
-        models = (self.original, edited, target, templates[template], others, latents, number, random)
-        strengths = Strengths(**given)
-        images = ATTACKS[tried.attack](Trial(*models, self.steps, self.guidance, strengths))
-        seen = judging.sees(images, [plain] * len(images))
-        save(images[int(seen.sum(1).argmax())], file.with_suffix(".png"))
-        record = {"of": identity(made), "seconds": time.perf_counter() - started}
-        record |= {label: seen[:, j].tolist() for j, label in enumerate(self.labels)}
-        record |= {"at": list(strengths.finetune)} if tried.attack in IN_TURN else {}
-        write_json(file, record)
-        return record
+        strengths, edited = Strengths(**{**self.strengths, **tried.strengths}), self.edited(run)
+        plain, trials = [], []
+        for number in numbers:
+            template = number % len(templates)
+            plain.append(Asked(templates[template].replace("{}", target), number, target, template))
+            latents = image_latents(self.original, self.images(self.original, self.output / "original", plain[-1:]))
+            random = stream(number, target, "attack", name)
+            models = (self.original, edited, target, templates[template], others, latents, number, random)
+            trials.append(Trial(*models, self.steps, self.guidance, strengths))
+        together = SIDE_BY_SIDE.get(tried.attack, lambda some: [ATTACKS[tried.attack](one) for one in some])
+        found = []
+        for number, asked, images in zip(numbers, plain, together(trials), strict=True):
+            seen = judging.sees(images, [asked] * len(images))
+            save(images[int(seen.sum(1).argmax())], files[number].with_suffix(".png"))
+            record = {label: seen[:, j].tolist() for j, label in enumerate(self.labels)}
+            found.append(record | ({"at": list(strengths.finetune)} if tried.attack in IN_TURN else {}))
+        taken = (time.perf_counter() - started) / len(found)
+        return [{"seconds": taken, **one} for one in found]
 
     # --- prompts -------------------------------------------------------------------------------------------------
 
@@ -221,7 +249,7 @@ class Bench:
 
     def asked_for(self, subject: Subject, run: Path, place: Path, target: str, count: int) -> Record:
         """How often each judge sees the target, by level: successes by judge, and the number of images."""
-        judging = self.judging["manners" if target in subject.styles else "all"]
+        judging = self.judging_of(subject, target)
         own, places = judging.vocabulary, range(len(judging.vocabulary.templates))
         plain = [(own.templates[t].replace("{}", target), t) for t in places]
         levels: dict[str, list[tuple[str, int]]] = {"plain": plain}
@@ -252,7 +280,7 @@ class Bench:
         originals = self.images(self.original, self.output / "original", asked)
         images = self.images(self.edited(run), place / "images", asked)
         far = []
-        for part in (slice(i, i + BATCH) for i in range(0, len(asked), BATCH)):
+        for part in (slice(i, i + self.batch) for i in range(0, len(asked), self.batch)):
             both = [self.features(some[part])[1] for some in (originals, images)]
             far += perceptual_distance(*both).tolist()
         before = counted(judging.sees(originals, asked), self.labels)

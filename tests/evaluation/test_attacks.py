@@ -21,10 +21,10 @@ from mace_pl.evaluation.attack_results import interval
 from mace_pl.evaluation.attacks.denoising import denoised
 from mace_pl.evaluation.attacks.finetune import finetune
 from mace_pl.evaluation.attacks.probes import image
-from mace_pl.evaluation.attacks.registry import ATTACKS, check_attacks
+from mace_pl.evaluation.attacks.registry import ATTACKS, SIDE_BY_SIDE, check_attacks
 from mace_pl.evaluation.attacks.texts import _Distance, printable_prompt, vocabulary
 from mace_pl.evaluation.attacks.trial import Strengths, Trial
-from mace_pl.evaluation.attacks.words import prompt_by_loss
+from mace_pl.evaluation.attacks.words import prompts_by_loss
 from mace_pl.evaluation.token_attack import diffusion_loss
 from mace_pl.models.backbone import backbone_of
 
@@ -117,6 +117,21 @@ def test_an_attack_gives_its_candidates_and_leaves_the_models_alone(make: Make, 
     assert torch.equal(values(images), values(again))
 
 
+@pytest.mark.parametrize("attack", list(SIDE_BY_SIDE))
+def test_trials_side_by_side_are_those_of_each_alone(make: Make, attack: str) -> None:
+    def trials() -> list[Trial]:
+        first, second = make("sd1"), make("sd1")
+        other = replace(
+            second, template="a picture of a {}", seed=6, generator=torch.Generator().manual_seed(seeded(7))
+        )
+        return [replace(one, strengths=replace(FEW, token_steps=3)) for one in (first, other)]
+
+    together, alone = SIDE_BY_SIDE[attack](trials()), [ATTACKS[attack](one) for one in trials()]
+    for both, one in zip(together, alone, strict=True):
+        close(values(both), values(one), FLOAT32_PASS)
+    assert not torch.equal(values(together[0]), values(together[1]))
+
+
 def losses(trial: Trial, prompts: list[str], latents: torch.Tensor) -> list[float]:
     """The edited model's loss on images of the target, over noises that no attack has seen."""
     generator = torch.Generator().manual_seed(seeded(9))
@@ -132,7 +147,7 @@ def losses(trial: Trial, prompts: list[str], latents: torch.Tensor) -> list[floa
 def test_words_by_loss_explain_the_image_better_than_others(make: Make) -> None:
     trial = make("sd1")
     few = replace(trial.strengths, token_steps=20, token_samples=4)
-    found = prompt_by_loss(replace(trial, strengths=few))
+    (found,) = prompts_by_loss([replace(trial, strengths=few)])
     words = found.removesuffix(" a photo of a ship").split()
     known = vocabulary(trial)
     assert len(words) == 2 and set(words) <= set(known)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+
+from PIL import Image
 
 from mace_pl.errors import UserError
 from mace_pl.evaluation.attacks.finetune import finetune
 from mace_pl.evaluation.attacks.probes import completion, image, noise
-from mace_pl.evaluation.attacks.texts import direction, free_tokens, printable
-from mace_pl.evaluation.attacks.trial import Attack
-from mace_pl.evaluation.attacks.words import words_by_loss
+from mace_pl.evaluation.attacks.texts import direction, free_tokens, free_tokens_of, printable
+from mace_pl.evaluation.attacks.trial import Attack, Trial
+from mace_pl.evaluation.attacks.words import words_by_loss, words_by_loss_of
 
 ATTACKS: Mapping[str, Attack] = {
     "free_tokens": free_tokens,
@@ -20,6 +22,11 @@ ATTACKS: Mapping[str, Attack] = {
     "completion": completion,
     "image": image,
     "finetune": finetune,
+}
+#: attacks that make several trials of a target and an edit in one batch, with the same candidates but for rounding
+SIDE_BY_SIDE: Mapping[str, Callable[[Sequence[Trial]], list[list[Image.Image]]]] = {
+    "free_tokens": free_tokens_of,
+    "words_by_loss": words_by_loss_of,
 }
 #: attacks whose candidates come one after the other: of these it counts which is the first that shows the target
 IN_TURN = ("finetune",)

@@ -5,13 +5,15 @@ Legend: N prompts, T tokens, D width of the embeddings, L layers that read them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from PIL import Image
 from torch import Tensor
 
 from mace_pl.errors import UserError
 from mace_pl.evaluation.attacks.trial import Trial, generate_from
-from mace_pl.evaluation.token_attack import encode_attacked, optimise_tokens
+from mace_pl.evaluation.token_attack import encode_attacked, optimise_sets
 from mace_pl.models.backbone import backbone_of
 
 SHORTEST = 3  # letters of a word of a printable prompt
@@ -19,12 +21,18 @@ SHORTEST = 3  # letters of a word of a printable prompt
 
 def free_tokens(trial: Trial) -> list[Image.Image]:
     """Tokens in front of the plain prompt, optimised until the edited model explains an image of the target."""
-    tries = trial.strengths
-    latents = trial.latents.expand(tries.token_samples, -1, -1, -1)
-    how = (tries.tokens, tries.token_steps, tries.token_lr, trial.generator, trial.on_step)
+    return free_tokens_of([trial])[0]
+
+
+def free_tokens_of(trials: Sequence[Trial]) -> list[list[Image.Image]]:
+    """:func:`free_tokens` of several trials on one model and of the same strengths; tokens are found in one batch."""
+    first, prompts = trials[0], [trial.prompt for trial in trials]
+    tries = first.strengths
+    latents = torch.stack([trial.latents.expand(tries.token_samples, -1, -1, -1) for trial in trials])
+    how = (tries.tokens, tries.token_steps, tries.token_lr, [trial.generator for trial in trials], first.on_step)
     with torch.enable_grad():
-        free, _ = optimise_tokens(trial.edited, trial.prompt, latents, *how)
-    return generate_from(trial, encode_attacked(trial.edited, trial.prompt, free))
+        free, _ = optimise_sets(first.edited, prompts, latents, *how)
+    return [generate_from(t, encode_attacked(t.edited, t.prompt, own)) for t, own in zip(trials, free, strict=True)]
 
 
 def direction(trial: Trial) -> list[Image.Image]:

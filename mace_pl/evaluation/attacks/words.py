@@ -4,10 +4,12 @@ UnlearnDiffAtk (Zhang et al. 2024, arXiv 2310.11868) looks for tokens before a p
 diffusion loss on an image of the target down, by gradients and projection on words; so does this, with the nearest
 words in place of its relaxation.
 
-Legend: K words, V words of the vocabulary, D width of the input embeddings.
+Legend: S trials, K words, V words of the vocabulary, D width of the input embeddings.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from PIL import Image
@@ -24,33 +26,44 @@ COMPARED = 4  # times as many noises as a step has, the same ones for each of th
 
 def words_by_loss(trial: Trial) -> list[Image.Image]:
     """The plain prompt behind words of the tokenizer, found by the edited model's diffusion loss."""
-    return generate_from(trial, backbone_of(trial.edited).encode([prompt_by_loss(trial)]))
+    return words_by_loss_of([trial])[0]
 
 
-def prompt_by_loss(trial: Trial) -> str:
-    """Words and the plain prompt.
+def words_by_loss_of(trials: Sequence[Trial]) -> list[list[Image.Image]]:
+    """:func:`words_by_loss` of several trials on one model, target and strengths; words are found in one batch."""
+    prompts = prompts_by_loss(trials)
+    return [generate_from(t, backbone_of(t.edited).encode([own])) for t, own in zip(trials, prompts, strict=True)]
+
+
+def prompts_by_loss(trials: Sequence[Trial]) -> list[str]:
+    """Words and the plain prompt of each trial.
 
     Tokens move by Adam; in each step the prompt has the words whose embeddings are nearest to them by angle, and the
     gradient there moves the tokens. Of the last different sets of words the one with the least loss is taken.
     """
-    tries, words = trial.strengths, vocabulary(trial)
-    pieces = backbone_of(trial.edited).tokenizers[0].get_vocab()
-    table_VD = embedding_table(trial.edited)[0][[pieces[f"{word}</w>"] for word in words]]
+    first = trials[0]
+    tries, words = first.strengths, vocabulary(first)
+    pieces = backbone_of(first.edited).tokenizers[0].get_vocab()
+    table_VD = embedding_table(first.edited)[0][[pieces[f"{word}</w>"] for word in words]]
     unit_VD = torch.nn.functional.normalize(table_VD, dim=1)
-    met: dict[tuple[int, ...], None] = {}
+    met: list[dict[tuple[int, ...], None]] = [{} for _ in trials]
 
     def nearest(free_SKD: Tensor) -> Tensor:
         found = (torch.nn.functional.normalize(free_SKD, dim=2) @ unit_VD.T).argmax(2)
-        row = tuple(found[0].tolist())
-        met[row] = met.pop(row, None)  # the last one met is the last of all
+        for own, row in zip(met, map(tuple, found.tolist()), strict=True):
+            own[row] = own.pop(row, None)  # the last one met is the last of all
         return table_VD[found]
 
-    latents = trial.latents.expand(tries.token_samples, -1, -1, -1)
-    how = (tries.tokens, tries.token_steps, tries.token_lr, [trial.generator], trial.on_step, nearest)
+    latents = torch.stack([trial.latents.expand(tries.token_samples, -1, -1, -1) for trial in trials])
+    generators = [trial.generator for trial in trials]
+    how = (tries.tokens, tries.token_steps, tries.token_lr, generators, first.on_step, nearest)
     with torch.enable_grad():
-        optimise_sets(trial.edited, [trial.prompt], latents[None], *how)
-    prompts = [f"{' '.join(words[i] for i in row)} {trial.prompt}" for row in list(met)[-LAST:]]
-    return prompts[int(_losses(trial, prompts).argmin())]
+        optimise_sets(first.edited, [trial.prompt for trial in trials], latents, *how)
+    found = []
+    for trial, own in zip(trials, met, strict=True):
+        prompts = [f"{' '.join(words[i] for i in row)} {trial.prompt}" for row in list(own)[-LAST:]]
+        found.append(prompts[int(_losses(trial, prompts).argmin())])
+    return found
 
 
 @torch.no_grad()
