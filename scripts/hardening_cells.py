@@ -188,7 +188,7 @@ class Bench:
         files = [place / f"{number}.json" for number in range(count)]
         found = [read_yaml(file, "output") if file.is_file() else {} for file in files]
         missing = [number for number, one in enumerate(found) if one.get("of") != identity(made)]
-        at_once = (self.at_once or len(missing)) if tried.attack in SIDE_BY_SIDE else 1
+        at_once = (self.at_once or len(missing) or 1) if tried.attack in SIDE_BY_SIDE else 1
         for part in (missing[i : i + at_once] for i in range(0, len(missing), at_once)):
             for number, record in zip(part, self.tried(subject, run, files, target, name, part), strict=True):
                 found[number] = {"of": identity(made), **record}

@@ -9,6 +9,7 @@ from support.runs import CONCEPTS, config, train
 
 from mace_pl.cli import erase_main
 from mace_pl.data.concepts import ConceptData
+from mace_pl.files.paths import resolve
 from mace_pl.methods.mace import Mace
 from mace_pl.models.pipeline import load_pipeline
 from mace_pl.stages.estimate import Estimator, Planned
@@ -44,12 +45,14 @@ def planned(pictures: Path) -> Planned:
     return Planned(ConceptData(CONCEPTS, pictures=str(pictures), **WORK), Mace(), 1, 2024, names=0, shown=0)
 
 
-def test_time_and_memory_are_about_those_of_the_run(toy_pipeline: Path, tmp_path: Path) -> None:
-    train(toy_pipeline, tmp_path / "warm")  # what is loaded and compiled at the first run is no part of a stage
-    found = Estimator(load_pipeline(str(toy_pipeline)), planned(tmp_path / "images"), time.process_time).stages()
+@pytest.mark.parametrize("model", ["toy", pytest.param("bundled", marks=pytest.mark.bundled)])
+def test_time_and_memory_are_about_those_of_the_run(model: str, toy_pipeline: Path, tmp_path: Path) -> None:
+    base = toy_pipeline if model == "toy" else resolve("checkpoints/emoji")
+    train(base, tmp_path / "warm")  # what is loaded and compiled at the first run is no part of a stage
+    found = Estimator(load_pipeline(str(base)), planned(tmp_path / "images"), time.process_time).stages()
     seconds = {one.stage: one.taken.seconds for one in found}
     stamps = Stamps()
-    train(toy_pipeline, tmp_path / "images", data=WORK, trainer={"callbacks": [stamps]})
+    train(base, tmp_path / "images", data=WORK, trainer={"callbacks": [stamps]})
     start, trained, end = stamps.times
     for estimated, taken in (
         (seconds["refine"] + seconds["prepare"], trained - start),
@@ -57,7 +60,7 @@ def test_time_and_memory_are_about_those_of_the_run(toy_pipeline: Path, tmp_path
     ):
         assert taken / BUSY < estimated < taken * BUSY, (estimated, taken)
     live = LiveBytes()
-    train(toy_pipeline, tmp_path / "images", data=WORK, trainer={"callbacks": [Stamps(live)]})
+    train(base, tmp_path / "images", data=WORK, trainer={"callbacks": [Stamps(live)]})
     size = next(one.taken.bytes for one in found if one.stage == "train")
     assert live.peak / FACTOR < size < live.peak * FACTOR, (size, live.peak)
 
