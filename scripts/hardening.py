@@ -77,7 +77,8 @@ def main(
     Args:
         subjects: what is erased: targets alone, or ``five`` at once; all when None.
         edits: some of mace, hardened, alone, rece and the variants; all when None.
-        attacks: some of those of ``erase.py attack``, and ``free_tokens_long``: 8 tokens, 200 steps; all when None.
+        attacks: some of those of ``erase.py attack``, ``free_tokens_long`` (8 tokens, 200 steps), ``completion_early``
+            (the original does a tenth or a fifth of the steps); all when None.
         trials: of each attack, and images of each target at each level of prompts.
         seeds: images of each preserved name and template.
         scores: whether plain prompts, sentences, descriptions and preserved names are measured.

@@ -51,6 +51,7 @@ class Tried:
 
 TRIED = {name: Tried(name, {}) for name in ATTACKS}
 TRIED["finetune"] = Tried("finetune", {"finetune": [10, 20, 40, 80, 160]})
+TRIED["completion_early"] = Tried("completion", {"completion": [0.1, 0.2]})
 TRIED["free_tokens_long"] = Tried("free_tokens", {"token_steps": 200, "tokens": 8})
 
 

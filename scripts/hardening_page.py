@@ -7,8 +7,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from hardening_edits import MACE, Runs, Subject
+import torch
+from hardening_edits import CLOSED, MACE, Runs, Subject
 from jinja2 import Environment, FileSystemLoader
+from torchmetrics.functional import spearman_corrcoef
 from written import markdown
 
 from mace_pl.evaluation.attack_results import interval
@@ -18,7 +20,11 @@ from mace_pl.files.artifacts import slug, write_json, written_aside
 from mace_pl.files.tables import read_yaml
 
 Cell = Mapping[str, Any]
+CLOSED_FORMS = (MACE, CLOSED)  # edits of keys and values alone
+FIGURES = ("size", "residual", "moved")  # of the best embedding, and of the target
+FEWEST = 8  # edits and targets for a correlation
 LEVELS = ("plain", "sentences", "descriptions")
+CORRELATED = ["attack", "edits", "edits and targets", *FIGURES]
 SHOWN = 20  # images of a cell on the page
 
 
@@ -107,6 +113,29 @@ def lines_of(rows: Sequence[Mapping[str, Any]], label: str, kinds: Sequence[str]
     return lines
 
 
+def rank_correlations(rows: Sequence[Mapping[str, Any]], label: str, attacks: Sequence[str]) -> list[list[str]]:
+    """Spearman's, of the figures without an image with the attacks that succeed by a judge, over edits and targets.
+
+    Hardened edits and the others apart too: a hardening changes figures and successes together.
+    """
+    groups = {"all": lambda edit: True, "not hardened": lambda edit: edit in CLOSED_FORMS}
+    groups["hardened"] = lambda edit: edit not in CLOSED_FORMS
+    lines = []
+    for attack in attacks:
+        for group, of in groups.items():
+            pairs = [
+                (*(row["reach"][target][name] for name in FIGURES), cells[attack][label]["rate"])
+                for row in rows
+                for target, cells in row["targets"].items()
+                if of(row["edit"]) and attack in cells and target in row["reach"]
+            ]
+            values = torch.tensor(pairs, dtype=torch.float64)
+            if len(pairs) >= FEWEST and len(set(values[:, -1].tolist())) > 1:
+                found = [f"{float(spearman_corrcoef(own, values[:, -1])):+.2f}" for own in values.T[:-1]]
+                lines.append([attack.replace("_", " "), group, str(len(pairs)), *found])
+    return lines
+
+
 def head_of(kinds: Sequence[str]) -> list[str]:
     """The columns."""
     names = ["best embedding: size, residual; moved", "names right", "distance", "manners right", "distance"]
@@ -154,6 +183,8 @@ def write_tables(
     kinds = [kind for kind in (*LEVELS, *attacks) if kind in there]
     head, tables = head_of(kinds), [(label, lines_of(rows, label, kinds)) for label in labels]
     text = [f"By {label}:\n\n{markdown(head, lines)}" for label, lines in tables]
+    relations = [(label, rank_correlations(rows, label, attacks)) for label in labels]
+    text += [f"Rank correlations by {label}:\n\n{markdown(CORRELATED, lines)}" for label, lines in relations if lines]
     with written_aside(folder / "hardening.md") as aside:
         aside.write_text("\n\n".join(text) + "\n", encoding="utf-8")
     write_json(folder / "hardening.json", {"settings": dict(given), "rows": rows})
