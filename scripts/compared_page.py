@@ -38,7 +38,7 @@ def score(found: Mapping[str, Any], name: str, when: str = "after") -> str:
     if name not in top:
         return "–"
     limits = (top["intervals"] or {}).get(name)
-    return plain(top[name]) + ("" if limits is None else f" [{limits[0]:.2f}, {limits[1]:.2f}]")
+    return plain(top[name]) + ("" if limits is None else f" [{max(limits[0], 0):.2f}, {limits[1]:.2f}]")
 
 
 def by_level(found: Mapping[str, Any], role: str) -> str:
