@@ -21,7 +21,7 @@ from compared import Method, Targets, chosen, read_methods, read_sets, with_seed
 from compared_edits import Edits
 from compared_images import Images
 from compared_page import write_page
-from jsonargparse import auto_cli
+from runs import run
 
 from mace_pl.errors import UserError
 from mace_pl.files.artifacts import slug, write_json
@@ -205,4 +205,4 @@ def check_same(file: Path, given: Record) -> None:
 
 
 if __name__ == "__main__":
-    auto_cli(main, as_positional=False)
+    run(main)

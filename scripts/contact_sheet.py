@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from diffusers.utils import make_image_grid
-from jsonargparse import auto_cli
+from runs import run
 
 from mace_pl.files.artifacts import claim_output
 from mace_pl.models.pipeline import load_pipeline
@@ -36,4 +36,4 @@ def main(
 
 
 if __name__ == "__main__":
-    auto_cli(main, as_positional=False)
+    run(main)

@@ -15,10 +15,9 @@ from typing import Any, Literal
 
 import torch
 import yaml
-from jsonargparse import auto_cli
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch import seed_everything
-from runs import SCORES, concepts_of
+from runs import SCORES, concepts_of, run
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from written import markdown
@@ -229,4 +228,4 @@ def main(
 
 
 if __name__ == "__main__":
-    auto_cli(main, as_positional=False)
+    run(main)

@@ -23,8 +23,7 @@ from compared import read_vocabularies
 from hardening_cells import TRIED, Bench
 from hardening_edits import HARDENED, Runs, Subject
 from hardening_page import write_tables
-from jsonargparse import auto_cli
-from runs import RUNS, SCORES
+from runs import RUNS, SCORES, run
 
 from mace_pl.errors import UserError
 from mace_pl.files.artifacts import slug
@@ -105,9 +104,10 @@ def main(
         pretrained, words, judge, clip or f"{pretrained}/clip", output, steps, guidance, strengths or {}, device
     )
     given = {"pretrained": pretrained, "model": model_fingerprint(bench.original), "steps": steps, "guidance": guidance}
-    check_same(output / "settings.json", given)
     chosen = some(list(SUBJECTS), subjects, "subjects")
     tried = some(list(TRIED), attacks, "attacks")
+    some(made.edits, edits, "edits")
+    check_same(output / "settings.json", given)
     for name in [] if only_tables else chosen:
         for edit in some(made.edits, edits, "edits"):
             measure(bench, made, SUBJECTS[name], edit, tried, (trials, seeds if scores else 0))
@@ -147,4 +147,4 @@ def report(what: str, make: Any) -> None:
 
 
 if __name__ == "__main__":
-    auto_cli(main, as_positional=False)
+    run(main)

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from compared import chosen
-from jsonargparse import auto_cli
 from PIL import Image
+from runs import run
 
 from mace_pl.evaluation.clip import ClipClassifier
 from mace_pl.evaluation.convolutional import ConvolutionalJudge
@@ -106,4 +106,4 @@ def main(
 
 
 if __name__ == "__main__":
-    auto_cli(main, as_positional=False)
+    run(main)

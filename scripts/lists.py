@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from compared import chosen
-from jsonargparse import auto_cli
-from runs import RUNS, SCORES, command
+from runs import RUNS, SCORES, command, run
 from written import insert, markdown
 
 from mace_pl.commands.fit_order import study_of
@@ -108,4 +107,4 @@ def main(
 
 
 if __name__ == "__main__":
-    auto_cli(main, as_positional=False)
+    run(main)

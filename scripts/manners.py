@@ -9,8 +9,8 @@ import random
 from pathlib import Path
 
 from diffusers.utils import make_image_grid
-from jsonargparse import auto_cli
 from PIL import Image
+from runs import run
 
 from mace_pl.files.artifacts import claim_output
 from mace_pl.files.paths import resolve
@@ -53,4 +53,4 @@ def main(
 
 
 if __name__ == "__main__":
-    auto_cli(main, as_positional=False)
+    run(main)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from jsonargparse import auto_cli
 from PIL import Image
+from runs import run
 
 from mace_pl.images.generate import ImageRequest, generate_concepts
 from mace_pl.models.pipeline import load_pipeline
@@ -45,4 +45,4 @@ def main(pretrained: str = "checkpoints/emoji", images: int = 8, steps: int = 30
 
 
 if __name__ == "__main__":
-    auto_cli(main, as_positional=False)
+    run(main)

@@ -12,8 +12,7 @@ import json
 import shutil
 from pathlib import Path
 
-from jsonargparse import auto_cli
-from runs import RUNS, SCORES, command, concepts_of, fit, score
+from runs import RUNS, SCORES, command, concepts_of, fit, run, score
 from written import markdown
 
 from mace_pl.library.change import Library
@@ -72,4 +71,4 @@ def main(
 
 
 if __name__ == "__main__":
-    auto_cli(main, as_positional=False)
+    run(main)

@@ -1,4 +1,4 @@
-"""What the scripts beside this file share: commands of ``erase.py``, side by side on the cores of a machine."""
+"""What the scripts beside this file share: their command line, and commands of ``erase.py`` side by side."""
 
 from __future__ import annotations
 
@@ -6,14 +6,26 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import yaml
+from jsonargparse import auto_cli
+
+from mace_pl.errors import UserError
 
 ERASE = Path(__file__).resolve().parents[1] / "erase.py"
 RUNS = Path("checkpoints/erased")
 SCORES = Path("checkpoints/scores")
 PROCESSES = 2
+
+
+def run(main: Callable[..., object]) -> None:
+    """A script's main by its command line; what the user can mend is one line."""
+    try:
+        auto_cli(main, as_positional=False)
+    except UserError as error:
+        raise SystemExit(str(error)) from None
 
 
 def command(*words: str) -> None:

@@ -17,10 +17,9 @@ from typing import Any, Literal
 import matplotlib.pyplot as plt
 import torch
 from compared_edits import cast
-from jsonargparse import auto_cli
 from PIL import Image
 from rich.progress import track
-from runs import RUNS, fit
+from runs import RUNS, fit, run
 from torch import Tensor
 from written import markdown
 
@@ -199,4 +198,4 @@ def main(
 
 
 if __name__ == "__main__":
-    auto_cli(main, as_positional=False)
+    run(main)

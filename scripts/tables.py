@@ -25,7 +25,7 @@ from compared import Method, Targets, Vocabulary, chosen, read_vocabularies
 from compared_edits import Edits
 from compared_images import REPORT, Images
 from compared_page import Row, write_page
-from jsonargparse import auto_cli
+from runs import run
 from written import insert, plot, table
 
 from mace_pl.concepts.concept import Concept, read_names
@@ -293,4 +293,4 @@ def targets_of(one: Set, rows: Mapping[str, list[Row]]) -> Targets:
 
 
 if __name__ == "__main__":
-    auto_cli(main, as_positional=False)
+    run(main)

@@ -12,7 +12,7 @@ from mace_pl.files.screen import screen
 from mace_pl.hardening.harden import State
 from mace_pl.hardening.settings import Hardening
 
-FEW = 10  # steps over which a loss is averaged, for it goes up and down with the timesteps
+FEW = 10  # steps, at most half of a round's, over which a loss is averaged: it goes up and down with the timesteps
 
 
 def report_of(state: State, targets: Sequence[str], settings: Hardening) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def report_of(state: State, targets: Sequence[str], settings: Hardening) -> dict
         settings: of the hardening.
     """
     steps, rounds = settings.steps * len(targets), []
-    few = min(FEW, steps)
+    few = min(FEW, max(steps // 2, 1))
     for number, attacks in enumerate(state.attacks):
         losses = state.losses[number * steps : (number + 1) * steps]
         ends = {"first": losses[:few], "last": losses[-few:]}

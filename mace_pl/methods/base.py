@@ -75,6 +75,7 @@ class ClosedForm(ABC):
             images.
         anchored: whether targets need an anchor; else they must have none.
         takes_strength: whether a target can be erased in part by G → wG + (1 − w)F.
+        weighs: whether the weights of ``model.refine`` are used.
         reads_names: whether ``Sums.names`` and ``Sums.blank`` are used, whatever the weight of the domain.
         by_number: whether weights that are not given follow the number of targets: ``BY_NUMBER`` of
             :mod:`mace_pl.concepts.preservation`, which was measured for MACE alone.
@@ -87,6 +88,7 @@ class ClosedForm(ABC):
     trains: bool = False
     anchored: bool = True
     takes_strength: bool = True
+    weighs: bool = True
     reads_names: bool = False
     by_number: bool = False
     down: Down = "trained"

@@ -57,6 +57,7 @@ class Mace(ClosedForm):
             self.source = f"{type(self).source} on top of {self.refinement.source}"
         self.tokens = self.refinement.tokens
         self.anchored, self.takes_strength = self.refinement.anchored, self.refinement.takes_strength
+        self.weighs = self.refinement.weighs
         self.reads_names, self.by_number = self.refinement.reads_names, self.refinement.by_number
         self.down: Down = down
         self.groups = groups or {}

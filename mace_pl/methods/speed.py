@@ -33,7 +33,7 @@ class SPEED(ClosedForm):
     """
 
     source = "SPEED (Li et al., ICLR 2026)"
-    reads_names = True
+    reads_names, weighs = True, False
 
     def __init__(
         self,

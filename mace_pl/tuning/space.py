@@ -27,9 +27,9 @@ def space_of(again: Again, spread: float, strengths: bool | None) -> tuple[Space
         strengths: whether those of the targets are searched too; of two to four targets when None.
 
     Raises:
-        UserError: strengths of a method that takes none.
+        UserError: strengths of a method that takes none, or nothing to search.
     """
-    stages = {"refine": (again.preserved.refine, again.total.F)}
+    stages = {"refine": (again.preserved.refine, again.total.F)} if again.method.weighs else {}
     if again.method.trains:
         stages["fuse"] = (again.preserved.fuse, again.total.F_all)
     ranges: dict[str, tuple[float, float]] = {}
@@ -45,6 +45,11 @@ def space_of(again: Again, spread: float, strengths: bool | None) -> tuple[Space
     for target, own in strengths_of(again, strengths).items():
         ranges[f"{STRENGTH}.{target}"] = (min(LEAST, own), 1.0)
         start[f"{STRENGTH}.{target}"] = own
+    if not ranges:
+        raise UserError(
+            f"run: {again.method!r} has no weights, so there is nothing to search. Try its own settings by fit, which "
+            f"docs/options.md lists."
+        )
     return ranges, start
 
 

@@ -15,7 +15,10 @@ from mace_pl.cli import erase_main
 from mace_pl.commands.fuse import fuse_run
 from mace_pl.commands.tune_training import Trainings
 from mace_pl.concepts.preservation import StageWeights
+from mace_pl.errors import UserError
 from mace_pl.methods.chosen import chosen
+from mace_pl.methods.mace import Mace
+from mace_pl.methods.speed import SPEED
 from mace_pl.run import Run
 from mace_pl.stages.again import Again
 from mace_pl.tuning.search import optuna
@@ -51,6 +54,15 @@ def test_what_is_solved_again_is_what_the_run_holds(run: Path) -> None:
     weights = again.solve(*(StageWeights(**old.config["model"][stage]) for stage in ("refine", "fuse")))
     held = old.refined({f"{name}.weight": weight for name, weight in again.layers.items()})
     close({f"{name}.weight": weight for name, weight in weights.items()}, held, FLOAT32_EDIT)
+
+
+def test_a_method_without_weights_has_nothing_to_search(run: Path) -> None:
+    again = solver(Run.load(run), None, None)
+    again.method = SPEED()
+    with pytest.raises(UserError, match="has no weights, so there is nothing to search"):
+        space_of(again, 10.0, False)
+    again.method = Mace(refinement=SPEED())
+    assert {name.partition(".")[0] for name in space_of(again, 10.0, False)[0]} == {"fuse"}
 
 
 def test_strengths_are_those_of_fuse(run: Path, tmp_path: Path) -> None:
