@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 from support.seeds import seeded
+from support.tolerances import FLOAT32_PASS, close
 
 from mace_pl.concepts.concept import Concept
 from mace_pl.evaluation.token_attack import encode_all_attacked
@@ -65,8 +66,10 @@ def test_a_set_of_tokens_goes_with_its_prompt_and_its_images(toy_pipeline: Path)
     for step in range(8):
         samples = samples_of(material, found, 0, step)
         for row in range(few.plain_batch, few.batch):
-            k = next(k for k in range(3) if torch.allclose(samples.text[0][row], known[k], atol=1e-5))
-            assert torch.allclose(samples.goal[0][row], goals[k % 2], atol=1e-5)
+            gaps = [float((samples.text[0][row] - own).abs().max()) for own in known]
+            k = gaps.index(min(gaps))
+            close(samples.text[0][row], known[k], FLOAT32_PASS)
+            close(samples.goal[0][row], goals[k % 2], FLOAT32_PASS)
             assert samples.noisy[row].mean().sign() == (1, -1)[k % 2]
             seen.add(k)
     assert seen == {0, 1, 2}
