@@ -36,8 +36,7 @@ from mace_pl.run import Run
 from mace_pl.stages.reach import reach_of_run
 
 REPORT = 2000  # first seed of the images of prompts
-BATCH, GPU_BATCH = 20, 100  # images at once
-CPU_TRIALS = 4  # whose tokens are optimised in one batch; on a GPU all of a cell
+BATCH, GPU_BATCH = 20, 100  # images at once; on a GPU all trials of a cell are optimised in one batch too
 Record = dict[str, Any]
 
 
@@ -124,8 +123,8 @@ class Bench:
         strengths: Mapping[str, Any],
         device: str = "cpu",
     ) -> None:
-        on_cpu = device == "cpu"
-        self.device, self.at_once, self.batch = device, CPU_TRIALS if on_cpu else 0, BATCH if on_cpu else GPU_BATCH
+        self.device = device
+        self.at_once, self.batch = (4, BATCH) if device == "cpu" else (0, GPU_BATCH)
         self.pretrained, self.output, self.steps, self.guidance = pretrained, output, steps, guidance
         self.original, self.features = load_pipeline(pretrained).to(device), ClipFeatures(clip).to(device)
         encoder = self.features.encoder
@@ -251,8 +250,8 @@ class Bench:
     def asked_for(self, subject: Subject, run: Path, place: Path, target: str, count: int) -> Record:
         """How often each judge sees the target, by level: successes by judge, and the number of images."""
         judging = self.judging_of(subject, target)
-        own, places = judging.vocabulary, range(len(judging.vocabulary.templates))
-        plain = [(own.templates[t].replace("{}", target), t) for t in places]
+        own = judging.vocabulary
+        plain = [(template.replace("{}", target), t) for t, template in enumerate(own.templates)]
         levels: dict[str, list[tuple[str, int]]] = {"plain": plain}
         for level in (SENTENCES, DESCRIPTIONS):
             known = asked_prompts([target], own.sentences, None) if own.sentences and level == SENTENCES else []
