@@ -78,7 +78,7 @@ def line(row: Row) -> list[str]:
     clip = row["results"][CLIP]
     scores = [score(reporting, name) for name in ("acc_e", "acc_s", "acc_n", "h_c")]
     levels = [by_level(reporting, role) for role in ("target", "preserved")]
-    cost = [f"{row['seconds']:.2f}", f"{row['peak_mb']:.0f}"]
+    cost = [f"{row['seconds']:.2f}", f"{row['peak_mb']:.0f}" if "peak_mb" in row else "–"]
     return [*start, *scores, score(clip, "h_c"), *levels, *cost, verdict(row)]
 
 

@@ -10,13 +10,12 @@ work on different lists side by side. The table says how many minutes of one cor
 from __future__ import annotations
 
 import json
-import resource
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from compared import chosen
-from runs import RUNS, SCORES, command, run
+from runs import RUNS, SCORES, command, processor_seconds, run
 from written import insert, markdown
 
 from mace_pl.commands.fit_order import study_of
@@ -37,12 +36,6 @@ HEAD = [
     "core min",
 ]
 Row = Mapping[str, Any]
-
-
-def processor_seconds() -> float:
-    """Those of all commands that have ended; other programs on the machine do not count."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 def searched(name: str, targets: Sequence[str], options: Sequence[str]) -> Row:

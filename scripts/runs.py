@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -32,6 +33,12 @@ def command(*words: str) -> None:
     """One command of ``erase.py`` in a process of its own, on one core per process."""
     threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}  # two processes do more than two threads
     subprocess.run([sys.executable, str(ERASE), *words], check=True, env=os.environ | threads)
+
+
+def processor_seconds() -> float:
+    """Those of all commands that have ended; other programs on the machine do not count."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def concepts_of(config: str) -> list[dict[str, str]]:

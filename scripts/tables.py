@@ -14,26 +14,28 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from compare_methods import Cells, Record, check_same
-from compared import Method, Targets, Vocabulary, chosen, read_vocabularies
+from compared import Method, Targets, chosen
 from compared_edits import Edits
 from compared_images import REPORT, Images
 from compared_page import Row, write_page
-from runs import run
+from runs import processor_seconds, run
+from table_sets import Set, read_tables
 from written import insert, plot, table
 
-from mace_pl.concepts.concept import Concept, read_names
-from mace_pl.concepts.preservation import BY_NUMBER
+from mace_pl.concepts.concept import read_names
 from mace_pl.evaluation.judges import CLIP
 from mace_pl.files.artifacts import slug, written_aside
 from mace_pl.files.tables import read_yaml
+from mace_pl.methods.edit import Edit
 from mace_pl.models.pipeline import model_fingerprint
+from mace_pl.run import PLACES
 
 FILE = Path("configs/compare/tables.yaml")
 PROCESSES = 2
@@ -44,72 +46,6 @@ LIBRARIES = [
     "peft",
     "torchmetrics",
 ]
-
-
-@dataclass(frozen=True)
-class Set:
-    """What is erased by a configuration.
-
-    Attributes:
-        table: where its row goes.
-        name: of the row.
-        vocabulary: what is generated and judged.
-        config: the configuration of ``fit``.
-        targets: in place of its concepts, with its kind and ``anchor: auto``.
-        changes: other settings, by the names of the comparison; ``class`` is the method's.
-        times: factors of settings.
-    """
-
-    table: str
-    name: str
-    vocabulary: str
-    config: str
-    targets: tuple[str, ...] = ()
-    changes: Mapping[str, Any] = field(default_factory=dict)
-    times: Mapping[str, float] = field(default_factory=dict)
-
-    def curve(self) -> str:
-        """What is written at its point of the trade-off: how the weight of the domain is multiplied; or nothing."""
-        factor = next(iter(self.times.values()), 1.0)
-        return f"× {factor:g}" if {*self.changes} <= {"class"} else ""
-
-    def given(self) -> dict[str, Any]:
-        """The configuration."""
-        content: dict[str, Any] = read_yaml(Path(self.config), "config")
-        return content
-
-    def concepts(self) -> list[Concept]:
-        """What is erased."""
-        own = self.given()["data"]["concepts"]
-        if not self.targets:
-            return [Concept(**concept) for concept in own]
-        return [Concept(target, kind=own[0].get("kind", "object")) for target in self.targets]
-
-    def method(self) -> Method:
-        """The settings as those of a method."""
-        config = self.given()
-        model, data = config["model"], config["data"]
-        settings: dict[str, Any] = {"lr": model["lr"]}
-        for stage, own in zip(("refine", "fuse"), BY_NUMBER, strict=True):
-            settings |= {f"{stage}.{term}": weight for term, weight in (model.get(stage) or vars(own)).items()}
-        kept = ("concepts", "anchors")
-        settings |= {f"data.{name}": value for name, value in data.items() if name not in kept}
-        settings |= {name: float(f"{settings[name] * factor:.3g}") for name, factor in self.times.items()}
-        changes = dict(self.changes)
-        class_path = f"mace_pl.methods.{changes.pop('class', 'Mace')}"
-        return Method(f"{Path(self.config).stem}, {self.name}", class_path, {**settings, **changes}, {})
-
-
-def read_tables(file: Path) -> tuple[dict[str, Vocabulary], dict[str, list[Set]]]:
-    """The vocabularies, and the sets of each table."""
-    content = read_yaml(file, "file")
-    sets = {
-        table: [
-            Set(table, name, **{**given, "targets": tuple(given.get("targets", ()))}) for name, given in own.items()
-        ]
-        for table, own in content["tables"].items()
-    }
-    return read_vocabularies(content, file), sets
 
 
 @dataclass(frozen=True)
@@ -167,7 +103,11 @@ class Tables:
         """What both judges see of a set."""
         method, place = one.method(), self.cells.folder / "cells" / slug(one.table) / slug(one.name)
         inputs = {"class": method.class_path, "settings": dict(method.published), "config": one.given()["data"]}
-        inputs |= {"targets": list(one.targets), "keep": list(self.vocabularies[one.vocabulary].keep)}
+        inputs |= {
+            "alone": one.alone,
+            "targets": list(one.targets),
+            "keep": list(self.vocabularies[one.vocabulary].keep),
+        }
         record = self.cells.kept(place / "row.json", inputs, partial(self.made, method, one, f"{one.table} {one.name}"))
         whole = method.class_path.endswith(".Mace")
         return {
@@ -179,9 +119,12 @@ class Tables:
 
     def made(self, method: Method, one: Set, model: str) -> Record:
         """A row, with the share of names of the vocabulary beside it that are seen before and after."""
-        targets = self.targets(one)
-        record = self.cells.make(method, method.published, targets)
-        record |= {"model": model, "kind": one.config, "concepts": list(targets.concepts)}
+        if one.alone:
+            targets, record = self.ordered(one)
+        else:
+            targets = self.targets(one)
+            record = self.cells.make(method, method.published, targets)
+        record |= {"model": model, "kind": one.settings(), "concepts": list(targets.concepts)}
         if "refused" in record:
             return record
         images = self.images[one.vocabulary]
@@ -191,6 +134,14 @@ class Tables:
             record["beside"] = self.beside(self.images[beside])
         self.edits.put({})
         return record | {"results": images.results(targets, images.original(), tables)}
+
+    def ordered(self, one: Set) -> tuple[Targets, Record]:
+        """The edit of a set that is alone, put into the pipeline."""
+        started = processor_seconds()
+        run = one.ordered(self.told["pretrained"], self.cells.folder / "runs" / slug(one.table) / slug(one.name))
+        self.edits.put(Edit.load(run / PLACES["edit"]).weights(self.edits.original))
+        concepts = read_yaml(run / "config.yaml", "config")["data"]["concepts"]
+        return Targets(one.name, one.vocabulary, concepts), {"settings": {}, "seconds": processor_seconds() - started}
 
     def beside(self, images: Images) -> dict[str, list[float]]:
         """By judge, how many images of the vocabulary's names are right before and after."""

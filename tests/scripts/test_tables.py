@@ -18,7 +18,16 @@ from mace_pl.files.paths import resolve
 STAGES = ("refine", "fuse")
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
-NAMES = ("compare_methods", "compared", "compared_edits", "compared_images", "compared_page", "written", "tables")
+NAMES = (
+    "compare_methods",
+    "compared",
+    "compared_edits",
+    "compared_images",
+    "compared_page",
+    "written",
+    "table_sets",
+    "tables",
+)
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +86,21 @@ def test_weights_are_those_of_fit(scripts: dict[str, ModuleType], tmp_path: Path
     assert settings["data.steps_per_concept"] == 1 and "data.concepts" not in settings
     twice = sets(**given, changes={"class": "MaceRefinement"}, times={"refine.domain": 2}).method()
     assert (twice.published["refine.domain"], twice.class_path) == (0.6, "mace_pl.methods.MaceRefinement")
+
+
+def test_a_set_that_is_alone_gives_fit_nothing_but_its_targets(
+    scripts: dict[str, ModuleType], toy_pipeline: Path, tmp_path: Path
+) -> None:
+    given = {"table": "t", "name": "n", "vocabulary": "v", "config": config(tmp_path), "alone": True}
+    one, cheap = scripts["tables"].Set(**given, targets=("ship",)), ["--data.image_steps", "1"]
+    cheap += ["--data.images_per_concept", "1", "--data.steps_per_concept", "1", "--data.pictures", str(tmp_path / "p")]
+    run = one.ordered(str(toy_pipeline), tmp_path / "run", *cheap)
+    said = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    assert said["model"]["lr"] != 1e-3 and said["model"]["prior"] is None and said["data"]["anchors"] is None
+    (concept,) = said["data"]["concepts"]
+    assert concept["target"] == "ship" and concept["anchor"] not in {"", "auto"} and said["model"]["domain_names"]
+    before = (run / "edit.safetensors").stat().st_mtime_ns
+    assert one.ordered(str(toy_pipeline), run) == run and (run / "edit.safetensors").stat().st_mtime_ns == before
 
 
 def small(place: Path) -> Path:
