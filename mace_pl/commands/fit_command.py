@@ -92,7 +92,7 @@ class FitCLI(CommandLine):
             default=None,
             help="search the weights of the finished run with so many trials; the best is output_dir (extra tune)",
         )
-        judges = Module | Literal["clip"]
+        judges = Literal["clip"] | Module  # in this order: else "clip" is looked for among all subclasses
         parser.add_argument("--judge", type=judges, default="clip", help="of the search: clip, or a class")
         parser.add_argument("--confirm_by", type=judges | None, default=None, help="judge that confirms what it finds")
         parser.link_arguments("seed_everything", "model.seed", compute_fn=int)

@@ -114,7 +114,7 @@ class Attack(LightningModule):
         pretrained: str,
         edited: list[str] | str,
         classifier: str = "checkpoints/emoji/clip",
-        judge: torch.nn.Module | list[torch.nn.Module | Literal["clip"]] | None = None,
+        judge: torch.nn.Module | list[Literal["clip"] | torch.nn.Module] | None = None,
         output: str = "checkpoints/scores/attack.json",
         steps: int = 20,
         guidance: float = 5.0,

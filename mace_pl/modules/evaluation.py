@@ -81,7 +81,7 @@ class ErasureScores(LightningModule):
         overwrite: bool = False,
         targets: list[str] | dict[str, str] | None = None,
         names: list[str] | str | None = None,
-        judge: torch.nn.Module | list[torch.nn.Module | Literal["clip"]] | None = None,
+        judge: torch.nn.Module | list[Literal["clip"] | torch.nn.Module] | None = None,
         chosen_by: str | None = None,
         features: torch.nn.Module | None = None,
         reference: str | None = None,
