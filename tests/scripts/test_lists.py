@@ -45,7 +45,7 @@ def test_a_list_is_fitted_searched_and_confirmed_once(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "lists.yaml").write_text("few: [ship]\n")
     (tmp_path / "page.md").write_text("Before\n\n<!-- lists -->\n<!-- /lists -->\n")
-    given = {"lists": tmp_path / "lists.yaml", "trials": 1, "steps": 3, "document": tmp_path / "page.md"}
+    given = {"lists": tmp_path / "lists.yaml", "trials": 1, "steps": 2, "document": tmp_path / "page.md"}
     given |= {"pretrained": str(base), "clip": str(base / "clip"), "judge": str(base / "judge/judge.safetensors")}
     given |= {"more": ["--data.steps_per_concept", "1", "--data.images_per_concept", "1", "--data.anchors", "[lamp]"]}
     given["more"] += ["--model.domain_names", "[dog, cat]"]

@@ -61,7 +61,7 @@ def test_time_and_memory_are_about_those_of_the_run(model: str, toy_pipeline: Pa
     ):
         assert taken / BUSY < estimated < taken * BUSY, (estimated, taken)
     live = LiveBytes()
-    train(base, tmp_path / "images", data=work, trainer={"callbacks": [Stamps(live)]})
+    train(base, tmp_path / "images", data=work | {"steps_per_concept": 2}, trainer={"callbacks": [Stamps(live)]})
     size = next(one.taken.bytes for one in found if one.stage == "train")
     assert live.peak / FACTOR < size < live.peak * FACTOR, (size, live.peak)
 
