@@ -108,6 +108,8 @@ class Command:
                 log.open(written / "report", int(os.environ.get("RANK", "0")))
             if self.tells and written is not None and first:
                 print(f"Written to {written}")
+            if self.logs and first:
+                print(*imported("mace_pl.callbacks.write_run:next_steps")(written), sep="\n")
 
 
 def imported(name: str) -> Any:

@@ -60,8 +60,15 @@ def explained(error: ArgumentError, known: Iterable[str]) -> str:
     if not unknown:
         return of_type(message)
     where = f" in {owner[1]}" if owner is not None else ""
-    more = INSTEAD.get(unknown[0], "") or nearest(unknown[0], names)
-    return f"{unknown[0]} does not exist{where}. {more.strip()}".strip()
+    more = INSTEAD.get(unknown[0], "") or nearest(unknown[0], names) or beside(unknown[0], names)
+    return f"{unknown[0]} does not exist{where}. {more.strip()}"
+
+
+def beside(unknown: str, names: Iterable[str]) -> str:
+    """What there is in the group of a setting that does not exist; where to look, when it has none."""
+    group = unknown.rpartition(".")[0]
+    own = [name for name in names if group and name.rpartition(".")[0] == group]
+    return f"Choose from {', '.join(own)}." if own else "All that exist are in docs/options.md, and in --help.all."
 
 
 def missing_options(message: str, known: Iterable[str]) -> str:

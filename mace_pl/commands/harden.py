@@ -214,10 +214,11 @@ def _wording(
         own = {clean_name(name, setting): clean_names(words, setting) for name, words in given.items()}
         unknown = [name for name in own if name not in old.targets]
         if unknown:
-            raise UserError(f"{setting} names {unknown[0]!r}, no target of the run: {', '.join(old.targets)}.")
+            known = ", ".join(old.targets)
+            raise UserError(f"--{setting} names {unknown[0]!r}, no target of the run. Choose from {known}.")
         empty = [name for name, words in own.items() if not words or not all(words)]
         if empty:
-            raise UserError(f"{setting} of {empty[0]!r} hold an empty text, or none. Write some, or leave them out.")
+            raise UserError(f"--{setting} of {empty[0]!r} hold an empty text, or none. Write some, or leave them out.")
         texts.append(own)
     from_run = preserved is None
     names = read_names(

@@ -174,7 +174,7 @@ def test_an_interrupted_hardening_resumes_to_the_bit(
         (["--preserved", "[ship]"], "preserved: 'ship' is a target"),
         (["--synonyms", "{ship: []}"], "synonyms of 'ship' hold an empty text, or none"),
         (["--sentences", "{ship: ['']}"], "sentences of 'ship' hold an empty text, or none"),
-        (["--synonyms", "{cat: [kitten]}"], "synonyms names 'cat', no target"),
+        (["--synonyms", "{cat: [kitten]}"], "--synonyms names 'cat', no target"),
         (["--device", "nothing"], "device=nothing is not on this machine"),
         (["--keep_every_n_steps", "0"], "keep_every_n_steps=0"),
     ],
