@@ -46,7 +46,7 @@ class ChooseNames(Callback):
     def choose(self, trainer: Trainer, module: ErasureModule) -> dict[str, Any]:
         """The names that an interrupted run has chosen from the same, or new ones."""
         data: RunData = trainer.datamodule  # type: ignore[attr-defined]
-        wanted, concepts = module.wanted, data.concepts
+        wanted, concepts = module.wanted.for_targets(data.concepts), data.concepts
         inputs = {
             "concepts or prompts": [[c.target, c.anchor, t] for c, t in zip(concepts, data.templates, strict=True)],
             "model": [module.fingerprint, module.unet_hash],

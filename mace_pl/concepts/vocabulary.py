@@ -10,19 +10,24 @@ from mace_pl.files.tables import read_yaml
 from mace_pl.models.source import Source
 
 OWN_FILE = "names.txt"  # in the folder of a model: what it knows, a name on each line
+STYLES_FILE = "styles.txt"  # likewise its styles, which count where a style is erased
 OWN = f"{OWN_FILE} of the model"  # what a vocabulary is called
 COMMON = "common words of the project"
 WORDS = Path(__file__).with_name("vocabulary.yaml")
 
 
-def own_names(source: Source) -> list[str]:
-    """The names that a model says that it knows; none where it says nothing.
+def own_names(source: Source, name: str = OWN_FILE) -> list[str]:
+    """The names, or the styles, that a model says that it knows; none where it says nothing.
+
+    Args:
+        source: where the model is.
+        name: of the file in its folder.
 
     Raises:
         UserError: its file holds no name, or is no text.
     """
-    file = source.folder / OWN_FILE if source.folder is not None else None
-    return read_names(str(file), f"model.pretrained: {OWN_FILE}") if file is not None and file.is_file() else []
+    file = source.folder / name if source.folder is not None else None
+    return read_names(str(file), f"model.pretrained: {name}") if file is not None and file.is_file() else []
 
 
 def common_words() -> list[str]:

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from mace_pl.concepts.concept import AUTO
 from mace_pl.concepts.preservation import GivenWeights, weights_of
-from mace_pl.concepts.vocabulary import own_names
+from mace_pl.concepts.vocabulary import STYLES_FILE, own_names
 from mace_pl.data.batches import Batches
 from mace_pl.errors import UserError
 from mace_pl.hardening.settings import Hardening
@@ -135,8 +135,9 @@ class ConceptErasure(LightningModule):
         self.made = {"unet": self.unet_hash, "text_encoder": self.fingerprint}
         given: dict[str, Any] = {"prior": prior, "domain": domain, "domain_names": domain_names, "pooled": pooled}
         given |= {"domain_vocabulary": domain_vocabulary, "domain_affected": domain_affected, "beside": beside}
-        known, self.weights = own_names(self.source), weights_of((refine, fuse), given, self.method.by_number)
-        self.wanted = preserving(given, self.weights, self.method, self.backbone, self.fingerprint, known)
+        known, styles = own_names(self.source), own_names(self.source, STYLES_FILE)
+        self.weights = weights_of((refine, fuse), given, self.method.by_number)
+        self.wanted = preserving(given, self.weights, self.method, self.backbone, self.fingerprint, known, styles)
         self.told = inputs_of(given, self.weights, self.wanted, self.method)
         self.refined: Refined | None = None  # this and the next: what the stages make, each set by its hook
         self.loras: ConceptLoRAs | None = None
@@ -144,9 +145,8 @@ class ConceptErasure(LightningModule):
         self.trained: Trained | None = None
         self.edit: Edit | None = None
         self.original: dict[str, Tensor] = {}
-        self.share = Share((), (), ())
         self.group: torch.distributed.ProcessGroup | None = None  # of the ranks that share a concept's images
-        self.concepts_at_once, self.losses = 1, dict[str, list[float]]()
+        self.share, self.concepts_at_once, self.losses = Share((), (), ()), 1, dict[str, list[float]]()
         self.done, self.stepped = dict[int, int](), list[int]()  # steps of an interrupted run; concepts of this step
         self.stage = ExitStack()  # what is switched on while stage 2 runs
 
@@ -157,7 +157,7 @@ class ConceptErasure(LightningModule):
 
     def take_names(self, chosen: Mapping[str, tuple[float, float]]) -> None:
         """Preserve these names, which were chosen for the run; by name its size and how far it would move."""
-        self.wanted = self.wanted.with_names(chosen)
+        self.wanted = self.wanted.for_targets(self.data.concepts).with_names(chosen)
         self.told |= {"names": self.wanted.names, "vocabulary": None}
 
     def begin(self) -> None:

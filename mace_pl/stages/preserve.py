@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mace_pl.concepts.concept import AUTO
+from mace_pl.concepts.concept import AUTO, Concept
 from mace_pl.concepts.named import Named, sum_names
 from mace_pl.concepts.preservation import (
     NAMES,
@@ -54,6 +54,7 @@ class Preserving:
             not.
         moved: of the names that were chosen for the run, as in :class:`Preserved`; empty before.
         among: how many names they were chosen among.
+        styles: that the model says that it knows; in the vocabulary once a style is erased.
         pooled: terms of stage 1 for SDXL's pooled text; None where it is not edited.
         beside: a run whose concepts are erased too, so that they are not preserved; None for none.
     """
@@ -68,11 +69,17 @@ class Preserving:
     chosen_from: str = ""
     moved: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     among: int = 0
+    styles: Sequence[str] = ()
 
     @property
     def known(self) -> list[str]:
         """The names that a user or a model has named; not the project's own."""
         return [*self.names, *(() if self.chosen_from == COMMON else self.vocabulary)]
+
+    def for_targets(self, concepts: Iterable[Concept]) -> Preserving:
+        """The same; where one of these is a style, and the vocabulary is the model's, with its styles in it."""
+        wider = self.chosen_from == OWN and any(concept.kind == "style" for concept in concepts)
+        return replace(self, vocabulary=[*self.vocabulary, *self.styles]) if wider else self
 
     def with_names(self, chosen: Mapping[str, tuple[float, float]]) -> Preserving:
         """The same with names that were chosen out of the vocabulary: :func:`most_affected`."""
@@ -106,6 +113,7 @@ def preserving(
     backbone: Backbone,
     fingerprint: str,
     known: Sequence[str] = (),
+    styles: Sequence[str] = (),
 ) -> Preserving:
     """What a run is told to preserve, with its files read.
 
@@ -117,6 +125,7 @@ def preserving(
         backbone: the original model.
         fingerprint: of its text encoder.
         known: names that it knows, where it says so.
+        styles: likewise.
 
     Raises:
         UserError: a file that does not fit, names without a weight, a weight that is negative or not finite, or a
@@ -139,7 +148,7 @@ def preserving(
     pooled = pooled_preservation(model, stages[0], method, backbone, width)
     beside = Run.load(model["beside"], "model.beside") if model.get("beside") else None
     affected = affected or (MANY if chosen_from in (OWN, COMMON) else AFFECTED)
-    return Preserving(files[0], files[1], names, vocabulary, affected, pooled, beside, chosen_from)
+    return Preserving(files[0], files[1], names, vocabulary, affected, pooled, beside, chosen_from, styles=styles)
 
 
 def inputs_of(

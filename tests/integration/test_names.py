@@ -11,14 +11,17 @@ from support.runs import config
 
 from mace_pl.cli import erase_main
 from mace_pl.commands.fuse import fuse_run
+from mace_pl.concepts.concept import Concept
 from mace_pl.concepts.preservation import StageWeights
-from mace_pl.concepts.vocabulary import COMMON, OWN, common_words, own_names
+from mace_pl.concepts.vocabulary import COMMON, OWN, STYLES_FILE, common_words, own_names
+from mace_pl.evaluation.convolutional import ConvolutionalJudge
 from mace_pl.methods import UCE
 from mace_pl.models.backbone import backbone_of
 from mace_pl.models.pipeline import load_pipeline
 from mace_pl.models.source import Source
 from mace_pl.stages.preserve import preserving
 
+JUDGE = str(Path(__file__).resolve().parents[2] / "checkpoints/emoji/judge/judge.safetensors")
 NAMES = ["dog", "cat", "sky", "ground", "art", "house", "tree"]
 QUIET = ["--save_pipeline", "false", "--report_seeds", "0"]
 AUTO = ["--model.domain_vocabulary", json.dumps(NAMES), "--model.domain_affected", "3", "--model.refine.domain", "0.1"]
@@ -87,8 +90,18 @@ def test_names_are_chosen_where_a_weight_wants_some_and_nothing_else_names_them(
     assert own_names(Source(folder=tmp_path)) == ["ship", "palm tree"]
 
 
+@pytest.mark.parametrize(("kind", "wider"), [("object", []), ("style", ["blob"])])
+def test_styles_of_the_model_count_where_a_style_is_erased(toy_pipeline: Path, kind: str, wider: list[str]) -> None:
+    backbone = backbone_of(load_pipeline(str(toy_pipeline)))
+    stages, concepts = [StageWeights(1.0, domain=0.1)] * 2, [Concept("ship", kind=kind)]
+    for own, found in ((["cat"], ["cat", *wider]), ([], list(common_words()))):
+        wanted = preserving({"domain_names": "auto"}, stages, UCE(), backbone, "", own, ["blob"])
+        assert list(wanted.for_targets(concepts).vocabulary) == found
+
+
 def test_the_bundled_model_says_what_it_knows() -> None:
     root = Path(__file__).resolve().parents[2]
     files = [root / "checkpoints" / "emoji" / "names.txt", root / "configs" / "emoji" / "names.txt"]
     assert files[0].read_text() == files[1].read_text()
+    assert {*own_names(Source(folder=files[0].parent), STYLES_FILE)} == {*ConvolutionalJudge(JUDGE, "styles").names}
     assert len(common_words()) > 400 and {"ship", "nurse", "watercolor"} <= set(common_words())
