@@ -50,7 +50,7 @@ def cells(row: Row, levels: bool, beside: bool) -> list[str]:
     line += [plain(after["h"]), plain(other["after"]["top1"]["h"])]
     line += [plain(shares.get("anchor")), plain(shares["empty"]) + (f" {MARK}" if reporting["fails"] else "")]
     if levels:
-        found = [reporting["levels"].get(level) for level in (SENTENCES, DESCRIPTIONS)]
+        found = [reporting.get("levels", {}).get(level) for level in (SENTENCES, DESCRIPTIONS)]
         line += ["–" if own is None else pair(own["before"]["target"], own["target"]) for own in found]
     if beside:
         line.append(pair(*next(iter(row["beside"].values()))) if "beside" in row else "–")

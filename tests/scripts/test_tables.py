@@ -103,6 +103,18 @@ def test_a_set_that_is_alone_gives_fit_nothing_but_its_targets(
     assert one.ordered(str(toy_pipeline), run) == run and (run / "edit.safetensors").stat().st_mtime_ns == before
 
 
+def test_sets_with_levels_and_sets_without_share_a_table(scripts: dict[str, ModuleType]) -> None:
+    top = {"top1": {"acc_e": 0.5, "acc_s": 1.0, "h": 0.8}, "shares": {"empty": 0.0}}
+    seen: dict[str, Any] = {"before": top, "after": top, "fails": []}
+    levels = {"sentences": {"before": {"target": 1.0}, "target": 0.25}}
+    rows = [
+        {"set": name, "concepts": [{"anchor": "house"}], "results": {"judge": found, "clip": seen}}
+        for name, found in (("with", seen | {"levels": levels}), ("without", seen))
+    ]
+    _, _, one, other, mean = scripts["written"].table(rows).splitlines()
+    assert one.endswith("| 1.000 → 0.250 | – |") and other.endswith("| – | – |") and "0.800" in mean
+
+
 def small(place: Path) -> Path:
     """A file of three tables."""
     three: dict[str, Any] = {"names": ["ship", "frog", "dog"], "others": ["house", "book", "pizza", "clock"]}
