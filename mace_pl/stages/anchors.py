@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from mace_pl.concepts.anchors import Candidate, candidates_of, rank_anchors
+from mace_pl.concepts.anchors import Candidate, apart_from, candidates_of, rank_anchors
 from mace_pl.concepts.concept import AUTO, Concept
 from mace_pl.evaluation.clip import ClipClassifier
 from mace_pl.models.pipeline import scheduled
@@ -83,7 +83,8 @@ def choose_anchors(pipeline: Pipeline, concepts: Sequence[Concept], choice: Choi
         return {concept.target: "" for concept in open_ones}
     targets, chosen = [*(concept.target for concept in concepts), *choice.beside], dict[str, str]()
     for concept in open_ones:
-        candidates = candidates_of(concept, choice.given, choice.names)
+        pools = candidates_of(concept, choice.given, choice.names)
+        candidates = next((pool for pool in pools if apart_from(pipeline, pool, targets)), pools[-1])
         ranked = rank_anchors(pipeline, concept, candidates, targets, choice.names)
         classes = names_beside(pipeline, [*candidates, *choice.names, *targets], [])
         best = choice.best(pipeline, ranked, classes)

@@ -10,6 +10,7 @@ from support.tolerances import FLOAT32_PASS, close
 from mace_pl.concepts.anchors import FAR, GENERAL, NEIGHBOURS, apart_from, candidates_of, centred, rank_anchors
 from mace_pl.concepts.concept import Concept
 from mace_pl.errors import UserError
+from mace_pl.stages.anchors import Choice, choose_anchors
 
 SHIP = Concept("ship")
 NAMES = ["dog", "cat", "sky", "ground", "art", "house", "a bird", "tree"]
@@ -64,6 +65,17 @@ def test_nothing_left_to_choose_names_the_settings(pipeline: StableDiffusionPipe
 @pytest.mark.parametrize("kind", ["object", "person", "style"])
 def test_people_and_styles_are_not_turned_into_other_ones(kind: str) -> None:
     concept = Concept("somebody", kind=kind)
-    assert candidates_of(concept, ["sky"], NAMES) == ["sky"]
-    assert candidates_of(concept, [], NAMES) == (NAMES if kind == "object" else GENERAL[kind])
-    assert candidates_of(concept, [], []) == GENERAL[kind]
+    assert candidates_of(concept, ["sky"], NAMES) == [["sky"]]
+    assert candidates_of(concept, [], NAMES)[-1] == (NAMES if kind == "object" else GENERAL[kind])
+    assert candidates_of(concept, [], []) == [GENERAL[kind]]
+
+
+def test_an_object_becomes_a_thing_where_there_is_one(pipeline: StableDiffusionPipeline) -> None:
+    names = ["dog", "lamp", "nurse", "tent", "genie"]
+    assert candidates_of(SHIP, [], names) == [["lamp", "tent"], names]
+    assert candidates_of(SHIP, [], ["dog", "nurse"]) == [["dog", "nurse"]]
+    assert candidates_of(SHIP, ["dog"], ["lamp"]) == [["dog"]]
+    open_one = Concept("ship", kind="object")
+    for erased, left in (([], {"house"}), (["house"], {"dog"})):
+        concepts = [open_one, *(Concept(name, "art") for name in erased)]
+        assert {*choose_anchors(pipeline, concepts, Choice((), ["house", "dog"]), True).values()} == left
