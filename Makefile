@@ -18,6 +18,9 @@ READY := $(VENV)/.ready
 CHECKS := $(VENV)/.checks
 PIP   := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
+# what does not wait for each other is made side by side: older packages come in while types are checked
+MAKEFLAGS += --jobs=2
+
 LISTS := $(wildcard tests/compat/*.txt)
 OLDER := $(LISTS:tests/compat/%.txt=$(VENV)/compat/%/.ready)
 
@@ -51,11 +54,11 @@ define BESIDE
 	touch $@
 endef
 
-$(VENV)/compat/%/.ready: tests/compat/%.txt $(READY)
+$(VENV)/compat/%/.ready: tests/compat/%.txt $(CHECKS)
 	$(BESIDE)
 
 # what the page of `studio` needs, with an older pillow
-$(VENV)/studio/.ready: tests/studio/packages.txt $(READY)
+$(VENV)/studio/.ready: tests/studio/packages.txt $(CHECKS)
 	$(BESIDE)
 
 # a link that leads nowhere is an error; no network is needed
