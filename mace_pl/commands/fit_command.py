@@ -154,8 +154,9 @@ class FitCLI(CommandLine):
             if plain["model"].get(name) != AUTO and isinstance(plain["model"].get(name), str):
                 plain["model"][name] = read_names(plain["model"][name], f"model.{name}")
         self.resume_search(plain)
-        refine, fuse = cast(ConceptErasure, self.model).weights
-        plain["model"] |= {"refine": vars(refine), "fuse": vars(fuse)}
+        model = cast(ConceptErasure, self.model)
+        refine, fuse = model.weights
+        plain["model"] |= {"refine": vars(refine), "fuse": vars(fuse), "prior": model.prior}
         before_after = BeforeAfter(
             config["kept"],
             config["classifier"],

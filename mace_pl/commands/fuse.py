@@ -78,11 +78,12 @@ def fuse_run(
     output = Path(output_dir) if output_dir else old.home.with_name(f"{old.home.name}-{way}")
     refuse_inputs(output, [("run", old.home)])
     claim_output(output, overwrite)
-    check_files(model)
+    check_files(old.base.applied(model, pretrained))
     pipeline, source, base = old.base.load(pretrained, layout)
-    refuse_inputs(output, [("base model", source.place), *inputs_of({"model": model | base.settings})])
+    model = base.applied(model)
+    refuse_inputs(output, [("base model", source.place), *inputs_of({"model": model})])
     plain = {"harden": None} if "harden" in model else {}  # whoever adds to the new run or repeats it gets none either
-    config = {**old.config, "model": model | base.settings | plain, "output_dir": str(output)}
+    config = {**old.config, "model": model | plain, "output_dir": str(output)}
     new = Run(output, base, concepts, config, old.seed, Fused(way, strengths, model["refine"], model["fuse"]))
     solved = solve_again(old, new, pipeline, closed_form)
     finished = Finished(new, pipeline, source, solved.edit, solved.original)

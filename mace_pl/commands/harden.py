@@ -94,7 +94,7 @@ def harden_run(
     asked = _wording(old, pipeline, preserved, synonyms or {}, sentences or {})
     made = {"edit": hash_files([old.place("edit")]), "unet": old.base.unet}
     config = {**old.config, "output_dir": str(output)}
-    config["model"] = (old.config.get("model") or {}) | base.settings
+    config["model"] = base.applied(old.config.get("model") or {})
     new = replace(old, folder=output, base=base, config=config, entries={})
     with launched(place.type == "cuda") as team:
         shown = screen().is_terminal and team.first

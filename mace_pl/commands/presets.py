@@ -56,7 +56,8 @@ def preset_of(given: str | None, model: Mapping[str, Any], accelerator: str = "a
     """The preset of a run; None where nothing asks for one.
 
     Args:
-        given: ``sd15``, or ``sd15:8`` for a card of 8 GB; when None, read from model and machine, if that has a GPU.
+        given: ``sd15``, or ``sd15:8`` for a card of 8 GB; when None, read from model and machine: what its family
+            always wants, and what the card of a GPU does.
         model: its settings ``pretrained`` and ``revision``.
         accelerator: of the Trainer; on a CPU no card is looked at.
 
@@ -66,8 +67,6 @@ def preset_of(given: str | None, model: Mapping[str, Any], accelerator: str = "a
     table: Any = read_yaml(TABLE, "preset")
     name, card = named(given, list(table))
     card = card or card_of(accelerator)
-    if name is None and card is None:
-        return None
     facts = facts_of(str(model.get("pretrained")), model.get("revision"))
     if name is not None and facts.family not in (None, name):
         raise UserError(
@@ -78,10 +77,13 @@ def preset_of(given: str | None, model: Mapping[str, Any], accelerator: str = "a
     if family is None:
         return None
     entry = table[family]
+    own = {**entry.get("always", {}), **(entry.get("named", {}) if name else {})}
+    if name is None and card is None and not own:
+        return None
     by_memory, says = fitting(family, entry["memory"], facts.side, card) if card is not None else ({}, "")
     size = facts.pixels * (facts.side or entry["memory"]["side"])
     image = f"images of {size} pixels, {facts.scheduler or 'the scheduler'} of the model"
-    return Preset(family, name is None, card, {**(entry["named"] if name else {}), **by_memory}, says, image)
+    return Preset(family, name is None, card, {**own, **by_memory}, says, image)
 
 
 def named(given: str | None, families: list[str]) -> tuple[str | None, float | None]:

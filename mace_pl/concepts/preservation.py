@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -14,13 +15,15 @@ from mace_pl.errors import UserError
 from mace_pl.files.identity import hash_files
 from mace_pl.files.paths import resolve
 from mace_pl.methods.closed_form import Preservation
-from mace_pl.methods.gram_statistics import files_of, weighted_statistics
+from mace_pl.methods.gram_statistics import files_of, load_statistics, weighted_statistics
 from mace_pl.models.protocols import Pipeline
+from mace_pl.models.source import Source
 from mace_pl.models.text_encoding import names_beside
 
 log = logging.getLogger(__name__)
 
 NAMES = ("domain_names", "domain_vocabulary")  # settings of ``model`` that take a list of names, or a file of them
+OWN_PRIOR = "statistics/prior.safetensors"  # in the folder of a model
 
 
 @dataclass
@@ -88,7 +91,7 @@ def weights_of(
     Raises:
         UserError: a growth of a weight that is 0.
     """
-    silent = all(own.absolute and (own.identity, own.prior, own.domain) == (None,) * 3 for own in given)
+    silent = without_weights(given)
     domain = model.get("domain") or any(model.get(name) not in (None, AUTO, "", []) for name in NAMES)
     domain = domain or (silent and model.get("domain_names") == AUTO)
     found = []
@@ -104,6 +107,49 @@ def weights_of(
                 f"too, or leave it out."
             )
     return found
+
+
+def without_weights(given: Sequence[GivenWeights | StageWeights]) -> bool:
+    """Whether all weights are left to the run."""
+    return all(own.absolute and (own.identity, own.prior, own.domain) == (None,) * 3 for own in given)
+
+
+def prior_of(
+    prior: str | dict[str, float] | None,
+    pretrained: str,
+    source: Source,
+    given: Sequence[GivenWeights | StageWeights],
+    by_number: bool,
+    fingerprint: str,
+) -> str | dict[str, float] | None:
+    """The statistics of captions that a run preserves; of ``auto`` the model's own, :data:`OWN_PRIOR` in its folder.
+
+    Those are taken where no weight is given at all, and the method has weights that follow the number of targets, or
+    where one is given for the prior.
+
+    Args:
+        prior: as it is set.
+        pretrained: the model.
+        source: the files that it was read from.
+        given: the weights of stages 1 and 3 as they are set.
+        by_number: whether the method has weights that follow the number.
+        fingerprint: of the model's text encoder; statistics of another are left out.
+
+    Raises:
+        UserError: the model's file cannot be read.
+    """
+    if prior != AUTO:
+        return prior
+    wanted = any(own.prior for own in given) or (by_number and without_weights(given))
+    folder = source.folder
+    if not wanted or folder is None or not (folder / OWN_PRIOR).is_file():
+        return None
+    file = (Path(pretrained) if resolve(pretrained) == folder else folder) / OWN_PRIOR
+    if load_statistics(resolve(file), "model.prior")[1].get("encoder") != fingerprint:
+        log.info(f"model.prior: {file} is of another text encoder than the model has now, and is left out")
+        return None
+    log.info(f"model.prior: {file} is preserved, the model's own statistics of captions")
+    return str(file)
 
 
 def check_weights(stages: Sequence[StageWeights]) -> None:

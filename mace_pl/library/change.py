@@ -89,7 +89,7 @@ class Library:
         first = self.run
         if self.history.events:
             first = Run.load(self.folder / STATES / self.history.events[0].state)
-        return {**first.config, "model": {**first.config["model"], **self.run.base.settings}}
+        return {**first.config, "model": self.run.base.applied(first.config["model"])}
 
     @property
     def members(self) -> Members:

@@ -80,7 +80,7 @@ def taken(library: Library, base: Base, other: Library) -> Mapping[str, Note]:
 
 def model_at(base: Base, other: Library) -> Mapping[str, object]:
     """How another run was edited, with the place where the base is now."""
-    return {**other.run.config["model"], **base.run.base.settings}
+    return base.run.base.applied(other.run.config["model"])
 
 
 def refuse_other(library: Library, other: Library) -> None:

@@ -78,7 +78,7 @@ class Base:
             UserError: it is not there, or another one.
         """
         pipeline, source, base = run.base.load(pretrained, layout)
-        model = {**run.config.get("model", {}), **base.settings}
+        model = base.applied(run.config.get("model", {}))
         return Base(pipeline, source, replace(run, base=base, config={**run.config, "model": model}))
 
     @property

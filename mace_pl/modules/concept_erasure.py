@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mace_pl.concepts.concept import AUTO
-from mace_pl.concepts.preservation import GivenWeights, weights_of
+from mace_pl.concepts.preservation import GivenWeights, prior_of, weights_of
 from mace_pl.concepts.vocabulary import STYLES_FILE, own_names
 from mace_pl.data.batches import Batches
 from mace_pl.errors import UserError
@@ -66,11 +66,11 @@ class ConceptErasure(LightningModule):
         layout: diffusers folder or hub id with a single checkpoint's configurations; diffusers' own choice when None.
         method: the closed form: ``Mace`` (all three stages, when None), or one of those that train nothing and need no
             images: ``MaceRefinement``, ``UCE``, ``RECE``, ``SPEED``, ``NullSpace``, ``CURE``, ``OCE``.
-        prior: file of prior statistics (``erase.py cache``), or files with their weights, or none.
+        prior: file of prior statistics (``erase.py cache``), or files with their weights; ``auto``: the model's own,
+            ``statistics/prior.safetensors`` in its folder, where no weight is given or one is for the prior.
         domain: file of domain statistics, or files with their weights, or none.
-        domain_names: names to preserve beside ``domain``, a list or a text file with one on each line; ``auto`` chooses
-            those that the edit would move most out of ``domain_vocabulary``, and where neither that nor ``domain`` is
-            given but a weight is, out of the model's own names or common words. Targets are left out.
+        domain_names: names to preserve, a list or a file with one on each line; ``auto``: those that the edit would
+            move most, of ``domain_vocabulary``, or without that and ``domain`` of the model's own or common words.
         domain_vocabulary: more names, likewise; those of them are preserved that the edit would move most.
         domain_affected: how many of a vocabulary; when None 20 of ``domain_vocabulary``, else 100.
         pooled: edit the layer that reads SDXL's pooled text too, by the closed form on pooled embeddings.
@@ -86,8 +86,7 @@ class ConceptErasure(LightningModule):
         gradient_checkpointing: run each block of the UNet again in the backward pass; less memory, more time.
         compile: compile the UNet's blocks with ``torch.compile`` (wants a C++ compiler on CPU, Triton on GPU).
         harden: stage 4, off when None: harden the edit; ``{}`` for its defaults, or settings of the command harden.
-        beside: a run or library whose concepts are erased too by stage 1, at full strength; of stages 2 and 3 they are
-            no part.
+        beside: a run or library whose concepts stage 1 erases too, at full strength; stages 2 and 3 leave them alone.
         seed: seeds images, LoRAs, noise and timesteps; the command links it to ``seed_everything``.
     """
 
@@ -95,7 +94,7 @@ class ConceptErasure(LightningModule):
         self,
         pretrained: str,
         method: ClosedForm | None = None,
-        prior: str | dict[str, float] | None = None,
+        prior: str | dict[str, float] | None = AUTO,
         domain: str | dict[str, float] | None = None,
         rank: int = 1,
         refine: GivenWeights = GivenWeights(),  # noqa: B008 - read only; jsonargparse shows its fields
@@ -133,7 +132,8 @@ class ConceptErasure(LightningModule):
         self.placed, self.begun = OnDevice(self.pipeline), False
         self.fingerprint, self.unet_hash = encoder_fingerprint(self.pipeline), unet_fingerprint(self.unet)
         self.made = {"unet": self.unet_hash, "text_encoder": self.fingerprint}
-        given: dict[str, Any] = {"prior": prior, "domain": domain, "domain_names": domain_names, "pooled": pooled}
+        self.prior = prior_of(prior, pretrained, self.source, (refine, fuse), self.method.by_number, self.fingerprint)
+        given: dict[str, Any] = {"prior": self.prior, "domain": domain, "domain_names": domain_names, "pooled": pooled}
         given |= {"domain_vocabulary": domain_vocabulary, "domain_affected": domain_affected, "beside": beside}
         known, styles = own_names(self.source), own_names(self.source, STYLES_FILE)
         self.weights = weights_of((refine, fuse), given, self.method.by_number)

@@ -62,5 +62,5 @@ def save_state(
 
 def at_base(base: Base, run: Run) -> Base:
     """The base with a state of the library, which says how it is edited, and the place where the base is now."""
-    model = {**run.config["model"], **base.run.base.settings}
+    model = base.run.base.applied(run.config["model"])
     return replace(base, run=replace(run, base=base.run.base, config={**run.config, "model": model}))

@@ -77,7 +77,7 @@ class Studio:
             UserError: no run there, no sums or LoRAs of its concepts, or another base model.
         """
         library = Library.open(run)
-        check_files(library.run.config["model"])
+        check_files(library.run.base.applied(library.run.config["model"], pretrained))
         home = library.folder
         return Studio(
             Base.load(library.run, pretrained, layout),

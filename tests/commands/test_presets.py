@@ -58,6 +58,7 @@ def test_the_family_is_read_from_the_model(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="are of sd21"):
         of("sd15", original(tmp_path / "two.safetensors", 320, 1024))
     assert of(None, found["sd15"]) is None, "a CPU has no card, and nobody asked"
+    assert of(None, found["tiny"]).settings == {"model.lr": 3e-4, "data.image_guidance": 5.0}
 
 
 @pytest.mark.parametrize("given", ["sd3", "sd15:much", "sd15:-8", "sd15:nan", "8"])
@@ -88,6 +89,21 @@ def test_own_settings_win_and_what_was_taken_is_printed_and_written(
     assert "Your own settings stay: model.lr=0.01" in said and "not measured on this card" in said
     written = Run.load(tmp_path / "run").config
     assert (written["model"]["lr"], written["data"]["image_guidance"], written["preset"]) == (0.01, 5.0, "tiny:8")
+
+
+def test_what_a_family_always_wants_is_taken_where_nobody_asks(
+    toy_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = config(tmp_path, toy_pipeline, "run", CONCEPTS[:1], image_guidance=2.0)
+    content = yaml.safe_load((tmp_path / "run.yaml").read_text())
+    del content["model"]["lr"]
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(content))
+    erase_main([*args, "--report_seeds", "0", "--save_pipeline", "false", "--model.method", "UCE"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Preset tiny (read from the model), no card: model.lr=0.0003; images of 16 pixels" in said
+    assert "Your own settings stay: data.image_guidance=2.0" in said
+    written = Run.load(tmp_path / "run").config
+    assert (written["model"]["lr"], written["data"]["image_guidance"], written["preset"]) == (3e-4, 2.0, None)
 
 
 def test_a_preset_of_another_family_ends_the_command_in_one_line(
