@@ -18,6 +18,7 @@ from mace_pl.callbacks.report import Report
 from mace_pl.concepts.concept import read_names
 from mace_pl.errors import Stopped, UserError, one_line
 from mace_pl.files.artifacts import write_json, written_aside
+from mace_pl.files.markdown import SUMMARY
 from mace_pl.files.paths import training_folder
 from mace_pl.images.labelled_grid import labelled_grid
 from mace_pl.images.protocols import RunData
@@ -151,7 +152,7 @@ class Meanwhile(Callback):
             shutil.copytree(self.folder / STEPS, report / STEPS)
             files = sorted((report / STEPS).glob("*.png"))
             shown = "\n".join(f"![step {int(file.stem)}]({STEPS}/{file.name})" for file in files)
-            with (report / "summary.md").open("a", encoding="utf-8") as summary:
+            with (report / SUMMARY).open("a", encoding="utf-8") as summary:
                 summary.write(f"\nWhile it trained:\n\n{shown}\n")
         write_json(report / PROGRESS, self.content(state="finished"))
 

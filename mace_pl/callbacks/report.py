@@ -17,10 +17,9 @@ from mace_pl.callbacks.protocols import ErasureModule
 from mace_pl.concepts.concept import Concept
 from mace_pl.concepts.templates import IMAGE_TEMPLATE
 from mace_pl.evaluation.clip import ClipClassifier
-from mace_pl.evaluation.reach_rows import COLUMNS as REACH_COLUMNS
-from mace_pl.evaluation.reach_rows import NOTE, reach_rows
+from mace_pl.evaluation.reach_rows import add_to_summary
 from mace_pl.files.artifacts import write_json
-from mace_pl.files.markdown import markdown_table
+from mace_pl.files.markdown import SUMMARY, markdown_table
 from mace_pl.images.labelled_grid import labelled_grid
 from mace_pl.images.protocols import RunData
 from mace_pl.images.stored import ORIGINALS, Row, StoredImages, inputs_of
@@ -156,8 +155,8 @@ class Report:
         note = shown_of(len(self.names) if self.images["after"] else 0)
         caption = f"\nbefore_after.png: {note}\n" if note else ""
         summary = f"# Erased concepts\n\n{markdown_table(COLUMNS, self.rows(losses))}\n{caption}"
-        summary += f"\n## Without an image\n\n{markdown_table(REACH_COLUMNS, reach_rows(reach))}\n\n{NOTE}\n"
-        (folder / "summary.md").write_text(summary, encoding="utf-8")
+        (folder / SUMMARY).write_text(summary, encoding="utf-8")
+        add_to_summary(folder / SUMMARY, reach)
 
     def write_images(self, path: Path) -> None:
         """Original row above edited row, one column per name, with the prompts above."""

@@ -21,11 +21,13 @@ from mace_pl.evaluation.reach_rows import FILE as REACH
 from mace_pl.export.formats import Finished, check_formats
 from mace_pl.export.single_file import check_single_file
 from mace_pl.files.artifacts import claim_output, write_json
+from mace_pl.files.markdown import SUMMARY
 from mace_pl.files.owned import refuse_inputs, refuse_inside
 from mace_pl.files.paths import training_folder
 from mace_pl.files.run_log import RunLog, logs
 from mace_pl.files.screen import program, screen
 from mace_pl.files.versions import ADDING
+from mace_pl.hardening.report import add_to_summary
 from mace_pl.images.protocols import RunData
 from mace_pl.methods.edit import Edit
 from mace_pl.models.base_model import BaseModel
@@ -145,6 +147,7 @@ class WriteRun(Callback):
         if self.harden_edit is not None and edit.hardening:
             aside.save_hardening(edit.hardening, self.harden_edit.inputs)
             write_json(aside.report / "hardening.json", self.harden_edit.facts)
+            add_to_summary(aside.report / SUMMARY, self.harden_edit.facts)
         finished = Finished(run, module.pipeline, module.source, edit, module.original, aside.metrics)
         for form in dict.fromkeys(("edit", "refined", *self.formats(module.source))):
             finished.write(form, aside.place(form))

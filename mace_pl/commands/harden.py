@@ -15,17 +15,19 @@ from mace_pl.concepts.concept import Concept, read_names, templates_of
 from mace_pl.concepts.names import clean_name, clean_names
 from mace_pl.errors import UserError
 from mace_pl.evaluation.reach_rows import FILE as REACH
+from mace_pl.evaluation.reach_rows import add_to_summary as add_reach
 from mace_pl.export.formats import Finished, check_formats
 from mace_pl.export.single_file import check_single_file
 from mace_pl.files.artifacts import claim_output, write_json
 from mace_pl.files.identity import hash_files
 from mace_pl.files.links import take
+from mace_pl.files.markdown import SUMMARY
 from mace_pl.files.owned import refuse_inputs
 from mace_pl.files.screen import screen
 from mace_pl.hardening.harden import Hardened
 from mace_pl.hardening.job import Job
 from mace_pl.hardening.originals import Look
-from mace_pl.hardening.report import report_of, show
+from mace_pl.hardening.report import add_to_summary, report_of, show
 from mace_pl.hardening.saved import Saved
 from mace_pl.hardening.settings import Hardening
 from mace_pl.hardening.wording import Wording, wording_of
@@ -128,6 +130,8 @@ def _write(
         for form in dict.fromkeys(("refined", *forms)):
             finished.write(form, aside.place(form))
         write_json(aside.report / "hardening.json", facts)
+        add_to_summary(aside.report / SUMMARY, facts)
+        add_reach(aside.report / SUMMARY, found)
         write_json(aside.report / REACH, found)
     show(facts)
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mace_pl.files.markdown import markdown_table
 from mace_pl.files.tables import read_yaml
 
 FILE = "reach.json"  # in a run's report
@@ -24,6 +25,12 @@ def reach_rows(found: Mapping[str, Any]) -> list[list[str]]:
         near = ", ".join(f"{one['name']} {one['moved']:.2f}" for one in own["near"])
         rows.append([target, *(f"{own[name]:.2f}" for name in ("size", "residual", "moved")), near or "–"])
     return rows
+
+
+def add_to_summary(file: Path, found: Mapping[str, Any]) -> None:
+    """The figures as a section of a run's summary."""
+    with file.open("a", encoding="utf-8") as summary:
+        summary.write(f"\n## Without an image\n\n{markdown_table(COLUMNS, reach_rows(found))}\n\n{NOTE}\n")
 
 
 def read_reach(report: Path) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+SUMMARY = "summary.md"  # in a run's report
+
 
 def plain(text: object) -> str:
     """Text that is neither a border of a table nor a tag of HTML."""

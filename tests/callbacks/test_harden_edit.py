@@ -46,6 +46,8 @@ def test_the_run_is_that_of_fit_and_then_harden(whole: Path, toy_pipeline: Path)
         close(one[name], other[name], RUN_FACTORS)
     facts = json.loads((whole / "report" / "hardening.json").read_text())
     assert facts["targets"] == ["ship", "painter"] and len(facts["rounds"]) == 2
+    summary = (whole / "report" / "summary.md").read_text()
+    assert summary.startswith("# Erased concepts\n") and "\n\n## Hardening: losses of" in summary
     pipeline = StableDiffusionPipeline.from_pretrained(whole / "pipeline", safety_checker=None)
     hardened = noise_of(pipeline.unet)
     alone = UNet2DConditionModel.from_pretrained(whole.parent / "plain" / "pipeline", subfolder="unet")
