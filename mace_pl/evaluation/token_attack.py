@@ -91,7 +91,7 @@ def diffusion_loss(pipeline: Pipeline, latents: Tensor, text: Text, noise: Tenso
         noise: [N, C, h, w].
         timesteps: [N].
     """
-    return _errors(pipeline, latents, repeated(text, len(latents)), noise, timesteps).mean()
+    return losses_of(pipeline, latents, repeated(text, len(latents)), noise, timesteps).mean()
 
 
 def repeated(text: Text, times: int) -> Text:
@@ -100,12 +100,12 @@ def repeated(text: Text, times: int) -> Text:
     return hidden.repeat_interleave(times, dim=0), None if pooled is None else pooled.repeat_interleave(times, dim=0)
 
 
-def _errors(pipeline: Pipeline, latents: Tensor, text: Text, noise: Tensor, timesteps: Tensor) -> Tensor:
-    """The squares [N, C, h, w] of which :func:`diffusion_loss` is the mean; a text of each."""
+def losses_of(pipeline: Pipeline, latents: Tensor, text: Text, noise: Tensor, timesteps: Tensor) -> Tensor:
+    """The losses [N] of which :func:`diffusion_loss` is the mean; a text of each."""
     backbone, (hidden, pooled) = backbone_of(pipeline), text
     extra = backbone.inputs(pooled, len(latents), GUIDANCE)
     predicted = backbone.predict(backbone.noised(latents, noise, timesteps), timesteps, hidden, extra)
-    return (predicted - backbone.aim(latents, noise, timesteps)).square()
+    return (predicted - backbone.aim(latents, noise, timesteps)).square().flatten(1).mean(1)
 
 
 def optimise_tokens(
@@ -176,8 +176,8 @@ def optimise_sets(
         placed = free.detach() * scale if project is None else project(free.detach() * scale)
         placed.requires_grad_(True)
         text = repeated(encode_all_attacked(pipeline, prompts, placed), samples)
-        errors = _errors(pipeline, latents.flatten(0, 1), text, noise.to(latents.dtype), timesteps)
-        loss = errors.view(sets, -1).mean(1)
+        own = losses_of(pipeline, latents.flatten(0, 1), text, noise.to(latents.dtype), timesteps)
+        loss = own.view(sets, samples).mean(1)
         free.grad = torch.autograd.grad(loss.sum(), [placed])[0] * scale
         optimizer.step()
         losses.append(loss.detach().tolist())

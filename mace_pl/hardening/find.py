@@ -10,10 +10,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mace_pl.evaluation.token_attack import optimise_sets
+from mace_pl.evaluation.token_attack import embedding_table, encode_all_attacked, losses_of, optimise_sets
 from mace_pl.hardening.settings import Hardening
+from mace_pl.hardening.step import Material, attacked_in
 from mace_pl.hardening.wording import Wording
 from mace_pl.methods.lora import stream
+from mace_pl.models.backbone import backbone_of
 from mace_pl.models.protocols import Pipeline
 from mace_pl.training.team import Team, pieces_of
 
@@ -64,3 +66,38 @@ def find_tokens(
     found = team.together(own)
     losses = [pair for _, pairs in found for pair in pairs]
     return torch.cat([free for free, _ in found]).unflatten(0, (len(wording.targets), settings.found)), losses
+
+
+def moved_tokens(material: Material, found: Tensor, number: int, step: int) -> Tensor:
+    """All tokens [C, S, K, D], those of the next step one move further against the network as it is.
+
+    As in free adversarial training (Shafahi et al., arXiv 1904.12843) an attack goes on while the defence is trained,
+    in place of one that begins anew: each set of the step goes down the gradient of the attack's loss on the image that
+    the step has of it, by a length that does not depend on the gradient's.
+
+    Args:
+        material: model, images and settings.
+        found: the tokens as they are.
+        number: of the round.
+        step: in the round.
+    """
+    settings, team, backbone = material.settings, material.team, backbone_of(material.pipeline)
+    attacked = attacked_in(material, found.shape[1], number, step)
+    latents = torch.stack([one.latents for one in attacked])
+    generator = stream(material.seed, "hardening", "moves", number, step)
+    noise = torch.randn(latents.shape, generator=generator).to(latents)
+    t = torch.randint(backbone.timesteps, (len(attacked),), generator=generator).to(latents.device)
+    where = torch.tensor([one.target for one in attacked]), torch.tensor([one.found for one in attacked])
+    tokens = found[where]
+    gradients = torch.zeros_like(tokens)
+    for piece in team.own(pieces_of(len(attacked), team.size(len(attacked), settings.samples_at_once))):
+        own = tokens[piece].clone().requires_grad_(True)
+        with torch.enable_grad():
+            text = encode_all_attacked(material.pipeline, [one.prompt for one in attacked[piece]], own)
+            lost = losses_of(material.pipeline, latents[piece], text, noise[piece], t[piece])
+        gradients[piece] = torch.autograd.grad(lost.sum(), [own])[0]
+    team.add_up([gradients])
+    lengths = gradients.square().mean(dim=(1, 2), keepdim=True).sqrt().clamp_min(1e-20)
+    scale = embedding_table(material.pipeline)[1]
+    moves = -settings.attack_moves * scale * gradients / lengths
+    return found.index_put(tuple(one.to(found.device) for one in where), moves, accumulate=True)

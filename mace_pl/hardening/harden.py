@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mace_pl.errors import UserError
 from mace_pl.hardening.adapter import Adapter, attached
-from mace_pl.hardening.find import find_tokens
+from mace_pl.hardening.find import find_tokens, moved_tokens
 from mace_pl.hardening.step import Material, add_gradients, samples_of
 from mace_pl.methods.edit import Factors
 from mace_pl.models.backbone import backbone_of
@@ -100,7 +100,11 @@ def harden(
                     for step in range(state.steps, settings.steps * len(material.wording.targets)):
                         began = time.perf_counter()
                         optimizer.zero_grad()
-                        samples = samples_of(material, found_in(state, adapter), number, step)
+                        found = found_in(state, adapter)
+                        if settings.attack_moves:
+                            found = moved_tokens(material, found, number, step)
+                            state = with_found(state, found, settings.found)
+                        samples = samples_of(material, found, number, step)
                         losses = add_gradients(material, adapter, samples, original, edited, guidance)
                         optimizer.step()
                         state = _stepped(state, losses, time.perf_counter() - began)
@@ -147,6 +151,12 @@ def found_in(state: State, adapter: Adapter) -> Tensor:
     """The tokens [C, S, K, D] of all rounds so far, on the network's device."""
     found = [state.tensors[f"found.{number}"] for number in range(len(state.attacks))]
     return torch.cat(found, dim=1).to(adapter.backbone.network.device)
+
+
+def with_found(state: State, found: Tensor, sets: int) -> State:
+    """The state with these tokens [C, S, K, D] of all rounds so far, so many sets of each."""
+    parts = enumerate(found.cpu().split(sets, dim=1))
+    return replace(state, tensors={**state.tensors, **{f"found.{number}": part for number, part in parts}})
 
 
 def state_of(adapter: Adapter, optimizer: torch.optim.Optimizer, state: State) -> State:

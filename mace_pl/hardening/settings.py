@@ -25,6 +25,8 @@ class Hardening:
         attack_steps: steps in which a set is found.
         attack_lr: learning rate of these, on embeddings that are scaled by their mean size.
         attack_samples: noises and timesteps in each of them.
+        attack_moves: how far tokens move on against the edit in each step that trains against them, in parts of
+            embeddings' mean size; 0 leaves them as they were found.
         images: images of each target that the original generates, to which noise is added.
         preserved_images: images of names to preserve that the original generates, likewise.
         batch: samples of a step that ask for a target.
@@ -45,6 +47,7 @@ class Hardening:
     attack_steps: int = 40
     attack_lr: float = 0.1
     attack_samples: int = 4
+    attack_moves: float = 0.1
     images: int = 8
     preserved_images: int = 48
     batch: int = 8
@@ -65,8 +68,9 @@ class Hardening:
         for name in ("lr", "attack_lr"):
             if not 0 < getattr(self, name) < math.inf:
                 raise UserError(f"harden.{name}={getattr(self, name)} must be above 0, and finite.")
-        if not 0 <= self.preserved_weight < math.inf:
-            raise UserError(f"harden.preserved_weight={self.preserved_weight} must be at least 0, and finite.")
+        for name in ("preserved_weight", "attack_moves"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(f"harden.{name}={getattr(self, name)} must be at least 0, and finite.")
         if not 0 <= self.plain < 1:
             raise UserError(f"harden.plain={self.plain} must be from 0 to below 1: the rest are found tokens.")
         if self.plain_batch == self.batch:
@@ -88,7 +92,10 @@ class Hardening:
         pieces, rest = divmod(self.batch + self.preserved_batch, self.samples_at_once)
         steps = [(pieces * targets * self.steps, self.samples_at_once), (targets * self.steps, rest)]
         each = [(self.rounds * calls, samples) for calls, samples in steps if samples]
+        attacked, last = divmod(self.batch - self.plain_batch, self.samples_at_once)
+        moves = [(attacked * targets * self.steps, self.samples_at_once), (targets * self.steps, last)]
         back = [(self.rounds * calls, samples) for calls, samples in found if samples] + each
+        back += [(self.rounds * calls, samples) for calls, samples in moves if samples and self.attack_moves]
         return Passes(targets * self.images + self.preserved_images, each, back)
 
     @property

@@ -67,6 +67,46 @@ class Material:
     team: Team = Team()  # noqa: RUF009 - frozen
 
 
+@dataclass(frozen=True)
+class Attacked:
+    """A sample with found tokens.
+
+    Attributes:
+        target: its number.
+        found: which set of tokens of this target.
+        prompt: what stands behind the tokens.
+        goal: what the original is asked for in its place.
+        latents: [C, h, w] of an image of the target.
+    """
+
+    target: int
+    found: int
+    prompt: str
+    goal: str
+    latents: Tensor
+
+
+def attacked_in(material: Material, sets: int, number: int, step: int) -> list[Attacked]:
+    """The samples of a step with found tokens, by a random stream of its own; targets take turns.
+
+    Args:
+        material: what is drawn from.
+        sets: how many were found of each target so far.
+        number: of the round.
+        step: in the round.
+    """
+    wording, settings, originals = material.wording, material.settings, material.originals
+    generator = stream(material.seed, "hardening", "attacked", number, step)
+    count, samples = settings.batch - settings.plain_batch, []
+    for i in range(count):
+        c = (step * count + i) % len(wording.targets)
+        chosen, shown = int(torch.randint(sets, (), generator=generator)), wording.shown(c, settings.images)
+        own = originals.targets[c, chosen % len(shown) :: len(shown)]
+        latents = own[int(torch.randint(len(own), (), generator=generator))]
+        samples.append(Attacked(c, chosen, *shown[chosen % len(shown)], latents))
+    return samples
+
+
 @torch.no_grad()
 def samples_of(material: Material, found: Tensor, number: int, step: int) -> Samples:
     """The samples of a step, by a random stream of its own: images, prompts, timesteps and noise.
@@ -85,18 +125,12 @@ def samples_of(material: Material, found: Tensor, number: int, step: int) -> Sam
     def drawn(count: int) -> int:
         return int(torch.randint(count, (), generator=generator))
 
-    plain, attacked = settings.plain_batch, settings.batch - settings.plain_batch
+    plain, attacked = settings.plain_batch, attacked_in(material, found.shape[1], number, step)
     turns = [(step * plain + i) % len(wording.targets) for i in range(plain)]
-    turns += [(step * attacked + i) % len(wording.targets) for i in range(attacked)]
-    latents = [originals.targets[c, drawn(originals.targets.shape[1])] for c in turns[:plain]]
-    pairs = [wording.plain[c][drawn(len(wording.plain[c]))] for c in turns[:plain]]
-    sets, behind, preserved = [], [], []
-    for c in turns[plain:]:
-        chosen, shown = drawn(found.shape[1]), wording.shown(c, settings.images)
-        own = originals.targets[c, chosen % len(shown) :: len(shown)]
-        latents.append(own[drawn(len(own))])
-        sets.append(found[c, chosen])
-        behind.append(shown[chosen % len(shown)])
+    latents = [originals.targets[c, drawn(originals.targets.shape[1])] for c in turns]
+    pairs = [wording.plain[c][drawn(len(wording.plain[c]))] for c in turns]
+    latents += [one.latents for one in attacked]
+    sets, preserved = torch.stack([found[one.target, one.found] for one in attacked]), []
     for i in range(settings.preserved_batch):
         image = drawn(len(originals.preserved))
         template = wording.templates[drawn(len(wording.templates))]
@@ -108,8 +142,10 @@ def samples_of(material: Material, found: Tensor, number: int, step: int) -> Sam
     t = torch.randint(backbone.timesteps, (count,), generator=generator).to(latents[0].device)
     clean = torch.stack(latents)
     noise = torch.randn(clean.shape, generator=generator).to(clean)
-    encoded = backbone.encode([*[p for p, _ in pairs], *[g for _, g in [*pairs, *behind]], *preserved])
-    with_tokens = encode_all_attacked(material.pipeline, [prompt for prompt, _ in behind], torch.stack(sets))
+    encoded = backbone.encode(
+        [*[p for p, _ in pairs], *[g for _, g in pairs], *[one.goal for one in attacked], *preserved]
+    )
+    with_tokens = encode_all_attacked(material.pipeline, [one.prompt for one in attacked], sets)
     text, goal = _joined(encoded[0], with_tokens[0], plain, settings)
     pooled: tuple[Tensor | None, Tensor | None] = (None, None)
     if encoded[1] is not None and with_tokens[1] is not None:
