@@ -43,7 +43,7 @@ class Hardening:
     steps: int = 60
     lr: float = 1e-3
     found: int = 3
-    tokens: int = 4
+    tokens: int = 8
     attack_steps: int = 40
     attack_lr: float = 0.1
     attack_samples: int = 4
@@ -52,7 +52,7 @@ class Hardening:
     preserved_images: int = 48
     batch: int = 8
     preserved_batch: int = 10
-    preserved_weight: float = 3.0
+    preserved_weight: float = 10.0
     plain: float = 0.5
     samples_at_once: int = 18
 
@@ -95,7 +95,7 @@ class Hardening:
         attacked, last = divmod(self.batch - self.plain_batch, self.samples_at_once)
         moves = [(attacked * targets * self.steps, self.samples_at_once), (targets * self.steps, last)]
         back = [(self.rounds * calls, samples) for calls, samples in found if samples] + each
-        back += [(self.rounds * calls, samples) for calls, samples in moves if samples and self.attack_moves]
+        back += [(self.rounds * calls, samples) for calls, samples in moves if calls * samples * self.attack_moves]
         return Passes(targets * self.images + self.preserved_images, each, back)
 
     @property
