@@ -98,6 +98,9 @@ def of_type(message: str) -> str:
     one = re.fullmatch(r"Parser key \"([\w.]+)\": Expected a <class '(\w+)'>\. Got value: ?(.*)", message)
     if one is not None and one[2] in CALLED:
         return f"{one[1]}={one[3]} must be {CALLED[one[2]]}."
+    choice = re.fullmatch(r"Parser key \"([\w.]+)\": Expected a typing\.Literal\[(.*)\]\. Got value: ?(.*)", message)
+    if choice is not None:
+        return f"{choice[1]}={choice[3]} must be one of {choice[2].replace(chr(39), '')}."
     many = re.fullmatch(
         r'Parser key "([\w.]+)": Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] Errors: '
         r".*Given value: ?(.*)",

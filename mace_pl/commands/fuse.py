@@ -78,9 +78,9 @@ def fuse_run(
     output = Path(output_dir) if output_dir else old.home.with_name(f"{old.home.name}-{way}")
     refuse_inputs(output, [("run", old.home)])
     claim_output(output, overwrite)
-    check_files(old.base.applied(model, pretrained))
     pipeline, source, base = old.base.load(pretrained, layout)
     model = base.applied(model)
+    check_files(model)
     refuse_inputs(output, [("base model", source.place), *inputs_of({"model": model})])
     plain = {"harden": None} if "harden" in model else {}  # whoever adds to the new run or repeats it gets none either
     config = {**old.config, "model": model | plain, "output_dir": str(output)}

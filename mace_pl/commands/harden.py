@@ -175,6 +175,8 @@ def _place(device: str | None) -> torch.device:
     gpu = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     try:
         place = torch.device(device or (gpu if torch.cuda.is_available() else "cpu"))
+        if place.type == "cuda" and not torch.cuda.is_available():
+            raise RuntimeError("no GPU is seen")
         if place.index is not None and place.type == "cuda":
             torch.cuda.set_device(place)
         torch.zeros(1, device=place)

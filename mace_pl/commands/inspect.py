@@ -50,7 +50,8 @@ def inspect_statistics(file: str, plot: bool | str = True, overwrite: bool = Fal
 
     Args:
         file: the file.
-        plot: the PNG to write; true puts it beside the file, false writes none.
+        plot: the PNG to write; true puts it beside the file, or of a model's own statistics into the working folder;
+            false writes none.
         overwrite: replace the PNG where it exists.
 
     Raises:
@@ -63,7 +64,9 @@ def inspect_statistics(file: str, plot: bool | str = True, overwrite: bool = Fal
     print_metadata(path, metadata | ({} if pooled is None else {"pooled embeddings": f"width {len(pooled):,}"}))
     print_spectrum(result, metadata)
     if plot:
-        image = path.with_suffix(".png") if plot is True else Path(str(plot))
+        of_model = (path.parent.parent / "model_index.json").is_file()  # in whose folder nothing is written
+        beside = Path(path.with_suffix(".png").name) if of_model else path.with_suffix(".png")
+        image = beside if plot is True else Path(str(plot))
         if image.suffix != ".png":
             raise UserError(f"plot={plot} must end with .png.")
         try:

@@ -15,7 +15,7 @@ from mace_pl.files.tables import read_text, read_yaml
 
 class _Utf8Configs(jsonargparse.ArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, **{"allow_abbrev": False} | kwargs)
         self.add_argument("--help.all", action="help", help="show every option in full, the Trainer's last, and exit")
 
     def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Any:

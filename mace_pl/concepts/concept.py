@@ -89,7 +89,7 @@ def read_names(given: Sequence[str] | str | None, setting: str) -> list[str]:
 def _rows(source: str) -> list[Any]:
     path = resolve(source)
     if not path.is_file():
-        raise UserError(f"data.concepts={source} is no file. Give a list of concepts, or a CSV or YAML file of them.")
+        raise UserError(f"data.concepts={source} is no file. Give a list, as [ship, dog], or a CSV or YAML file.")
     ending = path.suffix.lower()
     if ending in (".csv", ".tsv"):
         table = read_table(path, "data.concepts")
@@ -136,13 +136,13 @@ def read_concepts(source: str | Sequence[dict[str, Any] | str | Concept]) -> lis
         if not isinstance(row, dict) or set(row) - known or "target" not in row:
             unknown = next((str(key) for key in row if key not in known), "") if isinstance(row, dict) else ""
             raise UserError(
-                f"data.concepts: cannot read {row!r}. Each needs a target, and has none but {', '.join(sorted(known))}."
+                f"data.concepts: cannot read {row!r}. Each needs a target, and knows {', '.join(sorted(known))}."
                 + (f" {unknown} does not exist.{nearest(unknown, known)}" if unknown else "")
             )
         concepts.append(Concept(**{name: "" if name == "anchor" and v is None else v for name, v in row.items()}))
     if not concepts:
         raise UserError(
-            "data.concepts is empty. Name at least one, as in [{target: ship, anchor: ground, kind: object}]."
+            "data.concepts is empty. Name at least one, as in [ship] or [{target: ship, anchor: ground, kind: object}]."
         )
     _check_distinct([concept.target for concept in concepts])
     return concepts

@@ -89,7 +89,7 @@ def weights_of(
         by_number: whether the method has weights that follow the number.
 
     Raises:
-        UserError: a growth of a weight that is 0.
+        UserError: a growth of a weight that is 0, or a weight of a prior that is not there.
     """
     silent = without_weights(given)
     domain = model.get("domain") or any(model.get(name) not in (None, AUTO, "", []) for name in NAMES)
@@ -100,6 +100,13 @@ def weights_of(
         others = dict(vars(default if own.absolute else ALONE[0]))  # the numbers of the rule are those of the equations
         if not domain or own.domain is not None:
             others |= {"domain": 0.0, "growth": 0.0}
+        if not model.get("prior"):
+            others["prior"] = 0.0
+            if own.prior:
+                raise UserError(
+                    f"model.{stage}.prior={own.prior:g} has no effect: there is no prior. Give --model.prior, a file "
+                    f"of `erase.py cache`, or leave the weight out."
+                )
         found.append(StageWeights(**others | {name: value for name, value in vars(own).items() if value is not None}))
         if own.growth and not found[-1].domain:
             raise UserError(
@@ -145,7 +152,11 @@ def prior_of(
     if not wanted or folder is None or not (folder / OWN_PRIOR).is_file():
         return None
     file = (Path(pretrained) if resolve(pretrained) == folder else folder) / OWN_PRIOR
-    if load_statistics(resolve(file), "model.prior")[1].get("encoder") != fingerprint:
+    try:
+        made = load_statistics(resolve(file), "model.prior")[1]
+    except UserError as error:
+        raise UserError(f"{error} It is the model's own file; --model.prior null goes without.") from error
+    if made.get("encoder") != fingerprint:
         log.info(f"model.prior: {file} is of another text encoder than the model has now, and is left out")
         return None
     log.info(f"model.prior: {file} is preserved, the model's own statistics of captions")

@@ -74,14 +74,9 @@ class BaseModel:
         """The arguments of :func:`mace_pl.models.pipeline.load_pipeline`, as under ``model`` of a configuration."""
         return {name: getattr(self, name) for name in BASE_SETTINGS}
 
-    def applied(self, model: Mapping[str, Any], pretrained: str | None = None) -> dict[str, Any]:
-        """The ``model`` part of a configuration with the base where it is now, and with it statistics in its folder.
-
-        Args:
-            model: as the run was made.
-            pretrained: where the base is now; where this one is when None.
-        """
-        prior, old, new = model.get("prior"), Path(str(model.get("pretrained"))), Path(pretrained or self.pretrained)
+    def applied(self, model: Mapping[str, Any]) -> dict[str, Any]:
+        """The ``model`` part of a configuration with the base where it is now, and with it statistics in its folder."""
+        prior, old, new = model.get("prior"), Path(str(model.get("pretrained"))), Path(self.pretrained)
         found = dict(model) | self.settings
         if isinstance(prior, str) and old != new and old in Path(prior).parents:
             found["prior"] = str(new / Path(prior).relative_to(old))

@@ -180,7 +180,8 @@ def check_files(model: Mapping[str, Any]) -> None:
         given = model.get(name) or {}
         for file in [given] if isinstance(given, str) else () if name in NAMES else given:
             if not resolve(file).is_file():
+                where = "" if Path(file).is_absolute() else f" below the working folder {Path.cwd()}"
                 raise UserError(
-                    f"run: its model.{name}={file} does not exist below the working folder {Path.cwd()}. Run the "
-                    f"command where the run was made, or correct the path in the config.yaml of the run."
+                    f"run: its model.{name}={file} does not exist{where}. Restore the file, run the command where the "
+                    f"run was made, or correct the path in the config.yaml of the run."
                 )

@@ -77,10 +77,11 @@ class Studio:
             UserError: no run there, no sums or LoRAs of its concepts, or another base model.
         """
         library = Library.open(run)
-        check_files(library.run.base.applied(library.run.config["model"], pretrained))
+        base = Base.load(library.run, pretrained, layout)
+        check_files(base.run.config["model"])
         home = library.folder
         return Studio(
-            Base.load(library.run, pretrained, layout),
+            base,
             Path(output) if output else home.with_name(f"{home.name}-studio"),
         )
 

@@ -35,9 +35,9 @@ def solver(run: Run, pretrained: str | None, layout: str | None) -> Again:
         raise UserError(f"run={run.folder} was fused with method={way}, whose weights are not searched. Give another.")
     if run.hardened:
         raise UserError(f"run={run.folder} is hardened, for the edit as it is. Give the run that it was made from.")
-    check_files(run.base.applied(model, pretrained))
     pipeline, _, base = run.base.load(pretrained, layout)
     config = {**run.config, "model": base.applied(run.config["model"])}
+    check_files(config["model"])
     again = Again(replace(run, base=base, config=config), pipeline, method)
     pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
     return again

@@ -17,6 +17,8 @@ from mace_pl.errors import UserError
     [
         (["--harden.lr", "nan"], "harden.lr=nan must be a finite number."),
         (["--harden.rond", "2"], "harden.rond does not exist. The nearest that exists is harden.rounds."),
+        (["--harden.attack_step", "2"], "harden.attack_step does not exist. The nearest that exists is harden.attack_"),
+        (["--harden.layers", "crss"], "harden.layers=crss must be one of all, cross, self."),
         (["--harden.foo", "2"], "harden.foo does not exist. Choose from harden.rank, harden.layers, "),
         (["--wholly_other", "2"], "wholly_other does not exist. All that exist are in docs/options.md, and in --help"),
         (["--synonyms", "{ship: boat}"], "synonyms={'ship': 'boat'} must be one of: lists of texts by name, as in"),

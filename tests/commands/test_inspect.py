@@ -57,6 +57,19 @@ def test_provenance_is_printed_and_eigenvalues_are_plotted(file: Path, capsys: p
         assert image.format == "PNG" and image.width > 300
 
 
+def test_nothing_is_written_into_the_folder_of_a_model(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "model" / "statistics" / file.name
+    own.parent.mkdir(parents=True)
+    file.rename(own)
+    (tmp_path / "model" / "model_index.json").write_text("{}")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    erase_main(["inspect", str(own)])
+    assert Path("prior.png").is_file() and not own.with_suffix(".png").exists()
+
+
 def test_a_plot_is_never_overwritten_silently(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     image = file.with_suffix(".png")
     image.write_bytes(b"kept")

@@ -1,6 +1,7 @@
 """Names that stay, given to fit in place of a file of domain statistics."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -142,8 +143,10 @@ def test_statistics_without_weight_are_named_in_the_log(
 
 def test_weights_that_are_not_given_follow_the_number_where_something_is_preserved() -> None:
     names, nothing = {"domain_names": ["cat"]}, GivenWeights()
-    assert weights_of([nothing] * 2, names, by_number=True) == [*BY_NUMBER]
-    assert weights_of([nothing] * 2, {"domain_names": AUTO}, by_number=True) == [*BY_NUMBER]  # targets alone
+    without = [replace(weights, prior=0.0) for weights in BY_NUMBER]
+    assert weights_of([nothing] * 2, names | {"prior": "file"}, by_number=True) == [*BY_NUMBER]
+    assert weights_of([nothing] * 2, names, by_number=True) == without
+    assert weights_of([nothing] * 2, {"domain_names": AUTO}, by_number=True) == without  # targets alone
     alone = weights_of([GivenWeights(identity=1.0), nothing], {"domain_names": AUTO}, by_number=True)
     assert alone == [StageWeights(1.0), StageWeights(1e3)]  # the run chooses no names where it was told a weight
     assert weights_of([nothing, GivenWeights(identity=1.0)], {"prior": "file"}, True)[0] == StageWeights(1.0, 0.001)
@@ -151,9 +154,11 @@ def test_weights_that_are_not_given_follow_the_number_where_something_is_preserv
         assert weights_of([nothing] * 2, model, by_number) == [StageWeights(1e3)] * 2
     given = [GivenWeights(domain=8.0), GivenWeights(growth=0.25)]  # what is given is meant as it is
     one, other = weights_of(given, names, by_number=True)
-    assert one == StageWeights(1.0, 0.001, 8.0, growth=0.0) and other == StageWeights(1.0, 0.003, 0.3, growth=0.25)
+    assert one == StageWeights(1.0, 0.0, 8.0, growth=0.0) and other == StageWeights(1.0, 0.0, 0.3, growth=0.25)
     assert weights_of([StageWeights()] * 2, names, by_number=True) == [StageWeights()] * 2
     assert weights_of([GivenWeights(absolute=False)] * 2, names, by_number=True)[0] == StageWeights(1e3, absolute=False)
+    with pytest.raises(UserError, match=r"model\.refine\.prior=0\.1 has no effect: there is no prior"):
+        weights_of([GivenWeights(prior=0.1), nothing], names, by_number=True)
     with pytest.raises(UserError, match=r"model\.fuse\.growth=0\.5 has no effect: the domain has no weight"):
         weights_of([nothing, GivenWeights(domain=0.0, growth=0.5)], names, by_number=True)
 

@@ -181,6 +181,11 @@ def test_an_interrupted_hardening_resumes_to_the_bit(
         (["--sentences", "{ship: ['']}"], "sentences of 'ship' hold an empty text, or none"),
         (["--synonyms", "{cat: [kitten]}"], "--synonyms names 'cat', no target"),
         (["--device", "nothing"], "device=nothing is not on this machine"),
+        pytest.param(
+            ["--device", "cuda:7"],
+            "device=cuda:7 is not on this machine (no GPU is seen)",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
         (["--keep_every_n_steps", "0"], "keep_every_n_steps=0"),
     ],
 )
