@@ -37,8 +37,8 @@ class Report:
     Args:
         concepts: what is erased.
         preserved: names to preserve.
-        classifier: folder of the CLIPModel that says which of the names an image shows, or its anchor where there is
-            one name; no scores when None.
+        classifier: folder of the CLIPModel that says which of the names and anchors an image shows; no scores when
+            None.
         seeds: images per name; the first one is shown.
         stores: whether images of the original are written where later runs take them.
     """
@@ -60,10 +60,10 @@ class Report:
         self.seeds, self.stores = seeds, stores
         #: names that a classifier can tell apart: a style is not one more thing that is seen
         self.classes = [name for kind, name in zip(kinds, self.names, strict=True) if kind != "style"]
-        alone = [c.anchor for c in self.concepts if c.target in self.classes] or [""]
-        others = (
-            alone if len(self.classes) == 1 else []
-        )  # a name is seen in place of another: of the anchor, or of none
+        # what stands in a target's place is an answer too: else a house is taken for the next of the names, a ship
+        anchors = dict.fromkeys(c.anchor for c in self.concepts if c.kind != "style" and c.anchor)
+        others = [anchor for anchor in anchors if anchor not in self.classes]
+        others = others or ([""] if len(self.classes) == 1 else [])
         self.judge = ClipClassifier(classifier, [*self.classes, *others]) if classifier and self.classes else None
         self.images: dict[str, list[Image.Image]] = {}
         self.accuracy: dict[str, dict[str, float]] = {}
