@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mace_pl.concepts.anchors import centred
+from mace_pl.concepts.templates import IMAGE_TEMPLATE
 from mace_pl.hardening.settings import Hardening
 from mace_pl.hardening.wording import Wording
 from mace_pl.methods.lora import stream
@@ -49,11 +51,20 @@ class Originals:
     names: Sequence[int]
 
 
-def preserved_names(wording: Wording, settings: Hardening, seed: int) -> list[int]:
-    """Which name each image of a preserved name shows: every name in turn, in an order by the seed."""
-    count = len(wording.names)
+def preserved_names(pipeline: Pipeline, wording: Wording, settings: Hardening, seed: int) -> list[int]:
+    """Which name each image of a preserved name shows: every name in turn, in an order by the seed.
+
+    Where there are fewer images than names, half of them show those that are nearest to a target in the text encoder:
+    a hardening takes its neighbours along where nothing holds them (of a cat the dog, measured).
+    """
+    count, images = len(wording.names), settings.preserved_images
     order = torch.randperm(count, generator=stream(seed, "hardening", "names")).tolist()
-    return [order[i % count] for i in range(settings.preserved_images)]
+    if images < count:
+        vectors = centred(pipeline, IMAGE_TEMPLATE["object"], [*wording.names, *wording.targets])
+        nearness = (vectors[:count] @ vectors[count:].T).amax(1)
+        near = nearness.argsort(descending=True, stable=True)[: images // 2].tolist()
+        order = [*near, *(name for name in order if name not in near)]
+    return [order[i % count] for i in range(images)]
 
 
 def generate_originals(
@@ -79,7 +90,7 @@ def generate_originals(
     Returns:
         The latents, on the CPU.
     """
-    names = preserved_names(wording, settings, seed)
+    names = preserved_names(pipeline, wording, settings, seed)
     asked = [wording.shown(c, settings.images) for c in range(len(wording.targets))]
     prompts = [own[i % len(own)][0] for own in asked for i in range(settings.images)]
     prompts += [wording.templates[0].replace("{}", wording.names[name]) for name in names]

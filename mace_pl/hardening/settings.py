@@ -28,7 +28,8 @@ class Hardening:
         attack_moves: how far tokens move on against the edit in each step that trains against them, in parts of
             embeddings' mean size; 0 leaves them as they were found.
         images: images of each target that the original generates, to which noise is added.
-        preserved_images: images of names to preserve that the original generates, likewise.
+        preserved_images: images of names to preserve that the original generates, likewise; where they are fewer than
+            the names, half of them show those next to the targets.
         batch: samples of a step that ask for a target.
         preserved_batch: samples of a step that ask for a name to preserve; the last of them has an empty prompt.
         preserved_weight: of their part of the loss.
