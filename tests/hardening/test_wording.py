@@ -6,9 +6,10 @@ import torch
 from support.seeds import seeded
 from support.tolerances import FLOAT32_PASS, close
 
+from mace_pl.concepts.anchors import centred
 from mace_pl.concepts.concept import Concept
 from mace_pl.evaluation.token_attack import encode_all_attacked
-from mace_pl.hardening.originals import Originals
+from mace_pl.hardening.originals import Originals, preserved_names
 from mace_pl.hardening.settings import Hardening
 from mace_pl.hardening.step import Material, samples_of
 from mace_pl.hardening.wording import Wording, wording_of
@@ -73,3 +74,15 @@ def test_a_set_of_tokens_goes_with_its_prompt_and_its_images(toy_pipeline: Path)
             assert samples.noisy[row].mean().sign() == (1, -1)[k % 2]
             seen.add(k)
     assert seen == {0, 1, 2}
+
+
+def test_names_next_to_the_targets_are_preserved_first(toy_pipeline: Path) -> None:
+    pipeline = load_pipeline(str(toy_pipeline))
+    names = ["house", "red house", "tree", "bird", "sky", "ground", "red ship", "dog"]
+    vectors = centred(pipeline, "a photo of a {}", [*names, "ship"])
+    nearest = {names[i] for i in (vectors[:-1] @ vectors[-1]).topk(2).indices.tolist()}
+    asked = Wording(["ship"], [[]], [[]], names, ["{}"])
+    few = [names[i] for i in preserved_names(pipeline, asked, Hardening(preserved_images=4), 1)]
+    assert set(few[:2]) == nearest and len(set(few)) == 4
+    all_of = preserved_names(pipeline, asked, Hardening(preserved_images=10), 1)
+    assert sorted(all_of[:8]) == list(range(8)) and all_of[8:] == all_of[:2], "every name, then again"
