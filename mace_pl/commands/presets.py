@@ -42,11 +42,13 @@ class Preset:
     image: str
 
     def lines(self, final: Mapping[str, Any]) -> list[str]:
-        """What was taken, where the settings are ``final`` in the end, by dotted name."""
+        """What was taken, where the settings are ``final`` in the end, by dotted name; nothing where nobody asked."""
         where = "read from the model" if self.read else "as named"
         card = "no card" if self.card is None else f"a card of {self.card:g} GB"
         taken = [f"{name}={value}" for name, value in self.settings.items() if final[name] == value]
         own = [f"{name}={final[name]}" for name, value in self.settings.items() if final[name] != value]
+        if self.read and self.card is None and not taken:
+            return []
         said = [f"Preset {self.family} ({where}), {card}: {', '.join(taken) or 'nothing is changed'}; {self.image}"]
         said += [f"Your own settings stay: {', '.join(own)}"] if own else []
         return said + ([self.says] if self.says else [])

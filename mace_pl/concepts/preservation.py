@@ -102,7 +102,7 @@ def weights_of(
             others |= {"domain": 0.0, "growth": 0.0}
         if not model.get("prior"):
             others["prior"] = 0.0
-            if own.prior:
+            if own.prior and 0 < own.prior < float("inf"):
                 raise UserError(
                     f"model.{stage}.prior={own.prior:g} has no effect: there is no prior. Give --model.prior, a file "
                     f"of `erase.py cache`, or leave the weight out."

@@ -79,6 +79,8 @@ def facts_of_file(file: Path) -> ModelFacts:
         names = set(opened.keys())
         if is_xl(dict.fromkeys(names, ())):
             return ModelFacts("sdxl")
-        name = next(name for block in (1, 2, 4) if (name := CONTEXT.format(block)) in names)
+        name = next((name for block in (1, 2, 4) if (name := CONTEXT.format(block)) in names), "")
+        if not name:
+            return ModelFacts()
         channels, width = opened.get_slice(name).get_shape()
     return ModelFacts("tiny" if channels < NARROW else FAMILY_OF.get(width))

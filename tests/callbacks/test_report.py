@@ -17,7 +17,7 @@ from mace_pl.evaluation.clip import ClipClassifier
 from mace_pl.models.sampling import generate
 
 SEEDS, STEPS, GUIDED = 2, 2, 2  # a pass with and one without the prompt
-GUIDANCE = 5.0  # of a tiny model that is given none
+GUIDANCE = 7.5  # as in the configuration
 ALONE = ["--model.method", "MaceRefinement", "--save_pipeline", "false", "--trainer.callbacks", "support.runs.Passes"]
 
 

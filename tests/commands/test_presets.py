@@ -82,6 +82,9 @@ def test_own_settings_win_and_what_was_taken_is_printed_and_written(
     toy_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     args = config(tmp_path, toy_pipeline, "run", CONCEPTS[:1])  # with an lr
+    content = yaml.safe_load((tmp_path / "run.yaml").read_text())
+    del content["data"]["image_guidance"]
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(content))
     args += ["--preset", "tiny:8", "--report_seeds", "0", "--save_pipeline", "false", "--model.method", "UCE"]
     erase_main(args)
     said = " ".join(capsys.readouterr().out.split())

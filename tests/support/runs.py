@@ -93,6 +93,7 @@ def config(folder: Path, pipeline: Path, name: str, concepts: object = None, **d
             "pictures": str(folder / "pictures"),
             "images_per_concept": 2,
             "image_steps": 2,
+            "image_guidance": 7.5,
             "steps_per_concept": 3,
             **data,
         },
