@@ -95,6 +95,7 @@ def test_python_does_what_the_command_does(run: Path, toy_pipeline: Path) -> Non
             "pictures": str(run.parent / "pictures"),
             "images_per_concept": 2,
             "image_steps": 2,
+            "image_guidance": 7.5,
             "steps_per_concept": 3,
         },
         trainer={"accelerator": "cpu", "enable_progress_bar": False},
