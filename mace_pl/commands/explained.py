@@ -95,6 +95,9 @@ CALLED |= {"NoneType": "null", "dict": "a mapping", "list": "a list"}
 
 def of_type(message: str) -> str:
     """Jsonargparse's line about a value of another type, in words; any other as it is."""
+    file = re.fullmatch(r"Parser key \"([\w.]+)\": File does not exist: '(.*)'", message)
+    if file is not None:
+        return f"--{file[1]} {file[2]}: there is no such file."
     one = re.fullmatch(r"Parser key \"([\w.]+)\": Expected a <class '(\w+)'>\. Got value: ?(.*)", message)
     if one is not None and one[2] in CALLED:
         return f"{one[1]}={one[3]} must be {CALLED[one[2]]}."

@@ -49,7 +49,8 @@ class Concept:
             object.__setattr__(self, field, clean_name(getattr(self, field), f"data.concepts: {field}"))
             if not getattr(self, field) and not (field == "anchor" and without_anchor):
                 raise UserError(
-                    f"data.concepts: {field} is empty in {self}. Name it, as in {{target: ship, anchor: ground}}."
+                    f"data.concepts: a {field} is empty (target {self.target!r}, anchor {self.anchor!r}). Name it, as "
+                    f"in {{target: ship, anchor: ground}}."
                 )
         if self.anchor != AUTO and self.anchor.casefold() == AUTO:
             raise UserError(f"data.concepts: anchor {self.anchor!r} of {self.target!r}: write {AUTO} in small letters.")

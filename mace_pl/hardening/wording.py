@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mace_pl.concepts.concept import Concept
 from mace_pl.concepts.templates import IMAGE_TEMPLATE, TEMPLATES
 from mace_pl.errors import UserError
+
+log = logging.getLogger(__name__)
 
 Pair = tuple[str, str]  # a prompt of a target, and what it shall mean instead
 
@@ -75,6 +78,8 @@ def wording_of(
         attacked.append([(filled(first, concept.target), filled(first, concept.anchor)), *said, *asked])
     kind = "person" if {concept.kind for concept in concepts} == {"person"} else "object"
     preserved = list(names) or list(dict.fromkeys(c.anchor for c in concepts if c.anchor))
+    if preserved and not names:
+        log.info(f"{setting}: no names are given, so the anchors are preserved: {', '.join(preserved)}")
     if not preserved:
         raise UserError(f"{setting} is empty, and the run has no anchor. Name what is to be preserved, as [dog, cat].")
     return Wording([c.target for c in concepts], plain, attacked, preserved, [IMAGE_TEMPLATE[kind], *TEMPLATES[kind]])

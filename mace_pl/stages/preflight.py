@@ -88,8 +88,11 @@ def check_solvable(
 
 
 def show_chosen(wanted: Preserving, console: Console) -> None:
-    """Which names the run has chosen to preserve, and why; nothing where it has chosen none."""
+    """Which names the run has chosen to preserve, and why; a line where no name is preserved at all."""
     if not wanted.moved:
+        if not (wanted.names or wanted.vocabulary or wanted.refine.domain is not None):
+            said = "No names are preserved, for the domain has no weight (--model.refine.domain)."
+            console.print(said, highlight=False)
         return
     table = Table(title="Preserved")
     for column in ("name", "moved", "of its size"):

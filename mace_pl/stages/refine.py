@@ -73,13 +73,13 @@ def check_anchors(method: ClosedForm, concepts: Sequence[Concept]) -> None:
     for concept in concepts:
         if concept.anchor == AUTO:
             raise UserError(
-                f"data.concepts: anchor is {AUTO} in {concept}, and nothing has chosen one. Name it, as in "
-                f"{{target: ship, anchor: ground}}, or add the callback ChooseAnchors, as fit does."
+                f"data.concepts: the anchor of {concept.target!r} is {AUTO}, and nothing has chosen one. Name it, as "
+                f"in {{target: ship, anchor: ground}}, or add the callback ChooseAnchors, as fit does."
             )
         if method.anchored and not concept.anchor:
             raise UserError(
-                f"data.concepts: anchor is empty in {concept}. Name it, as in {{target: ship, anchor: ground}}, or "
-                f"choose a model.method without anchors (CURE)."
+                f"data.concepts: the anchor of {concept.target!r} is empty. Name it, as in {{target: ship, anchor: "
+                f"ground}}, or choose a model.method without anchors (CURE)."
             )
         if concept.anchor and not method.anchored:
             raise UserError(

@@ -21,6 +21,7 @@ from mace_pl.errors import UserError
         (["--harden.layers", "crss"], "harden.layers=crss must be one of all, cross, self."),
         (["--harden.foo", "2"], "harden.foo does not exist. Choose from harden.rank, harden.layers, "),
         (["--wholly_other", "2"], "wholly_other does not exist. All that exist are in docs/options.md, and in --help"),
+        (["--config", "/nowhere.yaml"], "--config /nowhere.yaml: there is no such file."),
         (["--synonyms", "{ship: boat}"], "synonyms={'ship': 'boat'} must be one of: lists of texts by name, as in"),
     ],
 )

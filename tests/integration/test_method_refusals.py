@@ -96,7 +96,7 @@ def test_files_without_anchors_are_for_methods_without(
     close(*(load_file(tmp_path / run / "refined.safetensors") for run in ("run", "listed")), FLOAT32_EDIT)
     capsys.readouterr()  # what these two have said
     for method in ("UCE", "Mace"):
-        said = "anchor is empty in Concept(target='ship'"
+        said = "the anchor of 'ship' is empty"
         refused(tmp_path, toy_pipeline, ["--model.method", method, "--data.concepts", str(file)], said, capsys)
 
 

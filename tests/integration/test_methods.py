@@ -182,7 +182,7 @@ def test_a_method_that_does_not_exist_is_named(
     ("options", "message"),
     [
         (["--model.method", "CURE"], "'ship' has the anchor 'ground', for which CURE(alpha=2.0) has no use"),
-        (["--model.method", "UCE", "--data.concepts", "[{target: ship, anchor: ''}]"], "anchor is empty"),
+        (["--model.method", "UCE", "--data.concepts", "[{target: ship, anchor: ''}]"], "anchor of 'ship' is empty"),
         (["--model.method", "NullSpace", "--model.method.share", "2"], "model.method.share=2"),
         (["--model.method", "UCE", "--model.refine.identity", "0"], "singular"),  # three tokens span three dimensions
         (["--model.method", "Mace", "--model.method.refinement", "Mace"], "trains LoRAs itself"),

@@ -1,6 +1,7 @@
 """``domain_names: auto`` in whole runs: chosen once, shown, written down, and the same when repeated or resumed."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,16 @@ def test_a_run_shows_and_writes_what_it_has_chosen_and_is_repeated_to_the_bit(
     fuse_run(str(tmp_path / "run"), str(tmp_path / "fused"), save_pipeline=False)
     first, *others = (load_file(tmp_path / run / "refined.safetensors") for run in ("run", "again", "fused"))
     assert all(torch.equal(first[key], other[key]) for other in others for key in first)
+
+
+def test_a_run_says_that_it_preserves_no_names(
+    toy_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--model.method", "UCE", "--dry_run", "true"]
+    for more, said in (([], True), (["--model.domain_names", "[cat]", "--model.refine.domain", "1"], False)):
+        with suppress(SystemExit):
+            erase_main([*config(tmp_path, toy_pipeline, "run", ["ship"]), *given, *more])
+        assert ("No names are preserved, for the domain has no weight" in capsys.readouterr().out) == said
 
 
 def test_an_interrupted_run_keeps_its_choice(toy_pipeline: Path, tmp_path: Path) -> None:
