@@ -28,6 +28,8 @@ class AttackPrompts(LightningDataModule):
             text encoder, ``words_by_loss`` by the network, the concept's ``direction``, more ``noise`` while sampling,
             ``completion`` of what the original began, from an ``image`` of the target, and ``finetune`` on some.
         trials: of each attack, with seeds 0 … trials − 1.
+        trials_at_once: how many of them search for tokens in one batch, in ``free_tokens`` and ``words_by_loss``; more
+            are faster on a GPU and take its memory.
         batch_size: images at once.
     """
 
@@ -41,6 +43,7 @@ class AttackPrompts(LightningDataModule):
         seeds: int = 5,
         attacks: list[str] | None = None,
         trials: int = 5,
+        trials_at_once: int = 1,
         batch_size: int = 20,
     ) -> None:
         super().__init__()
@@ -58,12 +61,13 @@ class AttackPrompts(LightningDataModule):
             raise UserError(f"data.targets: {unknown} are not in data.names={names}; the classifier knows no other.")
         if template.count("{}") != 1:
             raise UserError(f"data.template={template!r} must contain {{}} once, where the name goes.")
-        for name, value, least in (("seeds", seeds, 1), ("trials", trials, 1), ("batch_size", batch_size, 1)):
-            if value < least:
-                raise UserError(f"data.{name}={value} must be at least {least}.")
+        numbers = {"seeds": seeds, "trials": trials, "trials_at_once": trials_at_once, "batch_size": batch_size}
+        for name, value in numbers.items():
+            if value < 1:
+                raise UserError(f"data.{name}={value} must be at least 1.")
         self.names, self.targets, self.template, self.seeds = names, targets, template, seeds
         self.attacks, self.trials = ["free_tokens"] if attacks is None else attacks, trials
-        self.batch_size = batch_size
+        self.trials_at_once, self.batch_size = trials_at_once, batch_size
         self.prompts = {
             target: hidden_prompts(target, template, synonyms.get(target, ()), descriptions.get(target, ()))
             for target in targets
@@ -72,7 +76,7 @@ class AttackPrompts(LightningDataModule):
         self.kinds += self.attacks
 
     def batches(self) -> list[dict[str, Any]]:
-        """{target, kind, prompt, seed} with lists of prompts and seeds; a trial of an attack is a batch of its own."""
+        """{target, kind, prompt, seed} with lists of prompts and seeds, of an attack those of some trials."""
         batches: list[dict[str, Any]] = []
         for target, kinds in self.prompts.items():
             for kind, prompts in kinds.items():
@@ -82,10 +86,10 @@ class AttackPrompts(LightningDataModule):
                     lists = {"prompt": [prompt for prompt, _ in part], "seed": [seed for _, seed in part]}
                     batches.append({"target": target, "kind": kind, **lists})
             for attack in self.attacks:
-                plain = [kinds["plain"][0]]
-                batches += [
-                    {"target": target, "kind": attack, "prompt": plain, "seed": [seed]} for seed in range(self.trials)
-                ]
+                plain, seeds = kinds["plain"][0], range(self.trials)
+                for start in seeds[:: self.trials_at_once]:
+                    own = list(seeds[start : start + self.trials_at_once])
+                    batches.append({"target": target, "kind": attack, "prompt": [plain] * len(own), "seed": own})
         return batches
 
     def test_dataloader(self) -> DataLoader[dict[str, Any]]:

@@ -20,7 +20,7 @@ from mace_pl.data.attack_prompts import AttackPrompts
 from mace_pl.errors import Advice, UserError
 from mace_pl.evaluation.attack_page import attack_page
 from mace_pl.evaluation.attack_results import COLUMNS, figures, result_rows
-from mace_pl.evaluation.attacks.registry import ATTACKS, IN_TURN, check_attacks
+from mace_pl.evaluation.attacks.registry import ATTACKS, IN_TURN, SIDE_BY_SIDE, check_attacks
 from mace_pl.evaluation.attacks.trial import Strengths, Trial
 from mace_pl.evaluation.clip import ClipEncoder
 from mace_pl.evaluation.judges import CLIP, Judges, judge_labels
@@ -188,31 +188,35 @@ class Attack(LightningModule):
             self.counts.count(row, column, len(prompts))
             for number, edited in enumerate(self.edited):
                 generated = self.generate(edited, prompts, seeds)
-                if kind in ATTACKS:
-                    candidates = self.attacked(edited, kind, target, seeds[0], originals)
-                    before, after = self.sees(target, generated), self.sees(target, candidates)
-                    self.show(number, target, (column, seeds[0]), (originals, generated, candidates), after)
+                if kind not in ATTACKS:
+                    seen = (self.sees(target, originals), self.sees(target, generated))
+                    self.counts.update(number, row, column, *seen)
+                    continue
+                tried = self.attacked(edited, kind, target, seeds, originals)
+                for seed, original, one, candidates in zip(seeds, originals, generated, tried, strict=True):
+                    before, after = self.sees(target, [one]), self.sees(target, candidates)
+                    self.show(number, target, (column, seed), (original, one, candidates), after)
                     if kind in IN_TURN:
                         self.counts.turn(number, row, column, after)
-                    after = after.any(0, keepdim=True)
-                else:
-                    before, after = self.sees(target, originals), self.sees(target, generated)
-                self.counts.update(number, row, column, before, after)
+                    self.counts.update(number, row, column, before, after.any(0, keepdim=True))
 
     def generate(self, pipeline: Pipeline, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
         """An image per prompt and seed."""
         return generate(pipeline, prompts, seeds, self.steps, self.guidance, len(prompts))
 
     def attacked(
-        self, edited: Pipeline, kind: str, target: str, seed: int, originals: Sequence[Image.Image]
-    ) -> list[Image.Image]:
-        """The candidates of an attack's trial."""
-        data = self.data
+        self, edited: Pipeline, kind: str, target: str, seeds: Sequence[int], originals: Sequence[Image.Image]
+    ) -> list[list[Image.Image]]:
+        """The candidates of some trials of an attack, each with a random stream and an original's image of its own."""
+        data, trials = self.data, []
         others = [name for name in data.names if name not in data.targets]
-        random = stream(self.seed, target, "attack", *([] if kind == "free_tokens" else [kind]), seed)
-        latents = image_latents(edited, originals)
-        made = (self.original, edited, target, data.template, others, latents, seed, random)
-        return ATTACKS[kind](Trial(*made, self.steps, self.guidance, self.strengths))
+        for seed, original in zip(seeds, originals, strict=True):
+            random = stream(self.seed, target, "attack", *([] if kind == "free_tokens" else [kind]), seed)
+            latents = image_latents(edited, [original])
+            made = (self.original, edited, target, data.template, others, latents, seed, random)
+            trials.append(Trial(*made, self.steps, self.guidance, self.strengths))
+        together = SIDE_BY_SIDE.get(kind)
+        return together(trials) if together else [ATTACKS[kind](trial) for trial in trials]
 
     def sees(self, target: str, images: Sequence[Image.Image]) -> Tensor:
         """[N, J] whether a judge takes an image for the target."""
@@ -222,10 +226,10 @@ class Attack(LightningModule):
 
     def show(self, number: int, target: str, cell: tuple[int, int], images: Sequence[Any], seen: Tensor) -> None:
         """Save what the page shows of a trial: the original's, the edit's, and the candidate that most judges see."""
-        originals, generated, candidates = images
+        original, generated, candidates = images
         name = list(self.edits)[number]
-        self.gallery.save(ORIGINAL, target, cell, originals[0])
-        self.gallery.save(f"{name} before", target, cell, generated[0])
+        self.gallery.save(ORIGINAL, target, cell, original)
+        self.gallery.save(f"{name} before", target, cell, generated)
         self.gallery.save(f"{name} after", target, cell, candidates[int(seen.sum(1).argmax())])
 
     def on_test_epoch_end(self) -> None:

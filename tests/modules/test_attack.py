@@ -45,6 +45,8 @@ def test_batches_hold_every_row_once() -> None:
     assert len(rows) == len(set(rows)) == 3 * prompts + 2
     assert max(len(b["prompt"]) for b in batches) <= 4
     assert [b["seed"] for b in batches if b["kind"] == "free_tokens"] == [[0], [1]]
+    together = AttackPrompts(["ship", "dog"], ["ship"], attacks=["noise"], trials=3, trials_at_once=2).batches()
+    assert [(b["seed"], len(b["prompt"])) for b in together if b["kind"] == "noise"] == [([0, 1], 2), ([2], 1)]
 
 
 @pytest.fixture(scope="module")
@@ -184,6 +186,18 @@ def test_edits_and_judges_stand_side_by_side_with_a_page_of_images(
     assert page.count("<img") == len(ATTACKS) * 5  # the original's, and of each edit before and after
     assert page.count("data:image/png;base64") == len(ATTACKS) * 5 and "free tokens" in page
     assert not list(tmp_path.glob(".attack*"))
+
+
+def test_trials_at_once_are_those_of_each_alone(toy_pipeline: Path, toy_clip: Path, tmp_path: Path) -> None:
+    run, found = finished_run(tmp_path / "run", toy_pipeline), []
+    for name, more in (("alone", []), ("together", ["--data.trials_at_once", "2"])):
+        args = command(toy_pipeline, run, toy_clip, tmp_path / f"{name}.json")
+        args[args.index("--data.trials") + 1] = "3"
+        bright = {"class_path": "support.judges.Brightness", "init_args": {"names": ["cat", "dog", "ship"]}}
+        attacks = ["--data.attacks", "[free_tokens, noise, finetune]", "--model.judge", json.dumps(bright)]
+        erase_main([*args, *attacks, *more])
+        found.append(json.loads((tmp_path / f"{name}.json").read_text())["success"])
+    assert found[0] == found[1]
 
 
 def test_a_target_that_is_no_class_is_refused(
