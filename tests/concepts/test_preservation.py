@@ -154,7 +154,7 @@ def test_weights_that_are_not_given_follow_the_number_where_something_is_preserv
         assert weights_of([nothing] * 2, model, by_number) == [StageWeights(1e3)] * 2
     given = [GivenWeights(domain=8.0), GivenWeights(growth=0.25)]  # what is given is meant as it is
     one, other = weights_of(given, names, by_number=True)
-    assert one == StageWeights(1.0, 0.0, 8.0, growth=0.0) and other == StageWeights(1.0, 0.0, 0.22, growth=0.25)
+    assert one == StageWeights(1.0, 0.0, 8.0, growth=0.0) and other == StageWeights(1.0, 0.0, 0.15, growth=0.25)
     assert weights_of([StageWeights()] * 2, names, by_number=True) == [StageWeights()] * 2
     assert weights_of([GivenWeights(absolute=False)] * 2, names, by_number=True)[0] == StageWeights(1e3, absolute=False)
     with pytest.raises(UserError, match=r"model\.refine\.prior=0\.1 has no effect: there is no prior"):
@@ -174,11 +174,11 @@ def test_an_order_without_weights_grows_with_its_targets_and_shrinks_again(
     alone = ["--model.method", "MaceRefinement", *FEW]
     with caplog.at_level("INFO", logger="mace_pl"):
         erase_main([*args, *alone, "--model.domain_names", "[cat]"])
-    assert "; the domain's is 0.22 · n^0.5 for n = 2 targets" in caplog.text
+    assert "; the domain's is 0.15 · n^0.6 for n = 2 targets" in caplog.text
     erase_main(["fuse", "--run", str(tmp_path / "two"), "--drop", "dog", "--output_dir", str(tmp_path / "one")])
     given = ["--refine", "{domain: 0.2}", "--output_dir", str(tmp_path / "given")]
     erase_main(["fuse", "--run", str(tmp_path / "two"), *given])
-    for name, weight in (("two", 0.22 * 2**0.5), ("one", 0.22), ("given", 0.2)):
+    for name, weight in (("two", 0.15 * 2**0.6), ("one", 0.15), ("given", 0.2)):
         run = Run.load(str(tmp_path / name))
         assert run.config["model"]["refine"]["identity"] == BY_NUMBER[0].identity
         again = Again(run, run.base.load(None, None)[0], chosen(run.config["model"]["method"]))
