@@ -17,7 +17,7 @@ from mace_pl.models.protocols import Pipeline
 from mace_pl.models.text_encoding import encode_both
 
 BARE = ("{}",)
-#: half of them with words around the name: where many names are erased, "a rocket on a blue background" shows a
+#: three of them with words around the name: where many names are erased, "a rocket on a blue background" shows a
 #: zombie otherwise, for a term over a name's own tokens leaves those behind it free (measured)
 TEMPLATES = (
     "a photo of a {}",
@@ -26,11 +26,8 @@ TEMPLATES = (
     "an image of a {}",
     "a {}",
     "an image of a {} on a white background",
-    "a {} on a black background",
-    "a painting of a {} on an orange background",
     "a photo of a {} in front of a wall",
     "a small {} in the corner",
-    "a large {} in the foreground",
     "{}",
 )
 

@@ -73,7 +73,7 @@ class GivenWeights:
 #: weights of stages 1 and 3 that are not given, where nothing but the matrix itself is preserved
 ALONE = (StageWeights(identity=1e3), StageWeights(identity=1e3))
 #: where there is a prior or a domain: found by hand on the bundled model, for 1 to 40 targets
-BY_NUMBER = (StageWeights(1.0, 0.001, 0.15, growth=0.6), StageWeights(1.0, 0.003, 0.15, growth=0.85))
+BY_NUMBER = (StageWeights(1.0, 0.001, 0.15, growth=0.7), StageWeights(1.0, 0.003, 0.15, growth=0.9))
 
 
 def weights_of(

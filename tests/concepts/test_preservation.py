@@ -174,11 +174,11 @@ def test_an_order_without_weights_grows_with_its_targets_and_shrinks_again(
     alone = ["--model.method", "MaceRefinement", *FEW]
     with caplog.at_level("INFO", logger="mace_pl"):
         erase_main([*args, *alone, "--model.domain_names", "[cat]"])
-    assert "; the domain's is 0.15 · n^0.6 for n = 2 targets" in caplog.text
+    assert "; the domain's is 0.15 · n^0.7 for n = 2 targets" in caplog.text
     erase_main(["fuse", "--run", str(tmp_path / "two"), "--drop", "dog", "--output_dir", str(tmp_path / "one")])
     given = ["--refine", "{domain: 0.2}", "--output_dir", str(tmp_path / "given")]
     erase_main(["fuse", "--run", str(tmp_path / "two"), *given])
-    for name, weight in (("two", 0.15 * 2**0.6), ("one", 0.15), ("given", 0.2)):
+    for name, weight in (("two", 0.15 * 2**0.7), ("one", 0.15), ("given", 0.2)):
         run = Run.load(str(tmp_path / name))
         assert run.config["model"]["refine"]["identity"] == BY_NUMBER[0].identity
         again = Again(run, run.base.load(None, None)[0], chosen(run.config["model"]["method"]))

@@ -85,7 +85,7 @@ def test_weights_are_those_of_fit(scripts: dict[str, ModuleType], tmp_path: Path
     assert weights == [vars(own) for own in BY_NUMBER]
     assert settings["data.steps_per_concept"] == 1 and "data.concepts" not in settings
     twice = sets(**given, changes={"class": "MaceRefinement"}, times={"refine.domain": 2}).method()
-    assert (twice.published["refine.domain"], twice.class_path) == (0.6, "mace_pl.methods.MaceRefinement")
+    assert (twice.published["refine.domain"], twice.class_path) == (0.3, "mace_pl.methods.MaceRefinement")
 
 
 def test_a_set_that_is_alone_gives_fit_nothing_but_its_targets(
