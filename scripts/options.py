@@ -48,7 +48,7 @@ TOPICS = {
     "Evaluation": r"--(model|data)\.(classifier|targets|names|judge|chosen_by|sentences|features|reference|kid_subset"
     r"|nearest|shown|ablation)",
     "Fusion": r"--(drop|weights|method|refine|fuse)",
-    "Attacks": r"--(data\.(attacks|trials)|model\.strengths.*)",
+    "Attacks": r"--(data\.(attacks|trials|trials_at_once)|model\.strengths.*)",
     "Search": r"--(tune|judge|confirm_by)",
     "Output and run": r"--((model\.)?(output|output_dir|overwrite|save_pipeline|export|classifier|report_seeds|format)"
     r"|seed_everything|dry_run|\w+_every_n_steps|model\.(save_every|seed)|seed|preset)",

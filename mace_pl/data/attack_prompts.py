@@ -28,8 +28,8 @@ class AttackPrompts(LightningDataModule):
             text encoder, ``words_by_loss`` by the network, the concept's ``direction``, more ``noise`` while sampling,
             ``completion`` of what the original began, from an ``image`` of the target, and ``finetune`` on some.
         trials: of each attack, with seeds 0 … trials − 1.
-        trials_at_once: how many of them search for tokens in one batch, in ``free_tokens`` and ``words_by_loss``; more
-            are faster on a GPU and take its memory.
+        trials_at_once: trials of ``free_tokens`` and ``words_by_loss`` that search in one batch; more are faster on a
+            GPU and take its memory.
         batch_size: images at once.
     """
 

@@ -91,7 +91,7 @@ def show_chosen(wanted: Preserving, console: Console) -> None:
     """Which names the run has chosen to preserve, and why; a line where no name is preserved at all."""
     if not wanted.moved:
         if not (wanted.names or wanted.vocabulary or wanted.refine.domain is not None):
-            said = "No names are preserved, for the domain has no weight (--model.refine.domain)."
+            said = "No names are preserved: --model.domain_names names some, --model.refine.domain weighs them."
             console.print(said, highlight=False)
         return
     table = Table(title="Preserved")

@@ -21,7 +21,7 @@ OWN = re.compile(
     r"[─━╭╮╰╯│┃┏┓┗┛┡┩┳┇╇┴┬└┘├┤╞╪╡]|^\s*[|+]|^\s*(Before training|Erased|Resuming .*|Not resumed: .*)\s*$"
     r"|^Concepts at once: |^The base model hardly |^Written to |^\s*(concepts|loss|step|stage): "
     r"|^\s*[\d.]+\s*$|^\S+/run/[\w.]+/?$|^data: |^model\.domain_names: |^The log of the run is "
-    r"|^fit: loading …$|^What next: |^Tokens: pieces of words|^No names are preserved, for "
+    r"|^fit: loading …$|^What next: |^Tokens: pieces of words|^No names are preserved: "
     r"|^Disk: |^Weights of stage |^Weights of stage [13]: |^\s*What the run takes on one device, estimated\s*$"
 )
 #: of lightning and of transformers
