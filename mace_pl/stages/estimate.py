@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mace_pl.concepts.named import TEMPLATES
 from mace_pl.files.artifacts import slug
 from mace_pl.files.identity import made_from
 from mace_pl.images.prepare import wanted
@@ -31,7 +32,7 @@ from mace_pl.training.frozen_layers import frozen_layers
 from mace_pl.training.memory import concepts_at_once, free_bytes
 
 ENCODED = 64  # prompts that are encoded at once
-OF_A_NAME = 6  # prompts of a name that is preserved
+OF_A_NAME = len(TEMPLATES)  # prompts of a name that is preserved
 
 
 @dataclass(frozen=True)
