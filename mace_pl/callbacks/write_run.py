@@ -195,6 +195,8 @@ def with_choices(config: dict[str, Any], data: RunData, wanted: Preserving) -> d
     if model.get("domain_names") == AUTO:  # even of nothing: no later version chooses where this one did not
         model |= {"domain_names": list(wanted.names) or None}
         model |= {"domain_vocabulary": None} if wanted.moved else {}
+    if model.get("domain_styles") == AUTO:
+        model |= {"domain_styles": [name for name in (*wanted.names, *wanted.vocabulary) if name in wanted.prompted]}
     if not data.chosen:
         return {**config, "model": model}
     concepts = [{name: value for name, value in vars(one).items() if value is not None} for one in data.concepts]

@@ -30,6 +30,22 @@ TEMPLATES = (
     "a small {} in the corner",
     "{}",
 )
+#: of a style, as many: "a photo of a {}" says nothing of one
+STYLE_TEMPLATES = (
+    "a photo in the style of {}",
+    "a photo of a flower in the style of {}",
+    "a picture of a man in {} style",
+    "an image of a fruit in the style of {}",
+    "a drawing of a dog in the style of {}",
+    "a photo of a house in the style of {}",
+    "a picture of a tree in {} style",
+    "a small car in the style of {}",
+    "{}",
+)
+
+
+POWER = 2  # of what an edit would do to a name, in the weight of that name (measured)
+TINY = 1e-50  # so that names count alike where an edit moves none
 
 
 @dataclass(frozen=True)
@@ -38,7 +54,7 @@ class Named:
 
     Attributes:
         last: the last token of every bare name, [N, D].
-        grams: D = Σ e eᵀ [D, D] by the choice of tokens that was asked for.
+        grams: D = Σ_n h_n Σ e eᵀ [D, D] by the choice of tokens that was asked for; h_n is 1 without ``harm``.
         pooled_bare: pooled embeddings of the bare names, [N, E]; None where a model has none.
         pooled: those of the prompts, [P, E], which are the bare names where no more was asked for.
     """
@@ -49,30 +65,50 @@ class Named:
     pooled: Tensor | None = None
 
 
-def sum_names(pipeline: Pipeline, names: Sequence[str], asked: Collection[Tokens]) -> Named | None:
+def sum_names(
+    pipeline: Pipeline,
+    names: Sequence[str],
+    asked: Collection[Tokens],
+    styles: Collection[str] = (),
+    harm: Tensor | None = None,
+) -> Named | None:
     """Encode names, and sum the tokens that methods sum of their targets; None without names.
+
+    With ``harm`` a name counts by what an edit would do to it: h_n = (tr(D_n M) / tr(D_n))^POWER, over the mean of all
+    names, where D_n = Σ e eᵀ sums all tokens of its prompts. With M = (T − I)ᵀ A (T − I) the quotient is the mean
+    square by which the edit T moves keys and values, and D = Σ h_n D_n holds most firmly what would be lost otherwise.
 
     Args:
         pipeline: tokenizers and text encoders.
         names: what is preserved.
         asked: ``last`` and ``bare`` sum these of the bare names, the others all tokens of each of ``TEMPLATES``.
+        styles: those of the names that are styles, which have ``STYLE_TEMPLATES``.
+        harm: M [D, D], positive semidefinite; None where all names count alike.
     """
     if not names:
         return None
-    templates = BARE if all(choice in ("last", "bare") for choice in asked) else TEMPLATES
-    requests = [[template.replace("{}", name) for template in templates] for name in names]
+    bare_ones = all(choice in ("last", "bare") for choice in asked) and harm is None
+    prompts_of = {False: BARE if bare_ones else TEMPLATES, True: BARE if bare_ones else STYLE_TEMPLATES}
+    requests = [[template.replace("{}", name) for template in prompts_of[name in styles]] for name in names]
     tokenizer, last, sums = backbone_of(pipeline).tokenizers[0], list[Tensor](), dict[Tokens, Tensor]()
     pooled: list[Tensor] = []
+    harms: list[float] = []
     encoded = encoded_once(lambda prompts: encode_both(pipeline, prompts), requests)
     for name, prompts, rows in zip(names, requests, encoded, strict=True):
         text, own_pooled = stacked(rows, prompts)  # the bare name is the last
         last.append(text[-1, target_span(tokenizer, "{}", name)[1] - 1].double())
         pooled += [] if own_pooled is None else [own_pooled.double()]
+        whole = gram(text, text)
+        if harm is not None:
+            harms.append(max(float((whole * harm).sum() / whole.trace()), TINY) ** POWER)
         for choice in asked:
             if choice != "last":
-                own = gram(text[-1:], text[-1:]) if choice == "bare" else gram(text, text)
+                own = gram(text[-1:], text[-1:]) if choice == "bare" else whole.clone()
+                own *= harms[-1] if harms else 1.0
                 sums[choice] = sums[choice].add_(own) if choice in sums else own
     tokens = torch.stack(last)
+    if harms:
+        sums = {choice: own * (len(harms) / sum(harms)) for choice, own in sums.items()}
     sums |= {"last": gram(tokens, tokens)} if "last" in asked else {}
     bare, prompted = (torch.stack([own[-1] for own in pooled]), torch.cat(pooled)) if pooled else (None, None)
     return Named(tokens, sums, bare, prompted)

@@ -40,7 +40,7 @@ def things(names: Iterable[str]) -> list[str]:
     return [name for name in names if name in known]
 
 
-def common_words() -> list[str]:
-    """Common nouns, occupations and styles, each once."""
+def common_words(group: str | None = None) -> list[str]:
+    """Common nouns, occupations and styles, each once; those of a group of mace_pl/concepts/vocabulary.yaml alone."""
     words: Any = read_yaml(WORDS, "vocabulary", texts=True)
-    return list(dict.fromkeys(name for group in words.values() for name in group))
+    return list(dict.fromkeys(name for own, names in words.items() if group in (None, own) for name in names))

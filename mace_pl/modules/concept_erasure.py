@@ -59,8 +59,7 @@ class ConceptErasure(LightningModule):
     """Erase concepts from a Stable Diffusion type pipeline, by MACE (CVPR 2024) or a closed form alone.
 
     Args:
-        pretrained: the original model, never changed: folder or hub id of a Stable Diffusion pipeline, or a single
-            ``.safetensors`` checkpoint in the original layout.
+        pretrained: the original model, never changed: folder, hub id, or one ``.safetensors`` file (original layout).
         revision: branch, tag or commit of a hub id.
         variant: which files of a folder or hub id are read, as in ``fp16``.
         layout: diffusers folder or hub id with a single checkpoint's configurations; diffusers' own choice when None.
@@ -73,6 +72,7 @@ class ConceptErasure(LightningModule):
             move most, of ``domain_vocabulary``, or without that and ``domain`` of the model's own or common words.
         domain_vocabulary: more names, likewise; those of them are preserved that the edit would move most.
         domain_affected: how many of a vocabulary; when None 20 of ``domain_vocabulary``, else 100.
+        domain_styles: those names that are styles, a list or a file; ``auto``: of the model's and the project's own.
         pooled: edit the layer that reads SDXL's pooled text too, by the closed form on pooled embeddings.
         rank: rank of each concept's LoRA (paper: 1).
         refine: λ_I, λ_p, λ_d of stage 1.
@@ -114,6 +114,7 @@ class ConceptErasure(LightningModule):
         domain_names: list[str] | str | None = AUTO,
         domain_vocabulary: list[str] | str | None = None,
         domain_affected: int | None = None,
+        domain_styles: list[str] | str | None = AUTO,
         pooled: bool = True,
         beside: str | None = None,
         harden: Hardening | None = None,
@@ -121,20 +122,20 @@ class ConceptErasure(LightningModule):
         super().__init__()
         if rank < 1:
             raise UserError(f"model.rank={rank} must be at least 1 (the paper uses 1).")
-        self.automatic_optimization = False
-        self.pretrained, self.rank, self.seed, self.method = pretrained, rank, seed, method or Mace()
-        self.lr, self.weight_decay, self.gradient_clip = lr, weight_decay, gradient_clip
+        self.automatic_optimization, self.pretrained, self.rank, self.method = False, pretrained, rank, method or Mace()
+        self.seed, self.lr, self.weight_decay, self.gradient_clip = seed, lr, weight_decay, gradient_clip
         self.attend_padding, self.compile_blocks, self.hardening = attend_padding, compile, harden
         self.objective = Objective(seed, importance_sampling, squared_loss, checkpointing=gradient_checkpointing)
         self.pipeline, self.source = load_with_source(pretrained, revision, variant, layout)
         self.backbone = backbone_of(self.pipeline)
         self.unet = self.backbone.network  # registered, so that the Trainer sees it
-        self.placed, self.begun = OnDevice(self.pipeline), False
+        self.placed, self.begun, self.stage = OnDevice(self.pipeline), False, ExitStack()  # last: stage 2's switches
         self.fingerprint, self.unet_hash = encoder_fingerprint(self.pipeline), unet_fingerprint(self.unet)
         self.made = {"unet": self.unet_hash, "text_encoder": self.fingerprint}
         self.prior = prior_of(prior, pretrained, self.source, (refine, fuse), self.method.by_number, self.fingerprint)
         given: dict[str, Any] = {"prior": self.prior, "domain": domain, "domain_names": domain_names, "pooled": pooled}
-        given |= {"domain_vocabulary": domain_vocabulary, "domain_affected": domain_affected, "beside": beside}
+        given |= {"domain_vocabulary": domain_vocabulary, "domain_affected": domain_affected}
+        given |= {"domain_styles": domain_styles, "beside": beside}
         known, styles = own_names(self.source), own_names(self.source, STYLES_FILE)
         self.weights = weights_of((refine, fuse), given, self.method.by_number)
         self.wanted = preserving(given, self.weights, self.method, self.backbone, self.fingerprint, known, styles)
@@ -148,7 +149,6 @@ class ConceptErasure(LightningModule):
         self.group: torch.distributed.ProcessGroup | None = None  # of the ranks that share a concept's images
         self.share, self.concepts_at_once, self.losses = Share((), (), ()), 1, dict[str, list[float]]()
         self.done, self.stepped = dict[int, int](), list[int]()  # steps of an interrupted run; concepts of this step
-        self.stage = ExitStack()  # what is switched on while stage 2 runs
 
     @property
     def data(self) -> RunData:
@@ -267,8 +267,8 @@ class ConceptErasure(LightningModule):
     def state_of(self, concept: int) -> ConceptState:
         """A concept in training, to be saved."""
         assert self.loras is not None
-        target = self.data.concepts[concept].target
-        return state_of(self.loras, self.trainer.optimizers[0], concept, self.losses[target])
+        losses = self.losses[self.data.concepts[concept].target]
+        return state_of(self.loras, self.trainer.optimizers[0], concept, losses)
 
     def resume(self, concept: int, state: ConceptState) -> None:
         """Resume a concept from what was saved; another rank's is only left out of the schedules."""

@@ -77,14 +77,16 @@ def solve_again(old: Run, new: Run, pipeline: Pipeline, method: ClosedForm, said
     """
     assert new.fused is not None
     sums, loras, layers = SumsOnDisk(), {}, backbone_of(pipeline).key_values()
+    full = SumsOnDisk()
     trained = method.trains and new.fused.method != "refined"
     for target in new.targets:
         weight = new.fused.weights.get(target, 1.0)
         statistics, factors = old.concept(target, layers, trained)
         sums.add(target, statistics.weighted(weight))
+        full.add(target, statistics)
         loras[target] = {n: (A, weight * B) for n, (A, B) in factors.items()}
     wanted = wanted_of(pipeline, new.config["model"], method)
-    refined, original, preserved = solve(pipeline, method, sums, wanted, said)
+    refined, original, preserved = solve(pipeline, method, sums, wanted, said, full)
     edit = refined
     if new.fused.method == "fused":
         edit = fusion(refined, sums, loras, preserved.fuse)
@@ -122,7 +124,7 @@ class Again:
 
     def preserve(self, total: ConceptSums, said: bool = False) -> Preserved:
         """What is preserved; with a vocabulary that depends on strengths."""
-        return preserve(self.pipeline, self.wanted, self.method, total, self.erased, self.layers, said)
+        return preserve(self.pipeline, self.wanted, self.method, total, self.erased, self.layers, said, self.total)
 
     def solve(
         self,

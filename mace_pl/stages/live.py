@@ -108,7 +108,8 @@ class LiveEdit:
         return self.known[chosen]
 
     def _preserved(self, together: Together, total: ConceptSums) -> Preserved:
-        return preserve(self.pipeline, self.wanted, self.method, total, list(together.sums), self.layers)
+        parts = self.pipeline, self.wanted, self.method, total, list(together.sums), self.layers
+        return preserve(*parts, full=together.total)
 
     def _own(self, chosen: tuple[str, ...]) -> SumsOnDisk:
         return self.sums.only(chosen)

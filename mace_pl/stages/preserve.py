@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mace_pl.concepts.concept import AUTO, Concept
+from mace_pl.concepts.concept import AUTO, Concept, read_names
 from mace_pl.concepts.named import Named, sum_names
 from mace_pl.concepts.preservation import (
     NAMES,
@@ -55,6 +55,7 @@ class Preserving:
         moved: of the names that were chosen for the run, as in :class:`Preserved`; empty before.
         among: how many names they were chosen among.
         styles: that the model says that it knows; in the vocabulary once a style is erased.
+        prompted: those names, of all that may be preserved, that are summed in prompts of a style.
         pooled: terms of stage 1 for SDXL's pooled text; None where it is not edited.
         beside: a run whose concepts are erased too, so that they are not preserved; None for none.
     """
@@ -70,6 +71,7 @@ class Preserving:
     moved: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     among: int = 0
     styles: Sequence[str] = ()
+    prompted: frozenset[str] = frozenset()
 
     @property
     def known(self) -> list[str]:
@@ -119,7 +121,7 @@ def preserving(
 
     Args:
         model: the settings of ``model``, of which ``prior``, ``domain``, ``domain_names``, ``domain_vocabulary``,
-            ``domain_affected``, ``pooled`` and ``beside`` count.
+            ``domain_affected``, ``domain_styles``, ``pooled`` and ``beside`` count.
         stages: the weights of stages 1 and 3.
         method: the closed form.
         backbone: the original model.
@@ -148,7 +150,10 @@ def preserving(
     pooled = pooled_preservation(model, stages[0], method, backbone, width)
     beside = Run.load(model["beside"], "model.beside") if model.get("beside") else None
     affected = affected or (MANY if chosen_from in (OWN, COMMON) else AFFECTED)
-    return Preserving(files[0], files[1], names, vocabulary, affected, pooled, beside, chosen_from, styles=styles)
+    own = model.get("domain_styles")
+    prompted = frozenset([*styles, *common_words("styles")] if own == AUTO else read_names(own, "model.domain_styles"))
+    found = Preserving(files[0], files[1], names, vocabulary, affected, pooled, beside, chosen_from)
+    return replace(found, styles=styles, prompted=prompted)
 
 
 def inputs_of(
@@ -157,6 +162,7 @@ def inputs_of(
     """All inputs that decide what is preserved where stage 2 depends on it, for a run's identity; files by hashes."""
     files = statistics_of(model.get("prior"), model.get("domain"))
     told: dict[str, Any] = {"refine": stages[0].told(), "names": wanted.names, "files": files}
+    told |= {"styles": sorted(wanted.prompted)} if wanted.names or wanted.vocabulary else {}
     if method.down == "gram":
         told["fuse"] = stages[1].told()
     if wanted.vocabulary:  # of a run that chooses once, until it has
@@ -176,8 +182,11 @@ def preserve(
     targets: Sequence[str],
     original: Mapping[str, Tensor],
     said: bool = True,
+    full: ConceptSums | None = None,
 ) -> Preserved:
     """Sum the names that stay, over the tokens that the method sums of its targets; stage 3 over those of prompts.
+
+    Where weights follow the number of targets, the names count by what the plain edit would do to them.
 
     Args:
         pipeline: tokenizers and text encoders.
@@ -187,12 +196,15 @@ def preserve(
         targets: what is erased.
         original: the keys and values W [O, D] by layer name.
         said: log what is preserved.
+        full: the sums with each target at full strength; ``total`` when None. Names count by these, so that they do
+            not depend on strengths.
     """
     moved = most_affected(pipeline, wanted, total, targets, original)
     names = names_that_stay(pipeline, [*wanted.names, *moved], targets, said)
     moved |= wanted.moved
     by_prompts: Tokens = "coexisting" if method.trains and method.tokens in ("last", "bare") else method.tokens
-    named = sum_names(pipeline, names, {method.tokens, by_prompts})
+    harm = harm_of(full or total, original) if names and method.by_number else None
+    named = sum_names(pipeline, names, {method.tokens, by_prompts}, wanted.prompted, harm)
     grams = named.grams if named else {}
     count = len(targets)
     refine = absolute(with_domain(wanted.refine, grams.get(method.tokens)), total.F, count)
@@ -202,6 +214,13 @@ def preserve(
     if said and method.trains:
         log.info(f"Weights of stage 3: {both_forms(fuse, total.F_all)}{grown(wanted.fuse, count)}")
     return Preserved(refine, fuse, named, count, moved)
+
+
+def harm_of(total: ConceptSums, original: Mapping[str, Tensor]) -> Tensor:
+    """M = (T_e − I)ᵀ A (T_e − I) [D, D]: eᵀ M e is the square by which the plain edit T_e moves the token e, ‖·‖_A²."""
+    T = plain_edit(total.F / total.pairs, total.G / total.pairs)
+    moved = T - torch.eye(len(T), dtype=T.dtype)
+    return moved.T @ metric(original.values()) @ moved
 
 
 def grown(given: Preservation, targets: int) -> str:
@@ -234,10 +253,8 @@ def most_affected(
     named = sum_names(pipeline, vocabulary, {"last"})
     if named is None:
         return {}
-    tokens = named.last
-    A = metric(original.values())
-    T = plain_edit(total.F / total.pairs, total.G / total.pairs)
-    before, moved = sizes(tokens, A), sizes(tokens @ (T - torch.eye(len(T), dtype=T.dtype)).T, A)
+    before = sizes(named.last, metric(original.values()))
+    moved = sizes(named.last, harm_of(total, original))
     order = moved.argsort(descending=True, stable=True)[: wanted.affected].tolist()
     chosen = {vocabulary[i]: (float(before[i]), float(moved[i])) for i in order}
     shown = ", ".join(f"{name} {moved:.3g} of {size:.3g}" for name, (size, moved) in chosen.items())

@@ -142,7 +142,12 @@ def choose_names(
 
 
 def solve(
-    pipeline: Pipeline, method: ClosedForm, sums: SumsOnDisk, wanted: Preserving, said: bool = True
+    pipeline: Pipeline,
+    method: ClosedForm,
+    sums: SumsOnDisk,
+    wanted: Preserving,
+    said: bool = True,
+    full: SumsOnDisk | None = None,
 ) -> tuple[Edit, dict[str, Tensor], Preserved]:
     """The closed form over all concepts: the edit, the weights that it changes before it, and what is preserved.
 
@@ -152,13 +157,15 @@ def solve(
         sums: by target.
         wanted: what is preserved.
         said: log what that comes to; not where an edit is solved that was solved before.
+        full: the sums with each target at full strength; ``sums`` when None.
 
     Raises:
         UserError: the system is singular, or the edit is not finite.
     """
     backbone, sums = backbone_of(pipeline), with_beside(sums, wanted.beside)
     original, total = backbone.key_values(), sums.total
-    preserved = preserve(pipeline, wanted, method, total, list(sums), original, said)
+    strong = None if full is None else with_beside(full, wanted.beside).total
+    preserved = preserve(pipeline, wanted, method, total, list(sums), original, said, strong)
     edit = solve_total(pipeline, method, total, wanted, preserved, original)
     return edit, original if edit.pooled is None else backbone.text_layers(), preserved
 

@@ -15,7 +15,7 @@ from support.tolerances import BY_HAND, FLOAT32_EDIT, FLOAT32_SUMS, MOVED, RUN_W
 from mace_pl.cli import erase_main
 from mace_pl.commands.fuse import fuse_run
 from mace_pl.concepts.concept import AUTO, read_names
-from mace_pl.concepts.named import TEMPLATES, sum_names
+from mace_pl.concepts.named import POWER, STYLE_TEMPLATES, TEMPLATES, sum_names
 from mace_pl.concepts.preservation import (
     BY_NUMBER,
     GivenWeights,
@@ -34,14 +34,24 @@ FEW = ["--report_seeds", "0", "--save_pipeline", "false"]  # files that are not 
 SHIP = [{"target": "ship", "anchor": "ground", "kind": "object"}]
 
 
-def plain_sums(pipeline: StableDiffusionPipeline, names: list[str]) -> torch.Tensor:
-    """Σ e eᵀ token by token."""
-    total = torch.zeros(32, 32, dtype=torch.float64)
+def plain_sums(
+    pipeline: StableDiffusionPipeline,
+    names: list[str],
+    styles: tuple[str, ...] = (),
+    harm: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Σ_n h_n Σ e eᵀ token by token, h_n by the mean of eᵀ M e over the mean of eᵀ e, less its mean over names."""
+    grams, harms = [], []
     for name in names:
-        for template in TEMPLATES:
+        total, moved, size = torch.zeros(32, 32, dtype=torch.float64), 0.0, 0.0
+        for template in STYLE_TEMPLATES if name in styles else TEMPLATES:
             for token in encode_prompts(pipeline, [template.replace("{}", name)])[0].double():
                 total += torch.outer(token, token)
-    return total
+                moved += 1.0 if harm is None else float(token @ harm @ token)
+                size += 1.0 if harm is None else float(token @ token)
+        grams.append(total)
+        harms.append((moved / size) ** POWER)
+    return sum(h * total for h, total in zip(harms, grams, strict=True)) * len(harms) / sum(harms)
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +66,24 @@ def test_sums_are_those_of_the_names_that_stay(pipeline: StableDiffusionPipeline
     assert named is not None
     close(named.grams["coexisting"], plain_sums(pipeline, names), FLOAT32_SUMS)
     assert sum_names(pipeline, [], ["coexisting"]) is None
+
+
+def test_names_count_by_the_harm_of_an_edit_and_styles_have_prompts_of_their_own(
+    pipeline: StableDiffusionPipeline,
+) -> None:
+    names, styles = ["red house", "cat", "mosaic"], ("mosaic",)
+    matrix = torch.randn(32, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    harm = matrix @ matrix.T
+    named = sum_names(pipeline, names, ["coexisting", "last"], styles, harm)
+    assert named is not None
+    expected = plain_sums(pipeline, names, styles, harm)
+    close(named.grams["coexisting"], expected, FLOAT32_SUMS)
+    close(named.grams["last"], named.last.T @ named.last, FLOAT32_SUMS)  # of methods that follow no number: all alike
+    for others in (plain_sums(pipeline, names, styles), plain_sums(pipeline, names, (), harm)):
+        above((others - expected).abs().max(), MOVED)
+    unharmed = sum_names(pipeline, names, ["coexisting"], styles, torch.zeros_like(harm))
+    assert unharmed is not None  # where nothing moves, all count alike
+    close(unharmed.grams["coexisting"], plain_sums(pipeline, names, styles), FLOAT32_SUMS)
 
 
 def test_names_come_from_a_list_or_a_file(tmp_path: Path) -> None:
@@ -83,23 +111,37 @@ def test_names_that_cannot_be_preserved_are_refused(
 def test_fit_and_fuse_keep_names_as_a_file_of_their_statistics_does(
     tmp_path: Path, toy_pipeline: Path, pipeline: StableDiffusionPipeline
 ) -> None:
-    file = statistics(tmp_path / "d.safetensors", encoder_fingerprint(pipeline), plain_sums(pipeline, ["cat", "dog"]))
+    file = statistics(tmp_path / "d.safetensors", encoder_fingerprint(pipeline), plain_sums(pipeline, ["cat"]))
     weights = ["--model.refine.domain", "0.5", "--model.fuse.domain", "0.25", *FEW]
     erase_main([*config(tmp_path, toy_pipeline, "file", SHIP), *weights, "--model.domain", str(file)])
-    names = ["--model.domain_names", json.dumps(["cat", "ship", "dog"])]
+    names = ["--model.domain_names", json.dumps(["cat", "ship"])]  # of one name that stays: it counts as one
     erase_main([*config(tmp_path, toy_pipeline, "names", SHIP), *weights, *names])
     erase_main(["fuse", "--run", str(tmp_path / "names"), "--output_dir", str(tmp_path / "again")])
     by_file, by_names, again = (load_file(tmp_path / run / "refined.safetensors") for run in ("file", "names", "again"))
     close(by_names, by_file, RUN_WEIGHTS)
     close(again, by_names, FLOAT32_EDIT)
-    assert yaml.safe_load((tmp_path / "names/config.yaml").read_text())["model"]["domain_names"] == [
-        "cat",
-        "ship",
-        "dog",
-    ]
+    assert yaml.safe_load((tmp_path / "names/config.yaml").read_text())["model"]["domain_names"] == ["cat", "ship"]
     erase_main([*config(tmp_path, toy_pipeline, "nothing", SHIP), *FEW])
     nothing = load_file(tmp_path / "nothing/refined.safetensors")
     above(max((nothing[name] - by_names[name]).abs().max() for name in nothing), MOVED)
+
+
+def test_styles_among_the_names_are_written_into_the_run_and_fused_as_they_were(
+    tmp_path: Path, toy_pipeline: Path
+) -> None:
+    names = ["--model.domain_names", "[cat, mosaic, house]", "--model.refine.domain", "0.5", *FEW]
+    alone = [*names, "--model.method", "MaceRefinement"]
+    weights = {}
+    for run, more in (("auto", []), ("named", ["house"]), ("none", [])):
+        given = [] if run == "auto" else ["--model.domain_styles", json.dumps(more)]
+        erase_main([*config(tmp_path, toy_pipeline, run, SHIP), *alone, *given])
+        weights[run] = load_file(tmp_path / run / "refined.safetensors")
+        styles = yaml.safe_load((tmp_path / run / "config.yaml").read_text())["model"]["domain_styles"]
+        assert styles == (["mosaic"] if run == "auto" else more)
+        for name, weight in load_file(fuse_run(str(tmp_path / run)) / "refined.safetensors").items():
+            close(weight, weights[run][name], FLOAT32_EDIT)
+    for one, other in (("auto", "none"), ("named", "none"), ("auto", "named")):
+        above(max((weights[one][name] - weights[other][name]).abs().max() for name in weights[one]), MOVED)
 
 
 def test_names_of_a_relative_file_are_those_of_the_run_wherever_it_is_fused(
