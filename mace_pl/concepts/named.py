@@ -57,12 +57,14 @@ class Named:
         grams: D = Σ_n h_n Σ e eᵀ [D, D] by the choice of tokens that was asked for; h_n is 1 without ``harm``.
         pooled_bare: pooled embeddings of the bare names, [N, E]; None where a model has none.
         pooled: those of the prompts, [P, E], which are the bare names where no more was asked for.
+        counts: h_n [N], 1 in the mean; None without ``harm``.
     """
 
     last: Tensor
     grams: Mapping[Tokens, Tensor]
     pooled_bare: Tensor | None = None
     pooled: Tensor | None = None
+    counts: Tensor | None = None
 
 
 def sum_names(
@@ -106,9 +108,10 @@ def sum_names(
                 own = gram(text[-1:], text[-1:]) if choice == "bare" else whole.clone()
                 own *= harms[-1] if harms else 1.0
                 sums[choice] = sums[choice].add_(own) if choice in sums else own
-    tokens = torch.stack(last)
+    tokens, counts = torch.stack(last), None
     if harms:
+        counts = torch.tensor(harms, dtype=torch.float64) * (len(harms) / sum(harms))
         sums = {choice: own * (len(harms) / sum(harms)) for choice, own in sums.items()}
     sums |= {"last": gram(tokens, tokens)} if "last" in asked else {}
     bare, prompted = (torch.stack([own[-1] for own in pooled]), torch.cat(pooled)) if pooled else (None, None)
-    return Named(tokens, sums, bare, prompted)
+    return Named(tokens, sums, bare, prompted, counts)

@@ -10,7 +10,7 @@ import yaml
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 from support.runs import config, exit_message, statistics
-from support.tolerances import BY_HAND, FLOAT32_EDIT, FLOAT32_SUMS, MOVED, RUN_WEIGHTS, above, close
+from support.tolerances import BY_HAND, FLOAT32_EDIT, FLOAT32_PASS, FLOAT32_SUMS, MOVED, RUN_WEIGHTS, above, close
 
 from mace_pl.cli import erase_main
 from mace_pl.commands.fuse import fuse_run
@@ -29,6 +29,7 @@ from mace_pl.methods.chosen import chosen
 from mace_pl.models.text_encoding import encode_prompts, encoder_fingerprint
 from mace_pl.run import Run
 from mace_pl.stages.again import Again
+from mace_pl.stages.preserve import counted
 
 FEW = ["--report_seeds", "0", "--save_pipeline", "false"]  # files that are not looked at
 SHIP = [{"target": "ship", "anchor": "ground", "kind": "object"}]
@@ -78,6 +79,11 @@ def test_names_count_by_the_harm_of_an_edit_and_styles_have_prompts_of_their_own
     assert named is not None
     expected = plain_sums(pipeline, names, styles, harm)
     close(named.grams["coexisting"], expected, FLOAT32_SUMS)
+    assert named.counts is not None
+    close(named.counts.mean(), torch.ones((), dtype=torch.float64), FLOAT32_PASS)
+    said = counted(names, named.counts)
+    first = names[int(named.counts.argmax())]
+    assert f"times the mean of 3; most: {first} {float(named.counts.max()):.2g}, " in said
     close(named.grams["last"], named.last.T @ named.last, FLOAT32_SUMS)  # of methods that follow no number: all alike
     for others in (plain_sums(pipeline, names, styles), plain_sums(pipeline, names, (), harm)):
         above((others - expected).abs().max(), MOVED)
