@@ -44,7 +44,7 @@ STYLE_TEMPLATES = (
 )
 
 
-POWER = 2  # of what an edit would do to a name, in the weight of that name (measured)
+POWER = 2  # of what an edit would do to a name, in the half of its weight that follows from it (measured)
 TINY = 1e-50  # so that names count alike where an edit moves none
 
 
@@ -76,9 +76,10 @@ def sum_names(
 ) -> Named | None:
     """Encode names, and sum the tokens that methods sum of their targets; None without names.
 
-    With ``harm`` a name counts by what an edit would do to it: h_n = (tr(D_n M) / tr(D_n))^POWER, over the mean of all
-    names, where D_n = Σ e eᵀ sums all tokens of its prompts. With M = (T − I)ᵀ A (T − I) the quotient is the mean
+    With ``harm`` a name counts by what an edit would do to it: h_n = ½ + ½ q_n^POWER / mean q^POWER, where q_n =
+    tr(D_n M) / tr(D_n) and D_n = Σ e eᵀ sums all tokens of its prompts. With M = (T − I)ᵀ A (T − I) q_n is the mean
     square by which the edit T moves keys and values, and D = Σ h_n D_n holds most firmly what would be lost otherwise.
+    Half of the weight stays with all names alike, for the sake of what is near to none of them (measured).
 
     Args:
         pipeline: tokenizers and text encoders.
@@ -95,6 +96,7 @@ def sum_names(
     tokenizer, last, sums = backbone_of(pipeline).tokenizers[0], list[Tensor](), dict[Tokens, Tensor]()
     pooled: list[Tensor] = []
     harms: list[float] = []
+    harmed: dict[Tokens, Tensor] = {}
     encoded = encoded_once(lambda prompts: encode_both(pipeline, prompts), requests)
     for name, prompts, rows in zip(names, requests, encoded, strict=True):
         text, own_pooled = stacked(rows, prompts)  # the bare name is the last
@@ -103,15 +105,16 @@ def sum_names(
         whole = gram(text, text)
         if harm is not None:
             harms.append(max(float((whole * harm).sum() / whole.trace()), TINY) ** POWER)
-        for choice in asked:
-            if choice != "last":
-                own = gram(text[-1:], text[-1:]) if choice == "bare" else whole.clone()
-                own *= harms[-1] if harms else 1.0
-                sums[choice] = sums[choice].add_(own) if choice in sums else own
+        for choice in {*asked} - {"last"}:
+            own = gram(text[-1:], text[-1:]) if choice == "bare" else whole
+            sums[choice] = sums.get(choice, 0) + own
+            if harms:
+                harmed[choice] = harmed.get(choice, 0) + harms[-1] * own
     tokens, counts = torch.stack(last), None
     if harms:
-        counts = torch.tensor(harms, dtype=torch.float64) * (len(harms) / sum(harms))
-        sums = {choice: own * (len(harms) / sum(harms)) for choice, own in sums.items()}
+        over = len(harms) / sum(harms)
+        counts = (1 + over * torch.tensor(harms, dtype=torch.float64)) / 2
+        sums = {choice: (own + over * harmed[choice]) / 2 for choice, own in sums.items()}
     sums |= {"last": gram(tokens, tokens)} if "last" in asked else {}
     bare, prompted = (torch.stack([own[-1] for own in pooled]), torch.cat(pooled)) if pooled else (None, None)
     return Named(tokens, sums, bare, prompted, counts)

@@ -41,7 +41,7 @@ def plain_sums(
     styles: tuple[str, ...] = (),
     harm: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Σ_n h_n Σ e eᵀ token by token, h_n by the mean of eᵀ M e over the mean of eᵀ e, less its mean over names."""
+    """Σ_n h_n Σ e eᵀ token by token, half of h_n alike, half by the mean of eᵀ M e over the mean of eᵀ e."""
     grams, harms = [], []
     for name in names:
         total, moved, size = torch.zeros(32, 32, dtype=torch.float64), 0.0, 0.0
@@ -52,7 +52,8 @@ def plain_sums(
                 size += 1.0 if harm is None else float(token @ token)
         grams.append(total)
         harms.append((moved / size) ** POWER)
-    return sum(h * total for h, total in zip(harms, grams, strict=True)) * len(harms) / sum(harms)
+    mean = sum(harms) / len(harms)
+    return sum((0.5 + 0.5 * h / mean) * total for h, total in zip(harms, grams, strict=True))
 
 
 @pytest.fixture(scope="module")
