@@ -24,7 +24,7 @@ from mace_pl.commands.command_line import CHECKPOINT, CommandLine
 from mace_pl.commands.fit_order import OPTIONS, TunedFit, untuned
 from mace_pl.commands.presets import preset_of
 from mace_pl.concepts.concept import AUTO, read_names
-from mace_pl.concepts.preservation import NAMES
+from mace_pl.concepts.preservation import LISTS
 from mace_pl.errors import Stopped, UserError
 from mace_pl.files.paths import training_folder
 from mace_pl.files.screen import screen
@@ -150,7 +150,7 @@ class FitCLI(CommandLine):
         plain = yaml.safe_load(self.command_parser.dump(config, skip_none=False))
         for name in ("config", *OPTIONS):
             plain.pop(name, None)
-        for name in NAMES:  # as they are now: the file may change, and lies elsewhere for who fuses in another folder
+        for name in LISTS:  # as they are now: the file may change, and lies elsewhere for who fuses in another folder
             if plain["model"].get(name) != AUTO and isinstance(plain["model"].get(name), str):
                 plain["model"][name] = read_names(plain["model"][name], f"model.{name}")
         self.resume_search(plain)

@@ -22,7 +22,8 @@ from mace_pl.models.text_encoding import names_beside
 
 log = logging.getLogger(__name__)
 
-NAMES = ("domain_names", "domain_vocabulary")  # settings of ``model`` that take a list of names, or a file of them
+NAMES = ("domain_names", "domain_vocabulary")  # settings of ``model`` that name what is preserved
+LISTS = (*NAMES, "domain_styles")  # those that take a list of names, or a file of them
 OWN_PRIOR = "statistics/prior.safetensors"  # in the folder of a model
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from mace_pl.concepts.preservation import NAMES, StageWeights
+from mace_pl.concepts.concept import AUTO
+from mace_pl.concepts.preservation import LISTS, StageWeights
 from mace_pl.errors import UserError
 from mace_pl.files.paths import resolve
 from mace_pl.files.versions import library_of, mend
@@ -178,9 +179,11 @@ def check_files(model: Mapping[str, Any]) -> None:
     Raises:
         UserError: naming the file.
     """
-    for name in ("prior", "domain", *NAMES):
+    for name in ("prior", "domain", *LISTS):
         given = model.get(name) or {}
-        for file in [given] if isinstance(given, str) else () if name in NAMES else given:
+        if name in LISTS:
+            given = [given] if isinstance(given, str) and given != AUTO else []
+        for file in [given] if isinstance(given, str) else given:
             if not resolve(file).is_file():
                 where = "" if Path(file).is_absolute() else f" below the working folder {Path.cwd()}"
                 raise UserError(

@@ -29,6 +29,7 @@ from mace_pl.methods.closed_form import Preservation, absolute, both_forms, metr
 from mace_pl.methods.edit import ConceptSums
 from mace_pl.models.backbone import Backbone
 from mace_pl.models.protocols import Pipeline
+from mace_pl.models.text_encoding import spelled_as
 from mace_pl.run import Run
 from mace_pl.stages.beside import beside_inputs
 from mace_pl.stages.pooled import pooled_preservation
@@ -153,6 +154,11 @@ def preserving(
     affected = affected or (MANY if chosen_from in (OWN, COMMON) else AFFECTED)
     own = model.get("domain_styles")
     prompted = frozenset([*styles, *common_words("styles")] if own == AUTO else read_names(own, "model.domain_styles"))
+    bare, named = not method.trains and method.tokens in ("last", "bare"), {n.casefold() for n in (*names, *vocabulary)}
+    idle = [name for name in sorted(prompted) if bare or name.casefold() not in named]
+    if idle and own != AUTO:
+        why = f"{method!r} sums bare names" if bare else "no such names are preserved"
+        log.info(f"model.domain_styles: {', '.join(idle)} changes nothing, for {why}")
     found = Preserving(files[0], files[1], names, vocabulary, affected, pooled, beside, chosen_from)
     return replace(found, styles=styles, prompted=prompted)
 
@@ -205,8 +211,9 @@ def preserve(
     moved |= wanted.moved
     by_prompts: Tokens = "coexisting" if method.trains and method.tokens in ("last", "bare") else method.tokens
     harm = harm_of(full or total, original) if names and method.by_number else None
-    named = sum_names(pipeline, names, {method.tokens, by_prompts}, wanted.prompted, harm)
-    if said and named is not None and named.counts is not None:
+    styles = {*spelled_as(pipeline, sorted(wanted.prompted), names)}
+    named = sum_names(pipeline, names, {method.tokens, by_prompts}, styles, harm)
+    if said and named is not None and named.counts is not None and len(names) > 1:
         log.info(counted(names, named.counts))
     grams = named.grams if named else {}
     count = len(targets)

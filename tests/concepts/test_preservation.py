@@ -151,6 +151,33 @@ def test_styles_among_the_names_are_written_into_the_run_and_fused_as_they_were(
         above(max((weights[one][name] - weights[other][name]).abs().max() for name in weights[one]), MOVED)
 
 
+def test_a_file_of_styles_is_read_once_and_styles_without_effect_are_named(
+    tmp_path: Path, toy_pipeline: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "styles.txt"
+    file.write_text("Mosaic\nblob\n")
+    alone = ["--model.domain_names", "[cat, mosaic]", "--model.refine.domain", "0.5", *FEW, "--model.method"]
+    args = [*config(tmp_path, toy_pipeline, "run", SHIP), *alone, "MaceRefinement", "--model.domain_styles"]
+    with caplog.at_level("INFO", logger="mace_pl"):
+        erase_main([*args, str(file)])
+    assert "model.domain_styles: blob changes nothing, for no such names are preserved" in caplog.messages
+    assert yaml.safe_load((tmp_path / "run/config.yaml").read_text())["model"]["domain_styles"] == ["Mosaic", "blob"]
+    file.unlink()
+    again, first = (
+        load_file(folder / "refined.safetensors") for folder in (fuse_run(str(tmp_path / "run")), tmp_path / "run")
+    )
+    erase_main([*config(tmp_path, toy_pipeline, "spelled", SHIP), *alone, "MaceRefinement"])
+    spelled = load_file(tmp_path / "spelled" / "refined.safetensors")  # mosaic is a common style: the same prompts
+    for name, weight in first.items():
+        close(again[name], weight, FLOAT32_EDIT)
+        close(spelled[name], weight, FLOAT32_EDIT)
+    caplog.clear()
+    with caplog.at_level("INFO", logger="mace_pl"):
+        bare = [*config(tmp_path, toy_pipeline, "bare", SHIP), *alone, "UCE", "--model.domain_styles", "[mosaic]"]
+        erase_main(bare)
+    assert any("mosaic changes nothing, for UCE" in said for said in caplog.messages)
+
+
 def test_names_of_a_relative_file_are_those_of_the_run_wherever_it_is_fused(
     tmp_path: Path, toy_pipeline: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
