@@ -13,6 +13,7 @@ from mace_pl.models.source import Source
 OWN_FILE = "names.txt"  # in the folder of a model: what it knows, a name on each line
 STYLES_FILE = "styles.txt"  # likewise its styles, which count where a style is erased
 OWN = f"{OWN_FILE} of the model"  # what a vocabulary is called
+WITH_STYLES = f"{OWN_FILE} and {STYLES_FILE} of the model"
 COMMON = "common words of the project"
 #: groups of the common words that live, or are none of what an object could be
 NO_THINGS = {"animals", "people", "occupations", "styles"}

@@ -22,7 +22,7 @@ from mace_pl.concepts.preservation import (
     statistics_of,
     with_domain,
 )
-from mace_pl.concepts.vocabulary import COMMON, OWN, common_words
+from mace_pl.concepts.vocabulary import COMMON, OWN, WITH_STYLES, common_words
 from mace_pl.errors import UserError
 from mace_pl.methods.base import ClosedForm, Tokens
 from mace_pl.methods.closed_form import Preservation, absolute, both_forms, metric, plain_edit, sizes
@@ -82,8 +82,9 @@ class Preserving:
 
     def for_targets(self, concepts: Iterable[Concept]) -> Preserving:
         """The same; where one of these is a style, and the vocabulary is the model's, with its styles in it."""
-        wider = self.chosen_from == OWN and any(concept.kind == "style" for concept in concepts)
-        return replace(self, vocabulary=[*self.vocabulary, *self.styles]) if wider else self
+        if not self.styles or self.chosen_from != OWN or all(concept.kind != "style" for concept in concepts):
+            return self
+        return replace(self, vocabulary=[*self.vocabulary, *self.styles], chosen_from=WITH_STYLES)
 
     def with_names(self, chosen: Mapping[str, tuple[float, float]]) -> Preserving:
         """The same with names that were chosen out of the vocabulary: :func:`most_affected`."""
