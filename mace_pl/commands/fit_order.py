@@ -63,12 +63,12 @@ class TunedFit:
             raise UserError(
                 f"tune={trials} wants an edit that is not hardened. Leave --model.harden out, and harden its output."
             )
+        optuna()
         if settings["classifier"] is None:
             raise UserError(
                 f"tune={trials} wants a classifier, which says what is next to the targets and judges the images. Give "
                 f"--classifier, the folder of a CLIPModel."
             )
-        optuna()
         claim_output(output, settings["overwrite"])
         return TunedFit(output, trials, {name: settings[name] for name in WRITTEN})
 

@@ -89,9 +89,10 @@ def choose_anchors(pipeline: Pipeline, concepts: Sequence[Concept], choice: Choi
         classes = names_beside(pipeline, [*candidates, *choice.names, *targets], [])
         best = choice.best(pipeline, ranked, classes)
         seen = f", shown by {choice.seen[best.name]:.0%} of its images" if best.name in choice.seen else ""
-        log.info(
-            f"data.concepts: the anchor of {concept.target!r} is {best.name!r}, one of {len(ranked)} far names of "
-            f"{len(candidates)} (similarity {best.similarity:.2f}, to its nearest names {best.crowding:.2f}{seen})"
-        )
+        why = f"the general word for kind {concept.kind}; --data.anchors names others"
+        if len(candidates) > 1:
+            numbers = f"similarity {best.similarity:.2f}, to its nearest names {best.crowding:.2f}{seen}"
+            why = f"one of {len(ranked)} far names of {len(candidates)} ({numbers})"
+        log.info(f"data.concepts: the anchor of {concept.target!r} is {best.name!r}, {why}")
         chosen[concept.target] = best.name
     return chosen

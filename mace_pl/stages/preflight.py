@@ -51,8 +51,8 @@ def warned(pipeline: Pipeline, concepts: Sequence[Concept], preserved: Sequence[
         preserved: names to preserve, by whatever setting.
     """
     said = [
-        f"The anchor of {target!r} is nearly the same to the model (distance {distance:.2f}, below {CLOSE}): little "
-        f"will be erased. Choose another anchor."
+        f"The anchor of {target!r} is nearly the same to the model (distance {distance:.2f}, below {CLOSE}): "
+        f"if the target is still seen afterwards, name another anchor."
         for target, distance in anchor_distances(pipeline, concepts).items()
         if distance < CLOSE
     ]
