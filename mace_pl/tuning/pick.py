@@ -14,7 +14,7 @@ class Tried:
     """What was tried.
 
     Attributes:
-        number: of the trial.
+        number: of the trial, from 1 on.
         values: weights by ``stage.term``, strengths by ``strength.target``.
         scores: by the judge of the search.
     """

@@ -149,7 +149,7 @@ class Search:
     def tried(self) -> list[Tried]:
         """The trials that were scored by all seeds."""
         return [  # in the order of the space: a search that is read again has its own
-            Tried(t.number, {name: t.params[name] for name in self.space}, Scores(1 - t.values[0], t.values[1]))
+            Tried(t.number + 1, {name: t.params[name] for name in self.space}, Scores(1 - t.values[0], t.values[1]))
             for t in self.of("COMPLETE")
         ]
 
