@@ -196,7 +196,7 @@ def with_choices(config: dict[str, Any], data: RunData, wanted: Preserving) -> d
         model |= {"domain_names": list(wanted.names) or None}
         model |= {"domain_vocabulary": None} if wanted.moved else {}
     if model.get("domain_styles") == AUTO:
-        model |= {"domain_styles": [name for name in (*wanted.names, *wanted.vocabulary) if name in wanted.prompted]}
+        model |= {"domain_styles": wanted.styles_among([*wanted.names, *wanted.vocabulary])}
     if not data.chosen:
         return {**config, "model": model}
     concepts = [{name: value for name, value in vars(one).items() if value is not None} for one in data.concepts]

@@ -29,7 +29,6 @@ from mace_pl.methods.closed_form import Preservation, absolute, both_forms, metr
 from mace_pl.methods.edit import ConceptSums
 from mace_pl.models.backbone import Backbone
 from mace_pl.models.protocols import Pipeline
-from mace_pl.models.text_encoding import spelled_as
 from mace_pl.run import Run
 from mace_pl.stages.beside import beside_inputs
 from mace_pl.stages.pooled import pooled_preservation
@@ -79,6 +78,11 @@ class Preserving:
     def known(self) -> list[str]:
         """The names that a user or a model has named; not the project's own."""
         return [*self.names, *(() if self.chosen_from == COMMON else self.vocabulary)]
+
+    def styles_among(self, names: Iterable[str]) -> list[str]:
+        """Those of the names that are summed in prompts of a style, upper or lower case."""
+        prompted = {name.casefold() for name in self.prompted}
+        return [name for name in names if name.casefold() in prompted]
 
     def for_targets(self, concepts: Iterable[Concept]) -> Preserving:
         """The same; where one of these is a style, and the vocabulary is the model's, with its styles in it."""
@@ -211,9 +215,8 @@ def preserve(
     names = names_that_stay(pipeline, [*wanted.names, *moved], targets, said)
     moved |= wanted.moved
     by_prompts: Tokens = "coexisting" if method.trains and method.tokens in ("last", "bare") else method.tokens
-    harm = harm_of(full or total, original) if names and method.by_number else None
-    styles = {*spelled_as(pipeline, sorted(wanted.prompted), names)}
-    named = sum_names(pipeline, names, {method.tokens, by_prompts}, styles, harm)
+    harm = harm_of(full or total, metric(original.values())) if names and method.by_number else None
+    named = sum_names(pipeline, names, {method.tokens, by_prompts}, wanted.styles_among(names), harm)
     if said and named is not None and named.counts is not None and len(names) > 1:
         log.info(counted(names, named.counts))
     grams = named.grams if named else {}
@@ -227,11 +230,11 @@ def preserve(
     return Preserved(refine, fuse, named, count, moved)
 
 
-def harm_of(total: ConceptSums, original: Mapping[str, Tensor]) -> Tensor:
+def harm_of(total: ConceptSums, A: Tensor) -> Tensor:
     """M = (T_e − I)ᵀ A (T_e − I) [D, D]: eᵀ M e is the square by which the plain edit T_e moves the token e, ‖·‖_A²."""
     T = plain_edit(total.F / total.pairs, total.G / total.pairs)
     moved = T - torch.eye(len(T), dtype=T.dtype)
-    return moved.T @ metric(original.values()) @ moved
+    return moved.T @ A @ moved
 
 
 def counted(names: Sequence[str], counts: Tensor) -> str:
@@ -274,8 +277,8 @@ def most_affected(
     named = sum_names(pipeline, vocabulary, {"last"})
     if named is None:
         return {}
-    before = sizes(named.last, metric(original.values()))
-    moved = sizes(named.last, harm_of(total, original))
+    A = metric(original.values())
+    before, moved = sizes(named.last, A), sizes(named.last, harm_of(total, A))
     order = moved.argsort(descending=True, stable=True)[: wanted.affected].tolist()
     chosen = {vocabulary[i]: (float(before[i]), float(moved[i])) for i in order}
     shown = ", ".join(f"{name} {moved:.3g} of {size:.3g}" for name, (size, moved) in chosen.items())

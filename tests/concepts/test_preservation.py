@@ -136,7 +136,7 @@ def test_fit_and_fuse_keep_names_as_a_file_of_their_statistics_does(
 def test_styles_among_the_names_are_written_into_the_run_and_fused_as_they_were(
     tmp_path: Path, toy_pipeline: Path
 ) -> None:
-    names = ["--model.domain_names", "[cat, mosaic, house]", "--model.refine.domain", "0.5", *FEW]
+    names = ["--model.domain_names", "[cat, Mosaic, house]", "--model.refine.domain", "0.5", *FEW]
     alone = [*names, "--model.method", "MaceRefinement"]
     weights = {}
     for run, more in (("auto", []), ("named", ["house"]), ("none", [])):
@@ -144,7 +144,7 @@ def test_styles_among_the_names_are_written_into_the_run_and_fused_as_they_were(
         erase_main([*config(tmp_path, toy_pipeline, run, SHIP), *alone, *given])
         weights[run] = load_file(tmp_path / run / "refined.safetensors")
         styles = yaml.safe_load((tmp_path / run / "config.yaml").read_text())["model"]["domain_styles"]
-        assert styles == (["mosaic"] if run == "auto" else more)
+        assert styles == (["Mosaic"] if run == "auto" else more)
         for name, weight in load_file(fuse_run(str(tmp_path / run)) / "refined.safetensors").items():
             close(weight, weights[run][name], FLOAT32_EDIT)
     for one, other in (("auto", "none"), ("named", "none"), ("auto", "named")):
