@@ -43,7 +43,6 @@ STYLE_TEMPLATES = (
     "{}",
 )
 
-
 POWER = 2  # of what an edit would do to a name, in the half of its weight that follows from it (measured)
 TINY = 1e-50  # so that names count alike where an edit moves none
 
@@ -90,7 +89,8 @@ def sum_names(
     """
     if not names:
         return None
-    bare_ones = all(choice in ("last", "bare") for choice in asked) and harm is None
+    summed = {*asked} - {"last"}
+    bare_ones = summed <= {"bare"} and harm is None
     prompts_of = {False: BARE if bare_ones else TEMPLATES, True: BARE if bare_ones else STYLE_TEMPLATES}
     requests = [[template.replace("{}", name) for template in prompts_of[name in styles]] for name in names]
     tokenizer, last, sums = backbone_of(pipeline).tokenizers[0], list[Tensor](), dict[Tokens, Tensor]()
@@ -102,10 +102,10 @@ def sum_names(
         text, own_pooled = stacked(rows, prompts)  # the bare name is the last
         last.append(text[-1, target_span(tokenizer, "{}", name)[1] - 1].double())
         pooled += [] if own_pooled is None else [own_pooled.double()]
-        whole = gram(text, text)
+        whole = gram(text, text) if summed or harm is not None else text.new_zeros(0)
         if harm is not None:
             harms.append(max(float((whole * harm).sum() / whole.trace()), TINY) ** POWER)
-        for choice in {*asked} - {"last"}:
+        for choice in summed:
             own = gram(text[-1:], text[-1:]) if choice == "bare" else whole
             sums[choice] = sums.get(choice, 0) + own
             if harms:

@@ -78,13 +78,14 @@ def solve_again(old: Run, new: Run, pipeline: Pipeline, method: ClosedForm, said
     """
     assert new.fused is not None
     sums, loras, layers = SumsOnDisk(), {}, backbone_of(pipeline).key_values()
-    full = SumsOnDisk()
+    weights = [new.fused.weights.get(target, 1.0) for target in new.targets]
+    full = SumsOnDisk() if any(weight != 1 for weight in weights) else None  # those of full strength, where others are
     trained = method.trains and new.fused.method != "refined"
-    for target in new.targets:
-        weight = new.fused.weights.get(target, 1.0)
+    for target, weight in zip(new.targets, weights, strict=True):
         statistics, factors = old.concept(target, layers, trained)
         sums.add(target, statistics.weighted(weight))
-        full.add(target, statistics)
+        if full is not None:
+            full.add(target, statistics)
         loras[target] = {n: (A, weight * B) for n, (A, B) in factors.items()}
     wanted = wanted_of(pipeline, new.config["model"], method)
     refined, original, preserved = solve(pipeline, method, sums, wanted, said, full)
