@@ -38,7 +38,7 @@ def erase(
         seed_everything: the run's seed.
         overwrite: replace ``output_dir`` where it exists.
         save_pipeline: write the whole diffusers pipeline too.
-        kept: names to preserve, shown and scored in the report.
+        kept: names to preserve, shown and scored in the report; when None four of those next to the targets.
         classifier: folder of the CLIPModel that scores the images before and after; no scores when None.
         report_seeds: images per name, before and after.
         export: formats beside edit and refined weights: ``pipeline``, ``lora``, ``lora_diffusers``, ``lora_peft``,
@@ -66,7 +66,7 @@ def erase(
             "seed_everything": seed_everything,
             "overwrite": overwrite,
             "save_pipeline": save_pipeline,
-            "kept": kept or [],
+            "kept": kept,
             "classifier": classifier,
             "report_seeds": report_seeds,
             "export": export,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from lightning import Callback, LightningModule, Trainer
 
 from mace_pl.callbacks.protocols import ErasureModule
-from mace_pl.callbacks.report import Report
+from mace_pl.callbacks.report import MAX_COLUMNS, SHOWN, Report
+from mace_pl.concepts.anchors import nearest
 from mace_pl.concepts.concept import read_names
 from mace_pl.concepts.token_report import preflight, show_preflight
 from mace_pl.errors import Stopped, UserError
@@ -33,12 +35,19 @@ def check_seeds(seeds: int) -> None:
         )
 
 
+def next_to(module: ErasureModule, targets: Sequence[str], count: int) -> list[str]:
+    """So many of the names that a module preserves, those nearest to the targets, where damage shows first."""
+    names = names_beside(module.pipeline, module.wanted.names, targets) if count else []
+    return [names[i] for i in nearest(module.pipeline, names, targets, count)] if names else []
+
+
 class BeforeAfter(Callback):
     """Generates the report's images, each rank a share: of the original model in ``setup``, of the edited one at the
     end.
 
     Args:
-        preserved: names to preserve, shown and scored beside the targets.
+        preserved: names to preserve, shown and scored beside the targets; when None those of the module's that are next
+            to the targets, as many as there is room for in the image.
         classifier: folder of the CLIPModel that scores the images before and after; no scores when None.
         seeds: images per name, before and after; 0 generates none.
         output_dir: where the run is going to be written, for the disk that is free there.
@@ -63,7 +72,8 @@ class BeforeAfter(Callback):
         dry_run: bool = False,
     ) -> None:
         check_seeds(seeds)
-        self.preserved, self.classifier, self.seeds = read_names(preserved, "kept"), classifier, seeds
+        self.given, self.classifier, self.seeds = preserved, classifier, seeds
+        self.preserved = read_names(preserved, "kept")
         self.output, self.save_pipeline, self.dry_run = Path(output_dir), save_pipeline, dry_run
         self.report: Report | None = None
         self.tokens: list[dict[str, Any]] = []
@@ -78,7 +88,11 @@ class BeforeAfter(Callback):
         data: RunData = trainer.datamodule  # type: ignore[attr-defined]
         module = cast(ErasureModule, pl_module)
         module.begin()
-        preserved = names_beside(module.pipeline, self.preserved, [c.target for c in data.concepts])
+        targets = [c.target for c in data.concepts]
+        preserved = names_beside(module.pipeline, self.preserved, targets)
+        if self.given is None:
+            room = MAX_COLUMNS - len(targets) if self.seeds else 0
+            preserved = next_to(module, targets, max(0, min(SHOWN, room)))
         self.report = Report(data.concepts, preserved, self.classifier, self.seeds, stores=not self.dry_run)
         if trainer.is_global_zero:
             self.show_plan(module, data, self.report)
@@ -87,7 +101,7 @@ class BeforeAfter(Callback):
         if trainer.is_global_zero:
             seen = self.report.accuracy.get("before", {})
             names = [*self.preserved, *module.wanted.names]
-            beside = names_beside(module.pipeline, names, [c.target for c in data.concepts])
+            beside = names_beside(module.pipeline, names, targets)
             self.tokens = preflight(module.pipeline, data.concepts, data.templates, beside, seen)
             show_preflight(self.tokens, screen())
             show_chosen(module.wanted, screen())

@@ -13,8 +13,9 @@ from typing import Any, cast
 
 from lightning import Callback, LightningModule, Trainer
 
+from mace_pl.callbacks.before_after import next_to
 from mace_pl.callbacks.protocols import ErasureModule
-from mace_pl.callbacks.report import Report
+from mace_pl.callbacks.report import SHOWN, Report
 from mace_pl.concepts.concept import read_names
 from mace_pl.errors import Stopped, UserError, one_line
 from mace_pl.files.artifacts import write_json, written_aside
@@ -30,7 +31,6 @@ from mace_pl.training.loggers import log_image
 
 PROGRESS, STEPS = "progress.json", "steps"
 EVERY = 1.0  # seconds between two writes of the file in one stage
-SHOWN = 4  # targets, and as many preserved names
 
 
 class Meanwhile(Callback):
@@ -39,7 +39,7 @@ class Meanwhile(Callback):
 
     Args:
         output_dir: the run's folder.
-        preserved: names to preserve that the rows show; where none are given, of those that the module preserves.
+        preserved: names to preserve that the rows show; where none are given, those next to the targets.
         every_n_steps: after how many steps of a group the edit so far generates a row; 0 for never.
         writes: whether anything is written; not by a dry run.
 
@@ -82,7 +82,8 @@ class Meanwhile(Callback):
         module = cast(ErasureModule, pl_module)
         data: RunData = trainer.datamodule  # type: ignore[attr-defined]
         targets = [concept.target for concept in data.concepts]
-        preserved = names_beside(module.pipeline, self.preserved or module.wanted.names, targets)[:SHOWN]
+        preserved = names_beside(module.pipeline, self.preserved, targets) or next_to(module, targets, SHOWN)
+        preserved = preserved[:SHOWN]
         self.report = Report(data.concepts[:SHOWN], preserved, None, seeds=1)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

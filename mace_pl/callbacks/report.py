@@ -29,6 +29,7 @@ from mace_pl.training.progress import image_progress
 from mace_pl.training.trainer import gathered, shows_progress
 
 MAX_COLUMNS = 10  # of the before/after image
+SHOWN = 4  # preserved names that it shows where none are given
 
 
 class Report:

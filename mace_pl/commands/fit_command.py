@@ -61,7 +61,10 @@ class FitCLI(CommandLine):
             help="pipeline, lora, lora_diffusers, lora_peft, single_file, unet; the form of the base model when null",
         )
         parser.add_argument(
-            "--kept", type=list[str], default=[], help="preserved names shown and scored in the report; [] for none"
+            "--kept",
+            type=list[str] | None,
+            default=None,
+            help="preserved names shown and scored in the report; null: four next to the targets; [] for none",
         )
         parser.add_argument("--classifier", type=str | None, default=None, help="folder of a CLIPModel that scores")
         parser.add_argument("--report_seeds", type=int, default=1, help="images per name in the report's scores")

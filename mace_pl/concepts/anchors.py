@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mace_pl.concepts.concept import Concept
-from mace_pl.concepts.templates import TEMPLATES
+from mace_pl.concepts.templates import IMAGE_TEMPLATE, TEMPLATES
 from mace_pl.concepts.vocabulary import things
 from mace_pl.errors import UserError
 from mace_pl.models.backbone import backbone_of
@@ -112,6 +112,14 @@ def apart_from(pipeline: Pipeline, candidates: Sequence[str], targets: Sequence[
     articles = tokenizer("a an the", add_special_tokens=False).input_ids
     taken = {piece for target in targets for piece in pieces(target)}
     return [name for name in names_beside(pipeline, candidates, targets) if not pieces(name) & taken]
+
+
+def nearest(pipeline: Pipeline, names: Sequence[str], targets: Sequence[str], count: int) -> list[int]:
+    """Numbers of the names that lie nearest to any target in the text encoder, the nearest first; ``count`` at most."""
+    vectors_MD = centred(pipeline, IMAGE_TEMPLATE["object"], [*names, *targets])
+    similarity_N = (vectors_MD[: len(names)] @ vectors_MD[len(names) :].T).amax(1)
+    found: list[int] = similarity_N.argsort(descending=True, stable=True)[:count].tolist()
+    return found
 
 
 def centred(pipeline: Pipeline, template: str, names: Sequence[str]) -> Tensor:

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mace_pl.concepts.anchors import centred
-from mace_pl.concepts.templates import IMAGE_TEMPLATE
+from mace_pl.concepts.anchors import nearest
 from mace_pl.hardening.settings import Hardening
 from mace_pl.hardening.wording import Wording
 from mace_pl.methods.lora import stream
@@ -60,9 +59,7 @@ def preserved_names(pipeline: Pipeline, wording: Wording, settings: Hardening, s
     count, images = len(wording.names), settings.preserved_images
     order = torch.randperm(count, generator=stream(seed, "hardening", "names")).tolist()
     if images < count:
-        vectors = centred(pipeline, IMAGE_TEMPLATE["object"], [*wording.names, *wording.targets])
-        nearness = (vectors[:count] @ vectors[count:].T).amax(1)
-        near = nearness.argsort(descending=True, stable=True)[: images // 2].tolist()
+        near = nearest(pipeline, wording.names, wording.targets, images // 2)
         order = [*near, *(name for name in order if name not in near)]
     return [order[i % count] for i in range(images)]
 

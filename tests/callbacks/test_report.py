@@ -12,6 +12,7 @@ from support.runs import Passes, config
 
 from mace_pl.callbacks.report import Report, ends
 from mace_pl.cli import erase_main
+from mace_pl.concepts.anchors import centred
 from mace_pl.concepts.concept import Concept
 from mace_pl.evaluation.clip import ClipClassifier
 from mace_pl.models.sampling import generate
@@ -45,6 +46,27 @@ def test_the_unet_runs_for_the_names_of_the_report_alone(
     shown = (tmp_path / "run" / "report" / "summary.md").read_text()
     assert f"{means['before']['targets']:.0%} → {means['after']['targets']:.0%}" in shown
     assert ("preserved" in shown) == (names > 1)
+
+
+def test_without_names_the_nearest_of_those_that_stay_are_shown(toy_pipeline: Path, tmp_path: Path) -> None:
+    """Where damage shows first; as many as the image has columns for."""
+    names = ["boat", "cat", "dog", "house", "tree", "horse"]
+    settings = [
+        *config(tmp_path, toy_pipeline, "run", [{"target": "ship", "anchor": "ground"}]),
+        "--model.domain_names",
+    ]
+    erase_main([*settings, json.dumps(names), *ALONE])
+    pipeline: Any = StableDiffusionPipeline.from_pretrained(toy_pipeline, safety_checker=None)
+    text = centred(pipeline, "a photo of a {}", [*names, "ship"])
+    near = [names[i] for i in (text[:-1] @ text[-1]).argsort(descending=True)[:4]]
+    metrics = json.loads((tmp_path / "run" / "report" / "metrics.json").read_text())
+    assert metrics["prompts"] == [f"a photo of a {name}" for name in ("ship", *near)]
+    assert Image.open(tmp_path / "run" / "report" / "before_after.png").width > 5 * 32
+    many = [{"target": f"thing {i}", "anchor": "ground"} for i in range(9)]
+    settings = [*config(tmp_path, toy_pipeline, "many", many), "--model.domain_names", "[cat, dog]"]
+    erase_main([*settings, *ALONE])
+    metrics = json.loads((tmp_path / "many" / "report" / "metrics.json").read_text())
+    assert len(metrics["prompts"]) == 10
 
 
 def seen(base: Path, clip: Path, others: list[str]) -> float:
