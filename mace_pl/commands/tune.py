@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from math import isclose
 from pathlib import Path
 from typing import Any, Literal
 
@@ -145,7 +146,9 @@ def tune_run(
     confirm = Measure(again.pipeline, asked.rows(1, confirm_seeds, confirm_seeds), asked.seeing(other), *images)
     found = {SEARCHED[0]: start, SEARCHED[1]: picked.scores}
     found |= {CONFIRMED[0]: of(confirm, old), CONFIRMED[1]: of_values(confirm, solve, picked.values)}
-    tell(folder, search, picked, found, {"run": old.home.name, "judge": judge, "confirm": other, "limits": limits})
+    said: dict[str, Any] = {"run": old.home.name, "judge": judge, "confirm": other, "limits": limits}
+    said["own"] = all(isclose(value, first[name]) for name, value in picked.values.items())
+    tell(folder, search, picked, found, said)
     where: dict[str, Any] = {"pretrained": pretrained, "layout": layout}  # written last: killed before, all is resumed
     trained = run if trainings.setting(picked.values) == trainings.own else str(trainings.run_of(picked.values).folder)
     strong = again.strengths | strengths_in(picked.values)
@@ -166,7 +169,7 @@ def tell(folder: Path, search: Search, picked: Tried, found: Mapping[str, Scores
         search: the trials.
         picked: what was taken.
         found: scores of the run as it was and of what was taken, in the search and in the confirmation.
-        settings: ``run``, ``judge``, ``confirm`` and ``limits``.
+        settings: ``run``, ``judge``, ``confirm``, ``limits``, and ``own``: whether the run's own weights were taken.
     """
     tried, gap = search.tried(), found[SEARCHED[1]].h - found[CONFIRMED[1]].h
     limits = [
@@ -191,11 +194,13 @@ def tell(folder: Path, search: Search, picked: Tried, found: Mapping[str, Scores
     with written_aside(folder / "tuning.html") as aside:
         aside.write_text(page(content, tried, found[SEARCHED[0]], picked), encoding="utf-8")
     columns, rows = table(tried)
-    shown = Table(*columns, title="Trials that no other beats")
-    for row in rows:
-        shown.add_row(*row)
+    shown = Table("", *(f"trial {row[0]}" for row in rows), title="Trials that no other beats")
+    for i, column in enumerate(columns[1:], 1):  # few trials have many weights: upright it fits a terminal
+        shown.add_row(column, *(row[i].replace(", ", "\n") for row in rows))
     screen().print(shown)
     say(rule)
+    if settings["own"]:
+        say("No trial is better than the run's own weights: what is written is the same edit.")
     for name, one in found.items():
         say(f"{name}: {one}")
     say(f"H from search to confirmation: {-gap:+.3f} (judge of the confirmation: {content['confirmed']['judge']})")

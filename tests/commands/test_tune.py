@@ -89,6 +89,10 @@ def test_a_run_is_searched_confirmed_and_written(
         "tuning.json",
     ]
     assert found["trials"]["scored"] + found["trials"]["cut short"] == 3
+    lines = said.splitlines()
+    assert any("refine.domain" in line for line in lines)
+    assert max(len(line) for line in lines if "│" in line) <= 80
+    assert ("the same edit" in said) == (found["weights"] == found["tried"][0]["weights"])
     weights = {f"{stage}.{term}" for stage in ("refine", "fuse") for term in ("identity", "domain")}
     assert set(found["weights"]) == {*weights, "strength.ship", "strength.dog"}
     assert found["gap"] == found["figures"]["search, taken"]["h"] - found["figures"]["confirmation, taken"]["h"]
