@@ -74,7 +74,7 @@ def harden(
     Args:
         material: the original model, its images, prompts and settings.
         edited: the weights that the edit changes, by layer name.
-        guidance: the scale that a distilled network is told.
+        guidance: classifier-free guidance scale of images, which a distilled network is told.
         state: of an interrupted hardening with the same inputs.
         save: called with the state when tokens were found, and every so many steps.
         every: so many.
@@ -104,7 +104,7 @@ def harden(
                         if settings.attack_moves:
                             found = moved_tokens(material, found, number, step)
                             state = with_found(state, found, settings.found)
-                        samples = samples_of(material, found, number, step)
+                        samples = samples_of(material, found, number, step, guidance)
                         losses = add_gradients(material, adapter, samples, original, edited, guidance)
                         optimizer.step()
                         state = _stepped(state, losses, time.perf_counter() - began)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from mace_pl.errors import UserError
 from mace_pl.training.calls import Passes
+from mace_pl.training.team import pieces_of
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class Hardening:
         preserved_images: images of names to preserve that the original generates, likewise; where they are fewer than
             the names, half of them show those next to the targets.
         batch: samples of a step that ask for a target.
-        preserved_batch: samples of a step that ask for a name to preserve; the last of them has an empty prompt.
+        preserved_batch: samples of a step that ask for a name to preserve; each is there once more with the empty
+            prompt, where images are generated with classifier-free guidance.
         preserved_weight: of their part of the loss.
         plain: share of ``batch`` without found tokens: prompts, synonyms and sentences of the target.
         samples_at_once: samples that pass through a process's network at once; less takes less memory, and the same
@@ -82,6 +85,10 @@ class Hardening:
         """Samples of a step that ask for a target without found tokens."""
         return round(self.plain * self.batch)
 
+    def units_at_once(self, guided: bool) -> int:
+        """Targets and names that pass through a network at once; with guidance a name is there twice."""
+        return max(self.samples_at_once // (2 if guided else 1), 1)
+
     def passes(self, targets: int) -> Passes:
         """How often the network is called on one process, for so many targets."""
         together = max(self.samples_at_once // self.attack_samples, 1)  # sets of tokens
@@ -90,9 +97,10 @@ class Hardening:
             (groups * self.attack_steps, together * self.attack_samples),
             (self.attack_steps, left * self.attack_samples),
         ]
-        pieces, rest = divmod(self.batch + self.preserved_batch, self.samples_at_once)
-        steps = [(pieces * targets * self.steps, self.samples_at_once), (targets * self.steps, rest)]
-        each = [(self.rounds * calls, samples) for calls, samples in steps if samples]
+        count = self.batch + self.preserved_batch
+        parts = [range(count)[piece] for piece in pieces_of(count, self.units_at_once(guided=True))]
+        rows = Counter(len(part) + sum(unit >= self.batch for unit in part) for part in parts)
+        each = [(self.rounds * calls * targets * self.steps, samples) for samples, calls in rows.items()]
         attacked, last = divmod(self.batch - self.plain_batch, self.samples_at_once)
         moves = [(attacked * targets * self.steps, self.samples_at_once), (targets * self.steps, last)]
         back = [(self.rounds * calls, samples) for calls, samples in found if samples] + each

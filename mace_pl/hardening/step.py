@@ -1,8 +1,10 @@
 """One step: which samples it has, and what it minimises.
 
-Σ_n w_n ‖ε_θ(z_n, c_n) − ε_0(z_n, g_n)‖², with ε_0 the original, c_n a prompt of a target (with found tokens or
-without) and g_n that of its anchor, or c_n = g_n a prompt to preserve. Sources: AdvUnlearn (arXiv 2405.15234), RACE
-(arXiv 2405.16341) and STEREO (arXiv 2408.16807) train against found prompts; here a LoRA alone is trained.
+Of a target ‖ε_θ(z, c) − ε_0(z, g)‖², with ε_0 the original, c a prompt of the target (with found tokens or without)
+and g that of its anchor. Of a name to preserve ‖d(p) − (1 − 1/w) d(∅)‖², where d(p) = ε_θ(z, p) − ε_0(z, p) of its
+prompt p and of the empty one: what classifier-free guidance with the scale w shows of both, for an image follows
+w (ε(p) − (1 − 1/w) ε(∅)). Sources: AdvUnlearn (arXiv 2405.15234), RACE (arXiv 2405.16341) and STEREO (arXiv 2408.16807)
+train against found prompts; here a LoRA alone is trained. That what is preserved is the guided prediction is measured.
 
 Legend: N samples, T tokens of a prompt, D width of the text, C targets.
 """
@@ -36,7 +38,9 @@ class Samples:
         t: timesteps [N].
         text: [N, T, D] and pooled [N, P], what the edited model is asked for.
         goal: likewise, what the original is asked for.
-        targets: how many ask for a target; the rest are to preserve.
+        targets: how many ask for a target; the others are to preserve.
+        share: of the error of an empty prompt that is taken off; where there is one, the second half of the others has
+            the noisy latents of the first, and empty prompts.
     """
 
     noisy: Tensor
@@ -44,6 +48,18 @@ class Samples:
     text: Text
     goal: Text
     targets: int
+    share: float = 0.0
+
+    @property
+    def preserved(self) -> int:
+        """How many names to preserve there are."""
+        return (len(self.t) - self.targets) // (2 if self.share else 1)
+
+    def rows(self, piece: slice) -> tuple[list[int], int]:
+        """The rows of some of the targets and names: these, then the empty prompts; and how many are targets."""
+        units = range(self.targets + self.preserved)[piece]
+        empty = [unit + self.preserved for unit in units if unit >= self.targets] if self.share else []
+        return [*units, *empty], sum(unit < self.targets for unit in units)
 
 
 @dataclass(frozen=True)
@@ -108,7 +124,7 @@ def attacked_in(material: Material, sets: int, number: int, step: int) -> list[A
 
 
 @torch.no_grad()
-def samples_of(material: Material, found: Tensor, number: int, step: int) -> Samples:
+def samples_of(material: Material, found: Tensor, number: int, step: int, guidance: float) -> Samples:
     """The samples of a step, by a random stream of its own: images, prompts, timesteps and noise.
 
     Targets take turns, among the plain samples and among those with found tokens.
@@ -118,6 +134,7 @@ def samples_of(material: Material, found: Tensor, number: int, step: int) -> Sam
         found: tokens [C, S, K, D] of all rounds so far.
         number: of the round.
         step: in the round.
+        guidance: classifier-free guidance scale of images.
     """
     wording, settings, originals = material.wording, material.settings, material.originals
     generator = stream(material.seed, "hardening", "step", number, step)
@@ -131,17 +148,19 @@ def samples_of(material: Material, found: Tensor, number: int, step: int) -> Sam
     pairs = [wording.plain[c][drawn(len(wording.plain[c]))] for c in turns]
     latents += [one.latents for one in attacked]
     sets, preserved = torch.stack([found[one.target, one.found] for one in attacked]), []
-    for i in range(settings.preserved_batch):
+    for _ in range(settings.preserved_batch):
         image = drawn(len(originals.preserved))
         template = wording.templates[drawn(len(wording.templates))]
         latents.append(originals.preserved[image])
-        empty = 0 < i == settings.preserved_batch - 1
-        preserved.append("" if empty else template.replace("{}", wording.names[originals.names[image]]))
+        preserved.append(template.replace("{}", wording.names[originals.names[image]]))
     backbone = backbone_of(material.pipeline)
-    count = len(latents)
-    t = torch.randint(backbone.timesteps, (count,), generator=generator).to(latents[0].device)
+    t = torch.randint(backbone.timesteps, (len(latents),), generator=generator).to(latents[0].device)
     clean = torch.stack(latents)
-    noise = torch.randn(clean.shape, generator=generator).to(clean)
+    noisy = backbone.noised(clean, torch.randn(clean.shape, generator=generator).to(clean), t)
+    share = backbone.empty_share(guidance)
+    if share:
+        own = slice(settings.batch, None)
+        noisy, t, preserved = torch.cat([noisy, noisy[own]]), torch.cat([t, t[own]]), preserved + [""] * len(preserved)
     encoded = backbone.encode(
         [*[p for p, _ in pairs], *[g for _, g in pairs], *[one.goal for one in attacked], *preserved]
     )
@@ -150,12 +169,12 @@ def samples_of(material: Material, found: Tensor, number: int, step: int) -> Sam
     pooled: tuple[Tensor | None, Tensor | None] = (None, None)
     if encoded[1] is not None and with_tokens[1] is not None:
         pooled = _joined(encoded[1], with_tokens[1], plain, settings)
-    return Samples(backbone.noised(clean, noise, t), t, (text, pooled[0]), (goal, pooled[1]), settings.batch)
+    return Samples(noisy, t, (text, pooled[0]), (goal, pooled[1]), settings.batch, share)
 
 
 def _joined(encoded: Tensor, with_tokens: Tensor, plain: int, settings: Hardening) -> tuple[Tensor, Tensor]:
     """What is asked of the edited model and of the original, of plain prompts, goals and prompts to preserve."""
-    asked, goal, same = encoded.split([plain, settings.batch, settings.preserved_batch])
+    asked, goal, same = encoded.tensor_split([plain, plain + settings.batch])
     return torch.cat([asked, with_tokens, same]), torch.cat([goal, same])
 
 
@@ -180,21 +199,27 @@ def add_gradients(
         guidance: the scale that a distilled network is told.
     """
     backbone, settings, team = backbone_of(material.pipeline), material.settings, material.team
-    count = len(samples.t)
-    pieces = team.own(pieces_of(count, team.size(count, settings.samples_at_once)))
+    count = samples.targets + samples.preserved
+    size = team.size(count, settings.units_at_once(samples.share > 0))
+    pieces = [(piece, *samples.rows(piece)) for piece in team.own(pieces_of(count, size))]
 
-    def predicted(text: Text, piece: slice) -> Tensor:
-        t, (hidden, pooled) = samples.t[piece], text
-        extra = backbone.inputs(None if pooled is None else pooled[piece], len(t), guidance)
-        return backbone.predict(samples.noisy[piece], t, hidden[piece], extra)
+    def predicted(text: Text, rows: list[int]) -> Tensor:
+        t, (hidden, pooled) = samples.t[rows], text
+        extra = backbone.inputs(None if pooled is None else pooled[rows], len(t), guidance)
+        return backbone.predict(samples.noisy[rows], t, hidden[rows], extra)
 
     with torch.no_grad(), adapter.off(original, edited):
-        goals = [predicted(samples.goal, piece) for piece in pieces]
+        goals = [predicted(samples.goal, rows) for _, rows, _ in pieces]
     weight = torch.full((count,), settings.preserved_weight / settings.preserved_batch)
     weight[: samples.targets] = 1 / settings.batch
     errors = torch.zeros(count, device=samples.t.device)
-    for piece, goal in zip(pieces, goals, strict=True):
-        own = (predicted(samples.text, piece) - goal).square().flatten(1).mean(1)
+    for (piece, rows, targets), goal in zip(pieces, goals, strict=True):
+        units = len(range(count)[piece])
+        errors_of = (predicted(samples.text, rows) - goal).flatten(1)
+        preserved = errors_of[targets:units]
+        if samples.share:
+            preserved = preserved - samples.share * errors_of[units:]
+        own = torch.cat([errors_of[:targets], preserved]).square().mean(1)
         (own * weight[piece].to(own)).sum().backward()
         errors[piece] = own.detach().float()
     team.add_up([errors, *(gradient_of(parameter) for parameter in adapter.parameters())])

@@ -20,7 +20,7 @@ from mace_pl.models.pooled_text import pooled_layer
 from mace_pl.models.protocols import Pipeline, Tokenizer
 from mace_pl.models.sampling import noised
 from mace_pl.models.text_encoding import encode_both, text_parts
-from mace_pl.models.unet_inputs import unet_conditions
+from mace_pl.models.unet_inputs import empty_share, unet_conditions
 
 
 class Backbone(Protocol):
@@ -81,6 +81,9 @@ class Backbone(Protocol):
 
     def inputs(self, pooled: Tensor | None, count: int, guidance: float) -> dict[str, Any]:
         """The network's inputs beside latents, time and text, for ``count`` whole images."""
+
+    def empty_share(self, guidance: float) -> float:
+        """How much of the empty prompt's prediction is taken off a prompt's where an image is generated."""
 
     def noised(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Latents under the noise of the timestep(s) ``t``."""
@@ -186,6 +189,10 @@ class UNetBackbone:
     def inputs(self, pooled: Tensor | None, count: int, guidance: float) -> dict[str, Any]:
         """See :func:`mace_pl.models.unet_inputs.unet_conditions`."""
         return unet_conditions(self.pipeline, pooled, count, guidance)
+
+    def empty_share(self, guidance: float) -> float:
+        """See :func:`mace_pl.models.unet_inputs.empty_share`."""
+        return empty_share(self.pipeline, guidance)
 
     def noised(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """√ᾱ_t x + √(1 − ᾱ_t) ε."""

@@ -32,3 +32,17 @@ def unet_conditions(pipeline: Pipeline, pooled: Tensor | None, count: int, guida
         embedding = pipeline.get_guidance_scale_embedding(scales, embedding_dim=unet.config.time_cond_proj_dim)
         conditions["timestep_cond"] = embedding.to(unet.device, unet.dtype)
     return conditions
+
+
+def empty_share(pipeline: Pipeline, guidance: float) -> float:
+    """How much of the empty prompt's prediction u classifier-free guidance takes off that of a prompt c: 1 − 1/w.
+
+    An image follows u + w (c − u) = w (c − (1 − 1/w) u). None of u where w is at most 1, or where a distilled UNet is
+    told of the guidance and predicts once.
+
+    Args:
+        pipeline: the pipeline with its UNet.
+        guidance: w.
+    """
+    distilled = pipeline.unet.config.get("time_cond_proj_dim") is not None
+    return 0.0 if guidance <= 1 or distilled else 1 - 1 / guidance

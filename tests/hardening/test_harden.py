@@ -249,14 +249,14 @@ def test_the_estimate_is_about_what_it_takes(
     seconds = json.loads((tmp_path / "out/report/hardening.json").read_text())["seconds"]
     passes = Hardening(**(FEW | work)).passes(2)
     assert passes.images == 2 * 2 + 2
-    assert passes.back[:3] == [(24, 8), (48, 8), (48, 4)], "4 sets of 2 samples at once; 12 samples a step, 8 at once"
-    assert passes.back[3:] == [(48, 3)], "the sets of a step move"
-    assert replace(Hardening(**(FEW | work)), attack_moves=0.0).passes(2).back == passes.back[:3]
-    assert passes.ahead == [(48, 8), (48, 4)]
+    assert passes.back[:1] == [(24, 8)], "4 sets of 2 samples at once"
+    assert passes.back[1:4] == passes.ahead == [(48, 4), (48, 6), (48, 8)], "12 a step and 6 empty prompts, 8 at once"
+    assert passes.back[4:] == [(48, 3)], "the sets of a step move"
+    assert replace(Hardening(**(FEW | work)), attack_moves=0.0).passes(2).back == passes.back[:4]
     data = ConceptData(CONCEPTS[:2], pictures=str(tmp_path / "images"), images_per_concept=1)
     planned = Planned(data, Mace(), 1, 2024, names=0, shown=0, hardening=replace(passes, images=0))
     stages = Estimator(load_pipeline(str(toy_pipeline)), planned, time.process_time).stages()
     found = next(one for one in stages if one.stage == "harden")
-    assert "168 passes and back" in found.work
+    assert "216 passes and back" in found.work
     taken = seconds["attacks"] + seconds["training"]
     assert taken / BUSY < found.taken.seconds < taken * BUSY, (found.taken, taken)

@@ -65,7 +65,7 @@ def test_a_set_of_tokens_goes_with_its_prompt_and_its_images(toy_pipeline: Path)
     goals = backbone_of(pipeline).encode([goal for _, goal in pairs])[0]
     seen = set()
     for step in range(8):
-        samples = samples_of(material, found, 0, step)
+        samples = samples_of(material, found, 0, step, 7.5)
         for row in range(few.plain_batch, few.batch):
             gaps = [float((samples.text[0][row] - own).abs().max()) for own in known]
             k = gaps.index(min(gaps))
