@@ -83,7 +83,7 @@ def harden(
     Raises:
         UserError: a rank above a layer's smaller side, or losses that are not finite.
     """
-    settings, backbone = material.settings, backbone_of(material.pipeline)
+    settings, backbone, targets = material.settings, backbone_of(material.pipeline), len(material.wording.targets)
     original = backbone.weights_of(edited)
     names = backbone.attention_layers(settings.layers)
     state = state or State()
@@ -97,7 +97,7 @@ def harden(
                 for number in range(state.rounds, settings.rounds):
                     state = found_tokens(material, state, number, progress)
                     save(state_of(adapter, optimizer, state))
-                    for step in range(state.steps, settings.steps * len(material.wording.targets)):
+                    for step in range(state.steps, settings.steps * targets):
                         began = time.perf_counter()
                         optimizer.zero_grad()
                         found = found_in(state, adapter)
@@ -106,6 +106,7 @@ def harden(
                             state = with_found(state, found, settings.found)
                         samples = samples_of(material, found, number, step, guidance)
                         losses = add_gradients(material, adapter, samples, original, edited, guidance)
+                        optimizer.param_groups[0]["lr"] = settings.lr_at(len(state.losses), targets)
                         optimizer.step()
                         state = _stepped(state, losses, time.perf_counter() - began)
                         progress(1)

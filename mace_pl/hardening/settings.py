@@ -21,7 +21,7 @@ class Hardening:
         layers: which attention it changes (queries, keys, values, outputs): ``all``, ``cross`` or ``self``.
         rounds: how often tokens are found and trained against; what was found stays.
         steps: optimizer steps of a round, for each target.
-        lr: learning rate of Adam.
+        lr: learning rate of Adam in the first step, from which it falls along a line to zero.
         found: sets of tokens that are found in a round, for each target.
         tokens: free tokens of a set.
         attack_steps: steps in which a set is found.
@@ -41,11 +41,11 @@ class Hardening:
             weights come out but for rounding.
     """
 
-    rank: int = 8
+    rank: int = 32
     layers: Literal["all", "cross", "self"] = "all"
     rounds: int = 3
     steps: int = 60
-    lr: float = 1e-3
+    lr: float = 2e-3
     found: int = 3
     tokens: int = 8
     attack_steps: int = 40
@@ -53,10 +53,10 @@ class Hardening:
     attack_samples: int = 4
     attack_moves: float = 0.1
     images: int = 8
-    preserved_images: int = 48
+    preserved_images: int = 96
     batch: int = 8
     preserved_batch: int = 10
-    preserved_weight: float = 10.0
+    preserved_weight: float = 20.0
     plain: float = 0.5
     samples_at_once: int = 18
 
@@ -84,6 +84,10 @@ class Hardening:
     def plain_batch(self) -> int:
         """Samples of a step that ask for a target without found tokens."""
         return round(self.plain * self.batch)
+
+    def lr_at(self, step: int, targets: int) -> float:
+        """The learning rate of a step of all, from 0 on."""
+        return self.lr * (1 - step / (self.rounds * self.steps * targets))
 
     def units_at_once(self, guided: bool) -> int:
         """Targets and names that pass through a network at once; with guidance a name is there twice."""

@@ -78,3 +78,8 @@ def test_the_gradient_is_that_of_the_formula(material: Material, at_once: int) -
         loss.backward()
         close(found, [parameter.grad for parameter in adapter.parameters()], FLOAT32_GRADIENTS)
         assert targets + 7 * preserved == pytest.approx(float(loss), rel=1e-4)
+
+
+def test_the_learning_rate_falls_to_zero_over_all_rounds() -> None:
+    settings = Hardening(rounds=2, steps=3, lr=0.6)
+    assert [settings.lr_at(step, 2) for step in (0, 6, 11)] == pytest.approx([0.6, 0.3, 0.05])
