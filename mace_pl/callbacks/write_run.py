@@ -53,6 +53,7 @@ class WriteRun(Callback):
             ``refined`` are always written. None writes the form of the base: ``single_file`` where it is a single
             checkpoint, else ``pipeline``.
         log: written as ``report/run.log``; beside the output folder while the run lasts.
+        last: whether nothing follows, so that what to do next is said.
 
     Attributes:
         run: what was written, on each rank; None before.
@@ -72,13 +73,14 @@ class WriteRun(Callback):
         export: list[str] | None = None,
         log: RunLog | None = None,
         harden_edit: HardenEdit | None = None,
+        last: bool = True,
     ) -> None:
         self.folder, self.before_after, self.config = Path(output_dir), before_after, config
         self.meanwhile = meanwhile
         check_formats(export or [], "export")
         self.export, self.save_pipeline, self.overwrite = export, save_pipeline, overwrite
         self.run: Run | None = None
-        self.harden_edit = harden_edit
+        self.harden_edit, self.last = harden_edit, last
         self.run_log, self.training = log, training_folder(self.folder)
         claim_output(self.folder, overwrite)
         inputs = inputs_of(config)
@@ -175,7 +177,7 @@ class WriteRun(Callback):
         folder = relative_to_project(self.folder)
         for path in sorted(p for p in self.folder.iterdir() if not p.name.startswith(".")):
             console.print(f"{folder}/{path.name}{'/' if path.is_dir() else ''}", highlight=False)
-        for line in next_steps(self.folder):
+        for line in next_steps(self.folder) if self.last else []:
             console.print(line, highlight=False, soft_wrap=True)
 
 

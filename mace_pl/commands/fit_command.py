@@ -173,6 +173,7 @@ class FitCLI(CommandLine):
         own = {name: config[name] for name in ("output_dir", "overwrite", "save_pipeline", "export")}
         harden = HardenEdit(config["output_dir"], plain["model"].get("fuse"), config["keep_every_n_steps"])
         own |= {"before_after": before_after, "meanwhile": meanwhile, "harden_edit": harden}
+        own |= {"last": self.tuned is None or not self.tuned.order}
         write_run = WriteRun(config=plain, log=self.log, **own)
         checks: list[Callback] = []
         if self.tuned is not None and self.tuned.order:

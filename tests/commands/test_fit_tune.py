@@ -44,6 +44,7 @@ def test_a_killed_command_resumes_and_the_pick_is_the_output(
     assert settings["model"]["fuse"]["identity"] == found["weights"]["fuse.identity"]
     assert "output_dir" in exit_message(args, capsys)  # it is there now
     erase_main([*args, "--data.steps_per_concept", "2", "--overwrite", "true"])  # another run, and a search of its own
+    assert capsys.readouterr().out.count("What next") == 1, "behind the search, not before it"
     trained = yaml.safe_load((tmp_path / "run/config.yaml").read_text())["data"]["steps_per_concept"]
     assert trained == 2 and checksums(tmp_path / "run-untuned") != before
 
