@@ -19,6 +19,7 @@ from mace_pl.images.protocols import RunData
 from mace_pl.models.text_encoding import names_beside
 from mace_pl.stages.estimate import Estimator, Planned, disk_free
 from mace_pl.stages.preflight import check_solvable, show_chosen, show_estimates, warned
+from mace_pl.tuning.prompts import most_images
 
 MOST_SEEDS = 1000  # images of each name, far more than a share needs; their seeds are kept in memory
 
@@ -53,6 +54,7 @@ class BeforeAfter(Callback):
         output_dir: where the run is going to be written, for the disk that is free there.
         save_pipeline: whether the whole pipeline is written.
         dry_run: end the run when all is said; images are generated only where a classifier scores them.
+        trials: of the search behind the run; 0 without one.
 
     Attributes:
         report: the images and scores; None before ``setup``.
@@ -70,11 +72,12 @@ class BeforeAfter(Callback):
         output_dir: str = ".",
         save_pipeline: bool = True,
         dry_run: bool = False,
+        trials: int = 0,
     ) -> None:
         check_seeds(seeds)
         self.given, self.classifier, self.seeds = preserved, classifier, seeds
         self.preserved = read_names(preserved, "kept")
-        self.output, self.save_pipeline, self.dry_run = Path(output_dir), save_pipeline, dry_run
+        self.output, self.save_pipeline, self.dry_run, self.trials = Path(output_dir), save_pipeline, dry_run, trials
         self.report: Report | None = None
         self.tokens: list[dict[str, Any]] = []
 
@@ -113,6 +116,7 @@ class BeforeAfter(Callback):
 
     def show_plan(self, module: ErasureModule, data: RunData, report: Report) -> None:
         """What each stage takes, and the disk."""
+        scored = len(module.wanted.names) or len(self.preserved)
         planned = Planned(
             data,
             module.method,
@@ -124,6 +128,7 @@ class BeforeAfter(Callback):
             self.save_pipeline,
             report.ready(module, data),
             None if module.hardening is None else module.hardening.passes(len(data.concepts)),
+            most_images({c.target: c.kind for c in data.concepts}, scored, self.trials) if self.trials else 0,
         )
         found = Estimator(module.pipeline, planned)
         show_estimates(found.stages(), (found.disk(), disk_free(self.output)), screen())

@@ -167,6 +167,7 @@ class FitCLI(CommandLine):
             config["output_dir"],
             config["save_pipeline"],
             config["dry_run"],
+            0 if self.tuned is None else self.tuned.trials,
         )
         shown = config["kept"], config["images_every_n_steps"], not config["dry_run"]
         meanwhile = Meanwhile(config["output_dir"], *shown)

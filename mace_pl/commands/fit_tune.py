@@ -12,8 +12,7 @@ from mace_pl.commands.fit_order import untuned
 from mace_pl.commands.tune import say, tune_run
 from mace_pl.errors import UserError
 from mace_pl.run import Run
-
-STEPS = 20  # denoising steps of the search at most
+from mace_pl.stages.estimate import SEARCH_STEPS
 
 
 def search(command: Any) -> None:
@@ -33,7 +32,7 @@ def search(command: Any) -> None:
     names = Run.load(run).config["model"].get("domain_names") or settings["kept"]
     if not names:
         raise UserError("tune: no name is preserved that could be scored. Give some as --kept; the run is there.")
-    given = {"steps": min(data["image_steps"], STEPS), "guidance": data["image_guidance"], "names": list(names)}
+    given = {"steps": min(data["image_steps"], SEARCH_STEPS), "guidance": data["image_guidance"], "names": list(names)}
     given |= {"classifier": settings["classifier"], **{name: judges[name] for name in ("judge", "confirm_by")}}
     given |= {name: asked.written[name] for name in ("overwrite", "save_pipeline")}
     tune_run(str(run), str(asked.output), trials=asked.trials, **given)

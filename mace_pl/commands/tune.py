@@ -26,6 +26,7 @@ from mace_pl.tuning.checks import check, check_least, check_places
 from mace_pl.tuning.measure import Measure, Scores, says
 from mace_pl.tuning.page import page, table
 from mace_pl.tuning.pick import Tried, limit, pick
+from mace_pl.tuning.prompts import DEFAULTS
 from mace_pl.tuning.search import STUDY, Search
 from mace_pl.tuning.space import changed, space_of, strengths_in
 from mace_pl.tuning.trial import of, of_values, solver, solving, trial_of
@@ -46,11 +47,11 @@ def tune_run(
     sentences: str | None = None,
     at_most: str | None = None,
     at_least: str | None = None,
-    seeds: int = 4,
+    seeds: int = DEFAULTS["seeds"],
     pilot_seeds: int = 1,
-    confirm_seeds: int = 8,
-    near: int = 3,
-    far: int = 8,
+    confirm_seeds: int = DEFAULTS["confirm_seeds"],
+    near: int = DEFAULTS["near"],
+    far: int = DEFAULTS["far"],
     spread: float = 100.0,
     strengths: bool | None = None,
     train: bool = False,

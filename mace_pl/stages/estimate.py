@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from mace_pl.training.frozen_layers import frozen_layers
 from mace_pl.training.memory import concepts_at_once, free_bytes
 
 ENCODED = 64  # prompts that are encoded at once
+SEARCH_STEPS, SEARCH_BATCH = 20, 20  # of a search: denoising steps at most, and images at once
 OF_A_NAME = len(TEMPLATES)  # prompts of a name that is preserved
 
 
@@ -50,6 +51,7 @@ class Planned:
         whole: whether the whole pipeline is written.
         ready: images of the report, before, that earlier runs have left.
         hardening: what stage 4 asks of the network; None without it.
+        searched: images of a search behind the run, at most; they have at most :data:`SEARCH_STEPS` denoising steps.
     """
 
     data: RunData
@@ -62,6 +64,7 @@ class Planned:
     whole: bool = True
     ready: int = 0
     hardening: Passes | None = None
+    searched: int = 0
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,12 @@ class Estimator:
             calls = sum(calls for calls, _ in planned.hardening.back)
             what = f"{counted(planned.hardening.images, 'image')}, {counted(calls, 'pass')} and back"
             found.append(Estimate("harden", what, self.hardened(planned.hardening)))
+        if planned.searched:
+            part = min(1.0, SEARCH_STEPS / data.image_steps)
+            taken = self.images(planned.searched, SEARCH_BATCH)
+            found.append(
+                Estimate("search", f"{planned.searched} images at most", replace(taken, seconds=part * taken.seconds))
+            )
         return found
 
     # --- images --------------------------------------------------------------------------------------------------

@@ -14,9 +14,7 @@ from mace_pl.models.text_encoding import names_beside
 from mace_pl.run import Run
 from mace_pl.stages.again import Again
 from mace_pl.tuning.measure import Judge, seeing
-from mace_pl.tuning.prompts import Part, Row, roles_of, rows_of
-
-LARGEST = 12  # names next to the targets
+from mace_pl.tuning.prompts import LARGEST, Part, Row, roles_of, rows_of
 
 
 def preserved_names(run: Run, again: Again, given: list[str] | str | None) -> list[str]:

@@ -15,6 +15,9 @@ Part = Literal[0, 1]  # 0 are the prompts of the search, 1 those of the confirma
 Role = Literal["target", "near", "far"]
 FIRST_SEED: Mapping[int, int] = {0: 10_000, 1: 20_000}  # neither those of a run's images nor those of a report
 OF_TARGET, OF_OTHER = 2, 1  # prompts of each level
+LARGEST = 12  # names next to the targets
+#: names next to each target and others, and images of each prompt in the search and in its confirmation
+DEFAULTS = {"near": 3, "far": 8, "seeds": 4, "confirm_seeds": 8}
 
 
 @dataclass(frozen=True)
@@ -86,3 +89,22 @@ def roles_of(targets: Sequence[str], near: Sequence[str], names: Sequence[str], 
     drawn = sorted(random.Random(f"{seed} far").sample(others, min(far, len(others))))
     roles: dict[str, Role] = dict.fromkeys(targets, "target")
     return roles | dict.fromkeys(near, "near") | dict.fromkeys(drawn, "far")
+
+
+def most_images(kinds: Mapping[str, str], names: int, trials: int) -> int:
+    """How many images a search by :data:`DEFAULTS` generates at most, of the original and of the confirmation too.
+
+    Args:
+        kinds: of each target.
+        names: how many are preserved.
+        trials: of the search.
+    """
+    near, far, seeds, confirm_seeds = (DEFAULTS[name] for name in ("near", "far", "seeds", "confirm_seeds"))
+    next_to = min(LARGEST, 2 * near * len(kinds), names)  # by the text encoder, and by shared words
+
+    def rows(part: Part, count: int) -> int:
+        others = next_to + min(far * (1 + part), names - next_to)
+        roles: dict[str, Role] = dict.fromkeys(kinds, "target") | {f"name {i}": "far" for i in range(others)}
+        return len(rows_of(roles, kinds, part, None, count, count))
+
+    return (trials + 2) * rows(0, seeds) + 3 * rows(1, confirm_seeds)  # the original, the run, and what is taken

@@ -1,6 +1,7 @@
 """``fit --tune``: the run is made, searched and confirmed by one command, which resumes where it was killed."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,15 @@ def test_a_killed_command_resumes_and_the_pick_is_the_output(
     assert settings["model"]["fuse"]["identity"] == found["weights"]["fuse.identity"]
     assert "output_dir" in exit_message(args, capsys)  # it is there now
     erase_main([*args, "--data.steps_per_concept", "2", "--overwrite", "true"])  # another run, and a search of its own
-    assert capsys.readouterr().out.count("What next") == 1, "behind the search, not before it"
+    said = capsys.readouterr().out
+    assert said.count("What next") == 1, "behind the search, not before it"
+    most, asked = (
+        re.search(pattern, said) for pattern in (r"│ search .* (\d+) images at most", r"of (\d+) images count")
+    )
+    assert most is not None and asked is not None
+    assert (2 + 2) * int(asked[1]) <= int(most[1]) <= 12 * int(asked[1]), (
+        "two trials, the original, the run; and a check"
+    )
     trained = yaml.safe_load((tmp_path / "run/config.yaml").read_text())["data"]["steps_per_concept"]
     assert trained == 2 and checksums(tmp_path / "run-untuned") != before
 
