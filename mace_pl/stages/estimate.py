@@ -125,11 +125,9 @@ class Estimator:
             what = f"{counted(planned.hardening.images, 'image')}, {counted(calls, 'pass')} and back"
             found.append(Estimate("harden", what, self.hardened(planned.hardening)))
         if planned.searched:
-            part = min(1.0, SEARCH_STEPS / data.image_steps)
-            taken = self.images(planned.searched, SEARCH_BATCH)
-            found.append(
-                Estimate("search", f"{planned.searched} images at most", replace(taken, seconds=part * taken.seconds))
-            )
+            taken, part = self.images(planned.searched, SEARCH_BATCH), min(1.0, SEARCH_STEPS / data.image_steps)
+            taken = replace(taken, seconds=part * taken.seconds)
+            found.append(Estimate("search", f"{planned.searched} images at most", taken))
         return found
 
     # --- images --------------------------------------------------------------------------------------------------

@@ -104,7 +104,8 @@ def most_images(kinds: Mapping[str, str], names: int, trials: int) -> int:
 
     def rows(part: Part, count: int) -> int:
         others = next_to + min(far * (1 + part), names - next_to)
-        roles: dict[str, Role] = dict.fromkeys(kinds, "target") | {f"name {i}": "far" for i in range(others)}
+        roles: dict[str, Role] = dict.fromkeys(kinds, "target")
+        roles |= dict.fromkeys((f"name {i}" for i in range(others)), "far")
         return len(rows_of(roles, kinds, part, None, count, count))
 
     return (trials + 2) * rows(0, seeds) + 3 * rows(1, confirm_seeds)  # the original, the run, and what is taken

@@ -47,13 +47,9 @@ def test_a_killed_command_resumes_and_the_pick_is_the_output(
     erase_main([*args, "--data.steps_per_concept", "2", "--overwrite", "true"])  # another run, and a search of its own
     said = capsys.readouterr().out
     assert said.count("What next") == 1, "behind the search, not before it"
-    most, asked = (
-        re.search(pattern, said) for pattern in (r"│ search .* (\d+) images at most", r"of (\d+) images count")
-    )
+    most, asked = re.search(r"│ search .* (\d+) images at most", said), re.search(r"of (\d+) images count", said)
     assert most is not None and asked is not None
-    assert (2 + 2) * int(asked[1]) <= int(most[1]) <= 12 * int(asked[1]), (
-        "two trials, the original, the run; and a check"
-    )
+    assert (2 + 2) * int(asked[1]) <= int(most[1]) <= 12 * int(asked[1]), "trials, original, run; and a confirmation"
     trained = yaml.safe_load((tmp_path / "run/config.yaml").read_text())["data"]["steps_per_concept"]
     assert trained == 2 and checksums(tmp_path / "run-untuned") != before
 
