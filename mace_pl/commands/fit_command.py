@@ -165,7 +165,7 @@ class FitCLI(CommandLine):
             config["classifier"],
             config["report_seeds"],
             config["output_dir"],
-            config["save_pipeline"],
+            config["save_pipeline"] if self.tuned is None else self.tuned.written["save_pipeline"],
             config["dry_run"],
             0 if self.tuned is None else self.tuned.trials,
         )

@@ -5,7 +5,8 @@ Legend: C targets, S sets of each, I images of each, K tokens, D width of the in
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from statistics import mean
 
 import torch
 from torch import Tensor
@@ -30,7 +31,8 @@ def find_tokens(
     progress: Callable[[int], None] | None = None,
     team: Team = Team(),  # noqa: B008 - frozen
 ) -> tuple[Tensor, list[list[float]]]:
-    """S sets of tokens of each target against the network as it is: [C, S, K, D], and first and last loss of each set.
+    """S sets of tokens of each target against the network as it is: [C, S, K, D], and of each set the mean losses of
+    the first and the last quarter of its steps.
 
     Each set has a random stream of its own, one of the prompts, and images of this prompt that it draws.
 
@@ -60,12 +62,19 @@ def find_tokens(
             pipeline, prompts, torch.stack(images[part]), settings.tokens, settings.attack_steps, settings.attack_lr,
             generators[part],
         )  # fmt: skip
-        own.append((free.cpu(), [list(pair) for pair in zip(steps[0], steps[-1], strict=True)]))
+        few = max(1, len(steps) // 4)  # one step's loss is mostly that of its noise and timesteps
+        ends = (mean_of(steps[:few]), mean_of(steps[-few:]))
+        own.append((free.cpu(), [list(pair) for pair in zip(*ends, strict=True)]))
         if progress is not None:
             progress(len(prompts))
     found = team.together(own)
     losses = [pair for _, pairs in found for pair in pairs]
     return torch.cat([free for free, _ in found]).unflatten(0, (len(wording.targets), settings.found)), losses
+
+
+def mean_of(steps: Sequence[Sequence[float]]) -> list[float]:
+    """The mean loss of each set over some steps."""
+    return [mean(losses) for losses in zip(*steps, strict=True)]
 
 
 def moved_tokens(material: Material, found: Tensor, number: int, step: int) -> Tensor:

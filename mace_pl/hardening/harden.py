@@ -33,7 +33,7 @@ class State:
         tensors: the LoRA's parameters as ``0``, ``1``, …, Adam's moments as ``0.exp_avg``, …, and the tokens of each
             round as ``found.0``, ….
         losses: of each step, of the targets and of what is preserved.
-        attacks: the first and the last loss of each set of tokens, by round.
+        attacks: the mean loss of the first and the last quarter of steps of each set of tokens, by round.
         seconds: that it took so far, of the attacks and of the training.
     """
 

@@ -46,7 +46,7 @@ def report_of(state: State, targets: Sequence[str], settings: Hardening) -> dict
 def rows_of(facts: Mapping[str, Any]) -> list[list[str]]:
     """A line of cells for each round."""
     rounds = enumerate(facts["rounds"], 1)
-    return [[str(n), *(f"{own[name]['first']:.4f} → {own[name]['last']:.4f}" for name in LOSSES)] for n, own in rounds]
+    return [[str(n), *(f"{own[name]['first']:.3g} → {own[name]['last']:.3g}" for name in LOSSES)] for n, own in rounds]
 
 
 def spent(facts: Mapping[str, Any]) -> str:

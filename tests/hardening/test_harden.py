@@ -108,7 +108,7 @@ def test_the_report_says_losses_and_seconds(hardened: Path) -> None:
     reach = json.loads((hardened / "report" / "reach.json").read_text())
     summary = (hardened / "report" / "summary.md").read_text()
     assert summary.startswith("# Hardened: ship, painter\n\n## Hardening: losses of")
-    first, second = (f"{own['targets']['first']:.4f} → {own['targets']['last']:.4f}" for own in facts["rounds"])
+    first, second = (f"{own['targets']['first']:.3g} → {own['targets']['last']:.3g}" for own in facts["rounds"])
     assert f" {first} |" in summary and f" {second} |" in summary and "## Without an image\n\n| target |" in summary
     assert list(reach) == ["ship", "painter"] and {one["name"] for one in reach["ship"]["near"]} == {"cat", "bird"}
 
