@@ -24,6 +24,7 @@ from mace_pl.files.links import take
 from mace_pl.files.markdown import SUMMARY
 from mace_pl.files.owned import refuse_inputs
 from mace_pl.files.screen import screen
+from mace_pl.hardening.adapter import check_rank
 from mace_pl.hardening.harden import Hardened
 from mace_pl.hardening.job import Job
 from mace_pl.hardening.originals import Look
@@ -92,6 +93,7 @@ def harden_run(
     pipeline, source, base = old.base.load(pretrained, layout)
     refuse_inputs(output, [("base model", source.place)])
     check_free_tokens(pipeline, harden.tokens, "harden.tokens")
+    check_rank(backbone_of(pipeline), backbone_of(pipeline).attention_layers(harden.layers), harden.rank)
     forms = _formats(export, source, pipeline)
     asked = _wording(old, pipeline, preserved, synonyms or {}, sentences or {})
     made = {"edit": hash_files([old.place("edit")]), "unet": old.base.unet}

@@ -129,7 +129,9 @@ def _stepped(state: State, losses: tuple[float, float], seconds: float) -> State
         UserError: a loss is not finite.
     """
     if not all(loss < float("inf") for loss in losses):
-        raise UserError("the hardening is not finite, nothing is written. Train with a smaller --harden.lr.")
+        raise UserError(
+            "the hardening is not finite, nothing is written. Train with a smaller harden.lr (of fit: model.harden.lr)."
+        )
     spent = (state.seconds[0], state.seconds[1] + seconds)
     return replace(state, steps=state.steps + 1, losses=[*state.losses, losses], seconds=spent)
 

@@ -26,7 +26,7 @@ NAMES = 8  # preserved names in the grid at first
 
 
 def preserved_names(run: Run) -> list[str]:
-    """Some names that the run preserves: those of its report, else the first that it was told to preserve."""
+    """Some names that the run preserves: those of its ``kept``, else the first that it preserves."""
     found = run.config.get("kept") or run.config.get("model", {}).get("domain_names") or []
     try:
         names = read_names(found, "domain_names")
