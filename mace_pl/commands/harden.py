@@ -28,6 +28,8 @@ from mace_pl.hardening.adapter import check_rank
 from mace_pl.hardening.harden import Hardened
 from mace_pl.hardening.job import Job
 from mace_pl.hardening.originals import Look
+from mace_pl.hardening.pictures import FILE as IMAGE
+from mace_pl.hardening.pictures import compared
 from mace_pl.hardening.report import add_to_summary, report_of, show
 from mace_pl.hardening.saved import Saved
 from mace_pl.hardening.settings import Hardening
@@ -120,10 +122,13 @@ def _write(
     pipeline = job.pipeline
     facts = report_of(hardened.state, job.wording.targets, job.settings)
     edit = replace(old.edit, hardening=hardened.factors)
+    original = {name: weight.cpu() for name, weight in changed_layers(pipeline, edit).items()}
+    erased = old.edit.weights({name: original[name] for name in backbone_of(pipeline).text_layers()})
+    finished = Finished(new, pipeline, source, edit, original)
+    rows = {"original": original, "erased": original | erased, "erased and hardened": finished.weights}
+    image = compared(pipeline, job.wording, job.look, job.seed, rows, job.shown)
     pipeline.to("cpu")
-    finished = Finished(new, pipeline, source, edit, changed_layers(pipeline, edit))
-    found = reach_of_run(old, pipeline, finished.original, finished.weights, job.wording.names)
-    backbone_of(pipeline).set_key_values(finished.weights)
+    found = reach_of_run(old, pipeline, original, finished.weights, job.wording.names)
     with new.save(overwrite) as aside:
         aside.take_concepts(old)
         take(old.place("edit"), aside.place("edit"))
@@ -135,6 +140,9 @@ def _write(
         add_to_summary(aside.report / SUMMARY, facts)
         add_reach(aside.report / SUMMARY, found)
         write_json(aside.report / REACH, found)
+        image.save(aside.report / IMAGE)
+        with (aside.report / SUMMARY).open("a", encoding="utf-8") as summary:
+            summary.write(f"\n![the same seed before, erased and hardened]({IMAGE})\n")
     show(facts)
 
 

@@ -158,6 +158,6 @@ class Finished:
         """The model card of ``pipeline``."""
         meta = self.metadata
         base, strengths = self.source.folder, meta.get("weights")
-        changed = (self.edit.pooled is not None, bool(self.edit.hardening))
+        changed = (self.edit.pooled is not None, self.edit.hardening)
         what = (meta["pretrained"], meta["concepts"], self.run.config, self.metrics, strengths)
         return model_card(base, *what, *changed, self.seen)

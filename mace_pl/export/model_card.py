@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
+from torch import Tensor
 
 from mace_pl.files.markdown import plain
 from mace_pl.files.paths import hub_id
@@ -41,6 +42,10 @@ EXAMPLES = ("dog", "house", "tree", "mountain", "river")  # one of them is asked
 KEYS_AND_VALUES = "Only the keys and values of the UNet's cross-attention"
 POOLED = f"{KEYS_AND_VALUES} and the columns of `add_embedding.linear_1` that read the pooled text"
 HARDENED = "Only the projections of the UNet's self- and cross-attention"
+AGAINST = (
+    "\n\nThe edit was hardened: a LoRA of rank {rank} on {layers} of these projections was trained against free\n"
+    "tokens that bring the targets back, and is merged here. It makes the way back longer, and does not close it."
+)
 TEMPLATE = """---
 {front}
 ---
@@ -49,7 +54,7 @@ TEMPLATE = """---
 
 Concepts were erased from a text-to-image model by {source} with mace-pl {version}.
 {edited} differ from the base model;
-every other part is the base's.
+every other part is the base's.{hardening}
 
 - Base model: {base_line}
 - Licence: {licence}
@@ -91,7 +96,7 @@ def model_card(
     metrics: Path | None,
     weights: Mapping[str, float] | None = None,
     pooled: bool = False,
-    hardened: bool = False,
+    hardening: Mapping[str, tuple[Tensor, Tensor]] | None = None,
     seen: Mapping[str, Mapping[str, float]] | None = None,
 ) -> str:
     """The card's text.
@@ -104,7 +109,7 @@ def model_card(
         metrics: ``metrics.json`` of the run's report, which need not exist; None without a report.
         weights: erasure strength by target, of a run that was fused again.
         pooled: whether the layer of SDXL's pooled text is edited.
-        hardened: whether a LoRA on all attention was trained against found tokens.
+        hardening: the LoRA (A [R, D], B [O, R]) by layer name that was trained against found tokens, if any.
         seen: of a library without a report, how often each target was seen ``before`` and ``after`` its own run.
     """
     hub = hub_id(pretrained)
@@ -127,12 +132,19 @@ def model_card(
         example=example(concepts),
         version=__version__,
         source=source_of(config),
-        edited=HARDENED if hardened else POOLED if pooled else KEYS_AND_VALUES,
+        edited=HARDENED if hardening else POOLED if pooled else KEYS_AND_VALUES,
+        hardening=hardened_by(hardening or {}),
         licence=known.get("license_name") or known.get("license") or UNKNOWN,
         concepts=concepts_table(concepts, weights),
         settings=settings_table(config),
         scores=scores_table(metrics, seen),
     )
+
+
+def hardened_by(factors: Mapping[str, tuple[Tensor, Tensor]]) -> str:
+    """What the card says of a hardening; nothing where there is none."""
+    ranks = {len(A) for A, _ in factors.values()}
+    return AGAINST.format(rank=max(ranks), layers=len(factors)) if ranks else ""
 
 
 def erased(concepts: Sequence[Mapping[str, Any]], weights: Mapping[str, float] | None) -> list[str]:

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from PIL import Image
 from safetensors.torch import load_file
 from support.families import family
 from support.finished import noise_of
@@ -100,7 +101,7 @@ def test_fuse_takes_it_off_to_the_bit(
         assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_the_report_says_losses_and_seconds(hardened: Path) -> None:
+def test_the_report_says_losses_and_seconds_and_shows_images(run: Path, hardened: Path) -> None:
     facts = json.loads((hardened / "report" / "hardening.json").read_text())
     assert facts["targets"] == ["ship", "painter"] and len(facts["rounds"]) == 2
     assert all(own[name]["last"] > 0 for own in facts["rounds"] for name in ("tokens", "targets"))
@@ -110,6 +111,9 @@ def test_the_report_says_losses_and_seconds(hardened: Path) -> None:
     assert summary.startswith("# Hardened: ship, painter\n\n## Hardening: losses of")
     first, second = (f"{own['targets']['first']:.3g} → {own['targets']['last']:.3g}" for own in facts["rounds"])
     assert f" {first} |" in summary and f" {second} |" in summary and "## Without an image\n\n| target |" in summary
+    assert summary.endswith("(before_after.png)\n") and Image.open(hardened / "report" / "before_after.png").width > 0
+    card = (hardened / "pipeline" / "README.md").read_text()
+    assert "a LoRA of rank 2 on" in card and "a LoRA of rank" not in (run / "pipeline" / "README.md").read_text()
     assert list(reach) == ["ship", "painter"] and {one["name"] for one in reach["ship"]["near"]} == {"cat", "bird"}
 
 
