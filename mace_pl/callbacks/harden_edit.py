@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 from lightning import Callback, LightningModule, Trainer
 
+from mace_pl.callbacks.meanwhile import Meanwhile
 from mace_pl.callbacks.protocols import ErasureModule
 from mace_pl.hardening.adapter import check_rank
 from mace_pl.hardening.job import Job
@@ -29,13 +31,17 @@ class HardenEdit(Callback):
         output_dir: the run's folder.
         fusion: settings of stage 3, on which the edit depends.
         every_n_steps: the hardening is saved every so many steps.
+        meanwhile: the callback that says how far the run is.
 
     Attributes:
         inputs: all that the hardening depends on; empty where there is none.
         facts: what the report says of it.
     """
 
-    def __init__(self, output_dir: str, fusion: Any = None, every_n_steps: int = 20) -> None:
+    def __init__(
+        self, output_dir: str, fusion: Any = None, every_n_steps: int = 20, meanwhile: Meanwhile | None = None
+    ) -> None:
+        self.meanwhile = meanwhile or Meanwhile(output_dir, writes=False)
         self.folder, self.fusion, self.every_n_steps = Path(output_dir), fusion, every_n_steps
         self.saved: Saved | None = None
         self.inputs: dict[str, Any] = {}
@@ -74,7 +80,8 @@ class HardenEdit(Callback):
         backbone, original = backbone_of(module.pipeline), module.original
         backbone.set_key_values(original)
         edited = module.edit.weights(backbone.text_layers())  # on the device, where they change places in every step
-        hardened = job.run(edited, self.saved, self.every_n_steps)
+        self.meanwhile.say(trainer, stage="harden", step=0, steps=job.total, loss=None)
+        hardened = job.run(edited, self.saved, self.every_n_steps, partial(self.meanwhile.advance, trainer))
         others = backbone.weights_of(name for name in hardened.factors if name not in original)
         original = original | {name: weight.cpu() for name, weight in others.items()}
         module.take_edit(replace(module.edit, hardening=hardened.factors), original)

@@ -110,6 +110,10 @@ class Meanwhile(Callback):
         """What follows is the fusion."""
         self.say(trainer, stage="fuse", step=self.steps_of(cast(ErasureModule, pl_module).losses))
 
+    def advance(self, trainer: Trainer, done: int) -> None:
+        """So many more steps of the stage."""
+        self.say(trainer, force=False, step=self.said["step"] + done)
+
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """The run has failed; what was refused before it trained leaves nothing."""
         if self.said["stage"] == "prepare" and isinstance(exception, UserError | Stopped):

@@ -172,7 +172,8 @@ class FitCLI(CommandLine):
         shown = config["kept"], config["images_every_n_steps"], not config["dry_run"]
         meanwhile = Meanwhile(config["output_dir"], *shown)
         own = {name: config[name] for name in ("output_dir", "overwrite", "save_pipeline", "export")}
-        harden = HardenEdit(config["output_dir"], plain["model"].get("fuse"), config["keep_every_n_steps"])
+        fusion = plain["model"].get("fuse")
+        harden = HardenEdit(config["output_dir"], fusion, config["keep_every_n_steps"], meanwhile)
         own |= {"before_after": before_after, "meanwhile": meanwhile, "harden_edit": harden}
         own |= {"last": self.tuned is None or not self.tuned.order}
         write_run = WriteRun(config=plain, log=self.log, **own)

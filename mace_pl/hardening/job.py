@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -58,13 +58,21 @@ class Job:
             "seed": self.seed,
         }
 
-    def run(self, edited: Mapping[str, Tensor], saved: Saved, every: int) -> Hardened:
+    @property
+    def total(self) -> int:
+        """Steps that train, and sets of tokens that are found."""
+        return self.settings.rounds * len(self.wording.targets) * (self.settings.steps + self.settings.found)
+
+    def run(
+        self, edited: Mapping[str, Tensor], saved: Saved, every: int, told: Callable[[int], None] | None = None
+    ) -> Hardened:
         """Harden; the network has the original's weights again when this ends.
 
         Args:
             edited: the weights that the edit changes, by layer name.
             saved: what an interrupted hardening left, and what this one leaves.
             every: the state is written every so many steps.
+            told: called with the number of steps and sets done since the last call, those of an interrupted one first.
         """
         left = saved.read(self.team.first)
         self.team.wait()  # before the first one writes
@@ -77,13 +85,18 @@ class Job:
         device: torch.device = backbone_of(self.pipeline).network.device
         there = Originals(originals.targets.to(device), originals.preserved.to(device), originals.names)
         material = Material(self.pipeline, self.wording, there, self.settings, self.seed, self.team)
-        total = self.settings.rounds * len(self.wording.targets) * (self.settings.steps + self.settings.found)
 
         def save(now: State) -> None:
             if self.team.first:
                 saved.write(originals, now)
 
-        with image_progress(self.shown, "harden", total) as progress:
+        with image_progress(self.shown, "harden", self.total) as bar:
+
+            def progress(done: int) -> None:
+                bar(done)
+                if told is not None:
+                    told(done)
+
             progress(len(state.losses) + sum(len(sets) for sets in state.attacks))
             return harden(material, edited, self.look.guidance, state, save, every, progress)
 

@@ -46,6 +46,8 @@ def test_the_run_is_that_of_fit_and_then_harden(whole: Path, toy_pipeline: Path)
         close(one[name], other[name], RUN_FACTORS)
     facts = json.loads((whole / "report" / "hardening.json").read_text())
     assert facts["targets"] == ["ship", "painter"] and len(facts["rounds"]) == 2
+    said = json.loads((whole / "report" / "progress.json").read_text())
+    assert (said["stage"], said["step"], said["steps"]) == ("harden", 20, 20)  # 2 rounds of 2 targets: 3 steps, 2 sets
     summary = (whole / "report" / "summary.md").read_text()
     assert summary.startswith("# Erased concepts\n") and "\n\n## Hardening: losses of" in summary
     pipeline = StableDiffusionPipeline.from_pretrained(whole / "pipeline", safety_checker=None)
