@@ -93,6 +93,8 @@ class BeforeAfter(Callback):
         module.begin()
         targets = [c.target for c in data.concepts]
         preserved = names_beside(module.pipeline, self.preserved, targets)
+        if self.preserved and not preserved and trainer.is_global_zero:
+            screen().print("kept: all of its names are erased, so that the report shows no other.", highlight=False)
         if self.given is None:
             room = MAX_COLUMNS - len(targets) if self.seeds else 0
             preserved = next_to(module, targets, max(0, min(SHOWN, room)))

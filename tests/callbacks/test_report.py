@@ -27,12 +27,19 @@ ALONE = ["--model.method", "MaceRefinement", "--save_pipeline", "false", "--trai
     [("[]", "ship", 1), ("[ship]", "ship", 1), ("[cat, house]", "ship", 3), ("[]", "painter", 1)],
 )
 def test_the_unet_runs_for_the_names_of_the_report_alone(
-    kept: str, target: str, names: int, toy_pipeline: Path, toy_clip: Path, tmp_path: Path
+    kept: str,
+    target: str,
+    names: int,
+    toy_pipeline: Path,
+    toy_clip: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     concept = {"target": target, "anchor": "ground", "kind": "style" if target == "painter" else "object"}
     settings = config(tmp_path, toy_pipeline, "run", [concept])
     scored = ["--kept", kept, "--classifier", str(toy_clip), "--report_seeds", str(SEEDS)]
     erase_main([*settings, *ALONE, *scored])
+    assert ("kept: all of its names are erased" in capsys.readouterr().out) == (kept == "[ship]")
     assert Passes.latents == 2 * names * SEEDS * STEPS * GUIDED  # before and after
     metrics = json.loads((tmp_path / "run" / "report" / "metrics.json").read_text())
     means = {when: metrics["mean_accuracy"].get(when) for when in ("before", "after")}
