@@ -59,7 +59,8 @@ class Edits:
         self.pipeline, self.generating = load_pipeline(pretrained), cast(load_pipeline(pretrained), dtype).to(device)
         self.backbone = backbone_of(self.pipeline)
         self.fingerprint = encoder_fingerprint(self.pipeline)
-        self.original = {name: W.clone() for name, W in self.backbone.text_layers().items()}
+        others = self.backbone.weights_of(self.backbone.attention_layers("all"))  # a hardening changes these too
+        self.original = others | {name: W.clone() for name, W in self.backbone.text_layers().items()}
 
     def put(self, weights: Mapping[str, Tensor]) -> None:
         """Let the pipeline that generates have the original's weights, but for some."""

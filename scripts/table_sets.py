@@ -29,6 +29,7 @@ class Set:
         changes: other settings, by the names of the comparison; ``class`` is the method's.
         times: factors of settings.
         alone: nothing but the targets is given to ``fit``: it chooses what it preserves, anchors and weights.
+        hardened: likewise, but ``--model.harden "{}"`` is given too.
     """
 
     table: str
@@ -39,6 +40,7 @@ class Set:
     changes: Mapping[str, Any] = field(default_factory=dict)
     times: Mapping[str, float] = field(default_factory=dict)
     alone: bool = False
+    hardened: bool = False
 
     def curve(self) -> str:
         """What is written at its point of the trade-off: how the weight of the domain is multiplied; or nothing."""
@@ -47,7 +49,9 @@ class Set:
 
     def settings(self) -> str:
         """Where the settings come from."""
-        return "nothing but targets" if self.alone else self.config
+        if self.alone:
+            return "nothing but targets" + (", hardened" if self.hardened else "")
+        return self.config
 
     def given(self) -> dict[str, Any]:
         """The configuration."""
@@ -67,7 +71,8 @@ class Set:
             names = json.dumps([{"target": concept.target, "kind": concept.kind} for concept in self.concepts()])
             where = ["--model.pretrained", pretrained, "--output_dir", str(folder)]
             quiet = ["--report_seeds", "0", "--save_pipeline", "false", "--trainer.enable_progress_bar", "false"]
-            command("fit", "--data.concepts", names, *where, *quiet, *more)
+            harden = ["--model.harden", "{}"] if self.hardened else []
+            command("fit", "--data.concepts", names, *where, *quiet, *harden, *more)
         return folder
 
     def method(self) -> Method:

@@ -33,9 +33,8 @@ from mace_pl.concepts.concept import read_names
 from mace_pl.evaluation.judges import CLIP
 from mace_pl.files.artifacts import slug, written_aside
 from mace_pl.files.tables import read_yaml
-from mace_pl.methods.edit import Edit
 from mace_pl.models.pipeline import model_fingerprint
-from mace_pl.run import PLACES
+from mace_pl.run import Run
 
 FILE = Path("configs/compare/tables.yaml")
 PROCESSES = 2
@@ -105,6 +104,7 @@ class Tables:
         inputs = {"class": method.class_path, "settings": dict(method.published), "config": one.given()["data"]}
         inputs |= {
             "alone": one.alone,
+            "hardened": one.hardened,
             "targets": list(one.targets),
             "keep": list(self.vocabularies[one.vocabulary].keep),
         }
@@ -139,7 +139,7 @@ class Tables:
         """The edit of a set that is alone, put into the pipeline."""
         started = processor_seconds()
         run = one.ordered(self.told["pretrained"], self.cells.folder / "runs" / slug(one.table) / slug(one.name))
-        self.edits.put(Edit.load(run / PLACES["edit"]).weights(self.edits.original))
+        self.edits.put(Run.load(run).edit.weights(self.edits.original))
         concepts = read_yaml(run / "config.yaml", "config")["data"]["concepts"]
         return Targets(one.name, one.vocabulary, concepts), {"settings": {}, "seconds": processor_seconds() - started}
 

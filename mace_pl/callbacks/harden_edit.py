@@ -61,7 +61,8 @@ class HardenEdit(Callback):
         assert module.hardening is not None
         data: RunData = trainer.datamodule  # type: ignore[attr-defined]
         names = names_beside(module.pipeline, module.wanted.names, [c.target for c in data.concepts])
-        asked = wording_of(data.concepts, data.templates, names, {}, {}, "model.domain_names")
+        styles = module.wanted.styles_among(names)
+        asked = wording_of(data.concepts, data.templates, names, {}, {}, "model.domain_names", styles)
         look = Look(data.image_steps, data.image_guidance, data.image_scheduler, data.images_per_batch)
         team, shown = Team(trainer.global_rank, trainer.world_size), shows_progress(trainer)
         return Job(module.pipeline, module.hardening, asked, look, module.seed, {}, team, shown)

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from mace_pl.commands.export import changed_layers
-from mace_pl.concepts.concept import Concept, read_names, templates_of
+from mace_pl.concepts.concept import AUTO, Concept, read_names, templates_of
 from mace_pl.concepts.names import clean_name, clean_names
+from mace_pl.concepts.vocabulary import STYLES_FILE, common_words, own_names
 from mace_pl.errors import UserError
 from mace_pl.evaluation.reach_rows import FILE as REACH
 from mace_pl.evaluation.reach_rows import add_to_summary as add_reach
@@ -97,7 +98,7 @@ def harden_run(
     check_free_tokens(pipeline, harden.tokens, "harden.tokens")
     check_rank(backbone_of(pipeline), backbone_of(pipeline).attention_layers(harden.layers), harden.rank)
     forms = _formats(export, source, pipeline)
-    asked = _wording(old, pipeline, preserved, synonyms or {}, sentences or {})
+    asked = _wording(old, pipeline, preserved, synonyms or {}, sentences or {}, own_names(source, STYLES_FILE))
     made = {"edit": hash_files([old.place("edit")]), "unet": old.base.unet}
     config = {**old.config, "output_dir": str(output)}
     config["model"] = base.applied(old.config.get("model") or {})
@@ -216,7 +217,12 @@ def _look(config: Mapping[str, Any]) -> Look:
 
 
 def _wording(
-    old: Run, pipeline: Pipeline, preserved: list[str] | str | None, synonyms: Texts, sentences: Texts
+    old: Run,
+    pipeline: Pipeline,
+    preserved: list[str] | str | None,
+    synonyms: Texts,
+    sentences: Texts,
+    model_styles: Sequence[str],
 ) -> Wording:
     """What the run's targets, anchors and names to preserve are asked for by.
 
@@ -245,5 +251,9 @@ def _wording(
     taken = [name for name in names if not names_beside(pipeline, [name], asked)]
     if taken and not from_run:
         raise UserError(f"preserved: {taken[0]!r} is a target, or a word for one. Leave it out.")
-    names = left
-    return wording_of(concepts, templates_of(data.get("templates"), concepts), names, texts[0], texts[1])
+    chosen = model.get("domain_styles")
+    styles = [] if chosen in (AUTO, None) else read_names(chosen, "model.domain_styles")
+    if not from_run or chosen in (AUTO, None):
+        styles = [*styles, *model_styles, *common_words("styles")]
+    templates = templates_of(data.get("templates"), concepts)
+    return wording_of(concepts, templates, left, texts[0], texts[1], styles=styles)

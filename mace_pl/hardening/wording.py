@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from mace_pl.concepts.concept import Concept
@@ -12,6 +12,8 @@ from mace_pl.errors import UserError
 
 log = logging.getLogger(__name__)
 
+IN_STYLE = 4  # names that are preserved in each style that is preserved
+THINGS = ("dog", "house", "tree", "book")  # these, where styles alone are preserved
 Pair = tuple[str, str]  # a prompt of a target, and what it shall mean instead
 
 
@@ -53,6 +55,7 @@ def wording_of(
     synonyms: Mapping[str, Sequence[str]],
     sentences: Mapping[str, Sequence[str]],
     setting: str = "preserved",
+    styles: Collection[str] = (),
 ) -> Wording:
     """The prompts of a run.
 
@@ -63,11 +66,12 @@ def wording_of(
         synonyms: other words by target, in the same templates.
         sentences: whole prompts that ask for a target, with its name or without, by target.
         setting: the option that names what is preserved.
+        styles: those of the names that are styles: :func:`in_styles`.
 
     Raises:
         UserError: there is nothing to preserve.
     """
-    plain, attacked = [], []
+    plain, attacked, names = [], [], in_styles(names, styles)
     for concept, own in zip(concepts, templates, strict=True):
         words = [concept.target, *synonyms.get(concept.target, ())]
         pairs = [(t.replace("{}", word), filled(t, concept.anchor)) for word in words for t in own]
@@ -85,6 +89,29 @@ def wording_of(
     return Wording([c.target for c in concepts], plain, attacked, preserved, [IMAGE_TEMPLATE[kind], *TEMPLATES[kind]])
 
 
+def in_styles(names: Sequence[str], styles: Collection[str]) -> list[str]:
+    """The names, and in place of each style some of them in it: nobody asks for "a photo of a Monet".
+
+    Args:
+        names: what is preserved.
+        styles: those of them that are styles, upper or lower case; others may be among them.
+    """
+    known, phrase = {style.casefold() for style in styles}, _in_style()
+    others = [name for name in names if name.casefold() not in known]
+    things = [name for name in others if phrase not in name] or THINGS
+    apart = max(1, len(things) // IN_STYLE)
+    own = [name for name in names if name.casefold() in known]
+    shown = [
+        [things[(i + k * apart) % len(things)] for k in range(min(IN_STYLE, len(things)))] for i in range(len(own))
+    ]
+    return [*others, *(f"{thing}{phrase}{style}" for style, some in zip(own, shown, strict=True) for thing in some)]
+
+
+def _in_style() -> str:
+    """What stands between a name and a style."""
+    return IMAGE_TEMPLATE["style"].removeprefix("a photo").removesuffix("{}")  # " in the style of "
+
+
 def filled(template: str, name: str) -> str:
     """The template with the name; the empty prompt without a name."""
     return template.replace("{}", name) if name else ""
@@ -92,9 +119,9 @@ def filled(template: str, name: str) -> str:
 
 def _styled(concept: Concept, names: Sequence[str]) -> list[Pair]:
     """Each name in the style, and in that of the anchor; names that have a style of their own are left out."""
-    style = IMAGE_TEMPLATE["style"].removeprefix("a photo")  # " in the style of {}"
-    plain = [filled(IMAGE_TEMPLATE["object"], name) for name in names if style.removesuffix("{}") not in name]
-    return [(one + filled(style, concept.target), one + filled(style, concept.anchor)) for one in plain]
+    phrase = _in_style()
+    plain = [filled(IMAGE_TEMPLATE["object"], name) for name in names if phrase not in name]
+    return [(f"{one}{phrase}{concept.target}", one + filled(f"{phrase}{{}}", concept.anchor)) for one in plain]
 
 
 def _meant(sentence: str, concept: Concept) -> str:

@@ -12,7 +12,7 @@ from mace_pl.evaluation.token_attack import encode_all_attacked
 from mace_pl.hardening.originals import Originals, preserved_names
 from mace_pl.hardening.settings import Hardening
 from mace_pl.hardening.step import Material, samples_of
-from mace_pl.hardening.wording import Wording, wording_of
+from mace_pl.hardening.wording import THINGS, Wording, in_styles, wording_of
 from mace_pl.models.backbone import backbone_of
 from mace_pl.models.pipeline import load_pipeline
 
@@ -33,6 +33,22 @@ def test_a_style_without_an_anchor_becomes_the_bare_name() -> None:
     asked = wording_of([Concept("Velmora", "", "style")], [["{} art"]], NAMES[:1], {}, {})
     assert asked.attacked == [
         [("a photo in the style of Velmora", ""), ("a photo of a cat in the style of Velmora", "a photo of a cat")]
+    ]
+
+
+def test_a_style_that_is_preserved_is_asked_for_by_names_in_it() -> None:
+    names = ["monet", "a", "b", "Klee", "c", "d in the style of Goya"]
+    plain = [name for name in names if name not in ("monet", "Klee")]
+    styled = [
+        f"{name} in the style of {style}" for style, order in (("monet", "abc"), ("Klee", "bca")) for name in order
+    ]
+    assert in_styles(names, ["Monet", "klee", "Goya"]) == [*plain, *styled]
+    assert in_styles(["Klee"], ["Klee"]) == [f"{thing} in the style of Klee" for thing in THINGS]
+    assert in_styles(names, []) == names
+    asked = wording_of([PAINTER, SHIP], [["{} art"], ["a {}"]], ["cat", "Klee"], {}, {}, styles=["Klee"])
+    assert asked.names == ["cat", "cat in the style of Klee"]
+    assert asked.attacked[0][1:] == [
+        ("a photo of a cat in the style of Velmora", "a photo of a cat in the style of noto")
     ]
 
 
