@@ -22,6 +22,7 @@ from support.tolerances import EDITED_PASS, MOVED, RUN_FACTORS, above, close
 from mace_pl.cli import erase_main
 from mace_pl.data.concepts import ConceptData
 from mace_pl.export.apply import apply_files
+from mace_pl.files.artifacts import read_metadata
 from mace_pl.hardening.harden import State, harden
 from mace_pl.hardening.originals import Originals
 from mace_pl.hardening.saved import Saved
@@ -217,8 +218,10 @@ def test_a_library_is_hardened_but_a_hardened_run_is_none(
     library = tmp_path / "library"
     shutil.copytree(run, library)
     erase_main(["remove", "--run", str(library), "--targets", "[painter]"])
-    erase_main(command(library, tmp_path / "out", "--export", "[]", rounds=1))
+    erase_main(command(library, tmp_path / "out", "--export", "[]", "--preserved", "[cat,cubism]", rounds=1))
     found = Run.load(tmp_path / "out")
+    made = read_metadata(tmp_path / "out" / "hardening.safetensors", "run")
+    assert made["settings"]["prompts"]["names"] == ["cat", "cat in the style of cubism"], "one of the common styles"
     assert found.hardened and found.targets == ["ship"] and found.statistics_file("ship").parents[1] == found.folder
     assert found.config["output_dir"] == str(tmp_path / "out")
     assert "is hardened, for the edit" in exit_message(
