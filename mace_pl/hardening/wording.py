@@ -12,7 +12,7 @@ from mace_pl.errors import UserError
 
 log = logging.getLogger(__name__)
 
-IN_STYLE = 4  # names that are preserved in each style that is preserved
+IN_STYLE = 2  # names that are preserved in each style that is preserved
 THINGS = ("dog", "house", "tree", "book")  # these, where styles alone are preserved
 Pair = tuple[str, str]  # a prompt of a target, and what it shall mean instead
 

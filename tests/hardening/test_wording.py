@@ -40,10 +40,10 @@ def test_a_style_that_is_preserved_is_asked_for_by_names_in_it() -> None:
     names = ["monet", "a", "b", "Klee", "c", "d in the style of Goya"]
     plain = [name for name in names if name not in ("monet", "Klee")]
     styled = [
-        f"{name} in the style of {style}" for style, order in (("monet", "abc"), ("Klee", "bca")) for name in order
+        f"{name} in the style of {style}" for style, order in (("monet", "ab"), ("Klee", "bc")) for name in order
     ]
     assert in_styles(names, ["Monet", "klee", "Goya"]) == [*plain, *styled]
-    assert in_styles(["Klee"], ["Klee"]) == [f"{thing} in the style of Klee" for thing in THINGS]
+    assert in_styles(["Klee"], ["Klee"]) == [f"{thing} in the style of Klee" for thing in (THINGS[0], THINGS[2])]
     assert in_styles(names, []) == names
     asked = wording_of([PAINTER, SHIP], [["{} art"], ["a {}"]], ["cat", "Klee"], {}, {}, styles=["Klee"])
     assert asked.names == ["cat", "cat in the style of Klee"]
