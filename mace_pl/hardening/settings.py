@@ -35,7 +35,8 @@ class Hardening:
         batch: samples of a step that ask for a target.
         preserved_batch: samples of a step that ask for a name to preserve; each is there once more with the empty
             prompt, where images are generated with classifier-free guidance.
-        preserved_weight: of their part of the loss.
+        preserved_weight: of their part of the loss, for one target; for several it is divided by the root of their
+            number.
         plain: share of ``batch`` without found tokens: prompts, synonyms and sentences of the target.
         samples_at_once: samples that pass through a process's network at once; less takes less memory, and the same
             weights come out but for rounding.
@@ -88,6 +89,15 @@ class Hardening:
     def lr_at(self, step: int, targets: int) -> float:
         """The learning rate of a step of all, from 0 on."""
         return self.lr * (1 - step / (self.rounds * self.steps * targets))
+
+    def weight_for(self, targets: int) -> float:
+        """The weight of what is preserved beside so many targets.
+
+        A step asks for few of them, and has all names to preserve: each target is asked for as often as one alone
+        would be, and what is preserved so many times as often. Five targets hold better with 8 than with 20, and
+        their neighbours lie no farther than by the edit before the hardening (measured).
+        """
+        return self.preserved_weight / math.sqrt(targets)
 
     def units_at_once(self, guided: bool) -> int:
         """Targets and names that pass through a network at once; with guidance a name is there twice."""

@@ -210,7 +210,8 @@ def add_gradients(
 
     with torch.no_grad(), adapter.off(original, edited):
         goals = [predicted(samples.goal, rows) for _, rows, _ in pieces]
-    weight = torch.full((count,), settings.preserved_weight / settings.preserved_batch)
+    preserving = settings.weight_for(len(material.wording.targets))
+    weight = torch.full((count,), preserving / settings.preserved_batch)
     weight[: samples.targets] = 1 / settings.batch
     errors = torch.zeros(count, device=samples.t.device)
     for (piece, rows, targets), goal in zip(pieces, goals, strict=True):

@@ -39,9 +39,7 @@ def test_a_style_without_an_anchor_becomes_the_bare_name() -> None:
 def test_a_style_that_is_preserved_is_asked_for_by_names_in_it() -> None:
     names = ["monet", "a", "b", "Klee", "c", "d in the style of Goya"]
     plain = [name for name in names if name not in ("monet", "Klee")]
-    styled = [
-        f"{name} in the style of {style}" for style, order in (("monet", "ab"), ("Klee", "bc")) for name in order
-    ]
+    styled = [f"{name} in the style of {style}" for style, order in (("monet", "ab"), ("Klee", "bc")) for name in order]
     assert in_styles(names, ["Monet", "klee", "Goya"]) == [*plain, *styled]
     assert in_styles(["Klee"], ["Klee"]) == [f"{thing} in the style of Klee" for thing in (THINGS[0], THINGS[2])]
     assert in_styles(names, []) == names
