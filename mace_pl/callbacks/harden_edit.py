@@ -29,20 +29,18 @@ class HardenEdit(Callback):
 
     Args:
         output_dir: the run's folder.
+        meanwhile: the callback that says how far the run is.
         fusion: settings of stage 3, on which the edit depends.
         every_n_steps: the hardening is saved every so many steps.
-        meanwhile: the callback that says how far the run is.
 
     Attributes:
         inputs: all that the hardening depends on; empty where there is none.
         facts: what the report says of it.
     """
 
-    def __init__(
-        self, output_dir: str, fusion: Any = None, every_n_steps: int = 20, meanwhile: Meanwhile | None = None
-    ) -> None:
-        self.meanwhile = meanwhile or Meanwhile(output_dir, writes=False)
-        self.folder, self.fusion, self.every_n_steps = Path(output_dir), fusion, every_n_steps
+    def __init__(self, output_dir: str, meanwhile: Meanwhile, fusion: Any = None, every_n_steps: int = 20) -> None:
+        self.folder, self.meanwhile = Path(output_dir), meanwhile
+        self.fusion, self.every_n_steps = fusion, every_n_steps
         self.saved: Saved | None = None
         self.inputs: dict[str, Any] = {}
         self.facts: dict[str, Any] = {}

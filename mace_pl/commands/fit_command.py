@@ -173,7 +173,7 @@ class FitCLI(CommandLine):
         meanwhile = Meanwhile(config["output_dir"], *shown)
         own = {name: config[name] for name in ("output_dir", "overwrite", "save_pipeline", "export")}
         fusion = plain["model"].get("fuse")
-        harden = HardenEdit(config["output_dir"], fusion, config["keep_every_n_steps"], meanwhile)
+        harden = HardenEdit(config["output_dir"], meanwhile, fusion, config["keep_every_n_steps"])
         own |= {"before_after": before_after, "meanwhile": meanwhile, "harden_edit": harden}
         own |= {"last": self.tuned is None or not self.tuned.order}
         write_run = WriteRun(config=plain, log=self.log, **own)
