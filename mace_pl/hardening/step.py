@@ -161,9 +161,11 @@ def samples_of(material: Material, found: Tensor, number: int, step: int, guidan
     if share:
         own = slice(settings.batch, None)
         noisy, t, preserved = torch.cat([noisy, noisy[own]]), torch.cat([t, t[own]]), preserved + [""] * len(preserved)
-    encoded = backbone.encode(
-        [*[p for p, _ in pairs], *[g for _, g in pairs], *[one.goal for one in attacked], *preserved]
-    )
+    asked = [*[p for p, _ in pairs], *[g for _, g in pairs], *[one.goal for one in attacked], *preserved]
+    once = list(dict.fromkeys(asked))  # the empty prompt is there many times
+    places = [once.index(prompt) for prompt in asked]
+    encoded = [None if part is None else part[places] for part in backbone.encode(once)]
+    assert encoded[0] is not None
     with_tokens = encode_all_attacked(material.pipeline, [one.prompt for one in attacked], sets)
     text, goal = _joined(encoded[0], with_tokens[0], plain, settings)
     pooled: tuple[Tensor | None, Tensor | None] = (None, None)

@@ -24,3 +24,16 @@ def test_no_more_samples_are_tried_than_the_memory_holds(free: int, few: bool, m
     found = Machine(torch.device("cpu"), lambda: 0.1 * len(asked)).timed(call)
     assert (FEW in asked) == few and found.bytes == SIZE
     assert few or found.more == found.one > 0
+
+
+@pytest.mark.parametrize(("slow", "held"), [(1.0, False), (3.0, True)])
+def test_a_call_that_was_held_up_is_timed_again(slow: float, held: bool) -> None:
+    """One hiccup of a second would stand for each of thousands of samples; one that may be the machine's own stays."""
+    quick, now = 0.125, [0.0]
+    waits = iter([quick, slow])
+
+    def call(samples: int) -> None:
+        now[0] += next(waits, quick * samples)
+
+    found = Machine(torch.device("cpu"), lambda: now[0]).timed(call)
+    assert (found.one, found.more) == ((slow, slow) if held else (quick, quick))
