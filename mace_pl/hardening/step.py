@@ -127,7 +127,8 @@ def attacked_in(material: Material, sets: int, number: int, step: int) -> list[A
 def samples_of(material: Material, found: Tensor, number: int, step: int, guidance: float) -> Samples:
     """The samples of a step, by a random stream of its own: images, prompts, timesteps and noise.
 
-    Targets take turns, among the plain samples and among those with found tokens.
+    Targets take turns, among the plain samples and among those with found tokens. Of what is preserved, names in a
+    style have their share (``Wording.in_style``).
 
     Args:
         material: what is drawn from.
@@ -148,8 +149,11 @@ def samples_of(material: Material, found: Tensor, number: int, step: int, guidan
     pairs = [wording.plain[c][drawn(len(wording.plain[c]))] for c in turns]
     latents += [one.latents for one in attacked]
     sets, preserved = torch.stack([found[one.target, one.found] for one in attacked]), []
-    for _ in range(settings.preserved_batch):
-        image = drawn(len(originals.preserved))
+    every, of_styles = range(len(originals.names)), set(wording.styled)
+    styled = [i for i, name in enumerate(originals.names) if name in of_styles] or every
+    for i in range(settings.preserved_batch):
+        shown = styled if i < wording.in_style(settings.preserved_batch) else every
+        image = shown[drawn(len(shown))]
         template = wording.templates[drawn(len(wording.templates))]
         latents.append(originals.preserved[image])
         preserved.append(template.replace("{}", wording.names[originals.names[image]]))

@@ -28,6 +28,7 @@ class Wording:
             its anchor. Of a style they ask for it with each of the names, since nobody asks for a style of nothing.
         names: what is preserved.
         templates: prompts of these, with ``{}`` for the name; the first is that of their images.
+        styles: how many of the targets are styles.
     """
 
     targets: Sequence[str]
@@ -35,6 +36,20 @@ class Wording:
     attacked: Sequence[Sequence[Pair]]
     names: Sequence[str]
     templates: Sequence[str]
+    styles: int = 0
+
+    def in_style(self, samples: int) -> int:
+        """How many of the samples that preserve ask for a name in a style: half, where all targets are styles.
+
+        What is next to a style are other styles, and these are few among the names: five manners that were erased
+        took the others along (measured).
+        """
+        return round(samples * self.styles / (2 * len(self.targets)))
+
+    @property
+    def styled(self) -> list[int]:
+        """The numbers of the names that are in a style."""
+        return [i for i, name in enumerate(self.names) if _in_style() in name]
 
     def shown(self, target: int, images: int) -> Sequence[Pair]:
         """The attacked prompts of a target that so many images have room for; image and set i belong to i modulo these.
@@ -86,7 +101,9 @@ def wording_of(
         log.info(f"{setting}: no names are given, so the anchors are preserved: {', '.join(preserved)}")
     if not preserved:
         raise UserError(f"{setting} is empty, and the run has no anchor. Name what is to be preserved, as [dog, cat].")
-    return Wording([c.target for c in concepts], plain, attacked, preserved, [IMAGE_TEMPLATE[kind], *TEMPLATES[kind]])
+    said_by = [IMAGE_TEMPLATE[kind], *TEMPLATES[kind]]
+    found = sum(concept.kind == "style" for concept in concepts)
+    return Wording([c.target for c in concepts], plain, attacked, preserved, said_by, found)
 
 
 def in_styles(names: Sequence[str], styles: Collection[str]) -> list[str]:
