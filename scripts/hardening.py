@@ -3,9 +3,10 @@
 Run it as ``python scripts/hardening.py``; ``--subjects "[ship]"``, ``--edits "[mace, hardened]"`` and ``--attacks
 "[noise]"`` make some cells only, so that they may run one by one; ``--attacks "[]"`` fits and hardens, ``--scores
 false`` leaves plain prompts and preserved names out. A cell is an attack on an edit of a subject: ship, cat, truck,
-wizard and Velmora, each alone, and ``five`` at once. Its trials are kept one by one in ``output``, images too, and
-taken again, so that the command may be cut off; two of them may work on different cells side by side. Whatever is there
-goes into hardening.md, hardening.json and hardening.html in ``output``, also with ``--only_tables true``.
+wizard and Velmora, each alone, ``five`` at once, and five ``others`` at once. Its trials are kept one by one in
+``output``, images too, and taken again, so that the command may be cut off; two of them may work on different cells
+side by side. Whatever is there goes into hardening.md, hardening.json and hardening.html in ``output``, also with
+``--only_tables true``.
 
 Edits: ``mace`` (``fit``), ``hardened`` (``harden`` on it), ``alone`` (``harden`` on the original), ``rece`` (a closed
 form with adversaries as sums), and those of ``--variants "{rank16: {rank: 16}}"``: hardened with other settings.
@@ -31,9 +32,11 @@ from mace_pl.files.tables import read_yaml
 from mace_pl.models.pipeline import model_fingerprint
 
 TARGETS = ("ship", "cat", "truck", "wizard", "Velmora")
-STYLES = frozenset({"Velmora"})
+OTHERS = ("helicopter", "rabbit", "bicycle", "astronaut", "Quistel")
+STYLES = frozenset({"Velmora", "Quistel"})
 SUBJECTS = {target: Subject(target, [target], STYLES) for target in TARGETS} | {
-    "five": Subject("five", TARGETS, STYLES)
+    "five": Subject("five", TARGETS, STYLES),
+    "others": Subject("others", OTHERS, STYLES),
 }
 
 
@@ -74,7 +77,7 @@ def main(
     """Fit, harden, attack, and write tables and page.
 
     Args:
-        subjects: what is erased: targets alone, or ``five`` at once; all when None.
+        subjects: what is erased: targets alone, or ``five`` or ``others`` at once; all when None.
         edits: some of mace, hardened, alone, rece and the variants; all when None.
         attacks: some of those of ``erase.py attack``, ``free_tokens_long`` (8 tokens, 200 steps), ``completion_early``
             (the original does a tenth or a fifth of the steps); all when None.
