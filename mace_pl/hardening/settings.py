@@ -11,6 +11,8 @@ from mace_pl.errors import UserError
 from mace_pl.training.calls import Passes
 from mace_pl.training.team import pieces_of
 
+MOST = 1_000_000  # of a rate or a weight: beyond it float32 overflows, and nothing is to be had
+
 
 @dataclass(frozen=True)
 class Hardening:
@@ -71,11 +73,11 @@ class Hardening:
             if isinstance(value, int) and value < 1:
                 raise UserError(f"harden.{name}={value} must be at least 1.")
         for name in ("lr", "attack_lr"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise UserError(f"harden.{name}={getattr(self, name)} must be above 0, and finite.")
+            if not 0 < getattr(self, name) <= MOST:
+                raise UserError(f"harden.{name}={getattr(self, name)} must be above 0, and at most {MOST:,}.")
         for name in ("preserved_weight", "attack_moves"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise UserError(f"harden.{name}={getattr(self, name)} must be at least 0, and finite.")
+            if not 0 <= getattr(self, name) <= MOST:
+                raise UserError(f"harden.{name}={getattr(self, name)} must be from 0 to {MOST:,}.")
         if not 0 <= self.plain < 1:
             raise UserError(f"harden.plain={self.plain} must be from 0 to below 1: the rest are found tokens.")
         if self.plain_batch == self.batch:
