@@ -91,13 +91,13 @@ def test_a_set_of_tokens_goes_with_its_prompt_and_its_images(toy_pipeline: Path)
     assert seen == {0, 1, 2}
 
 
-def test_what_is_preserved_beside_a_style_is_to_half_in_a_style(toy_pipeline: Path) -> None:
+def test_what_is_preserved_beside_styles_is_to_half_in_a_style(toy_pipeline: Path) -> None:
     names = ["tree", "bird", "tree in the style of Monet"]
     shown = [0, 1, 0, 1, 0, 1, 0, 2]
     signs = torch.tensor([-1.0 if name == 2 else 1.0 for name in shown]) * 1e6
     images = Originals(torch.zeros(2, 1, 4, 8, 8), signs.view(8, 1, 1, 1).expand(8, 4, 8, 8), shown)
     few, pipeline = Hardening(images=1, batch=2, preserved_batch=8, tokens=2), load_pipeline(str(toy_pipeline))
-    for concepts, count in (([PAINTER], 4), ([PAINTER, SHIP], 2), ([SHIP], 0)):
+    for concepts, count in (([PAINTER, PAINTER], 4), ([PAINTER, SHIP], 2), ([PAINTER], 0), ([SHIP, SHIP], 0)):
         asked = wording_of(concepts, [["a {}"]] * len(concepts), names, {}, {})
         assert asked.in_style(8) == count
         material, found = Material(pipeline, asked, images, few, 1), torch.zeros(len(concepts), 3, 2, 32)
@@ -105,9 +105,9 @@ def test_what_is_preserved_beside_a_style_is_to_half_in_a_style(toy_pipeline: Pa
         drawn = torch.stack(rows)
         assert (drawn[:, :count] < 0).all() and (drawn[:, count:] > 0).any()
         assert few.preserved_batch * len(rows) * 0.4 > (drawn[:, count:] < 0).sum(), "the rest is drawn from all"
-    alone = Material(pipeline, wording_of([PAINTER], [["a {}"]], names[:2], {}, {}), images, few, 1)
-    plain = replace(alone, originals=replace(images, names=[0] * 8))
-    assert len(samples_of(plain, torch.zeros(1, 3, 2, 32), 0, 0, 7.5).t) == 18, "where no style is preserved, any name"
+    asked = wording_of([PAINTER, PAINTER], [["a {}"]] * 2, names[:2], {}, {})
+    plain = Material(pipeline, asked, replace(images, names=[0] * 8), few, 1)
+    assert len(samples_of(plain, torch.zeros(2, 3, 2, 32), 0, 0, 7.5).t) == 18, "where no style is preserved, any name"
 
 
 def test_names_next_to_the_targets_are_preserved_first(toy_pipeline: Path) -> None:
