@@ -104,7 +104,8 @@ def test_what_is_preserved_beside_styles_is_to_half_in_a_style(toy_pipeline: Pat
         rows = [samples_of(material, found, 0, step, 7.5).noisy[2:10].mean((1, 2, 3)).sign() for step in range(6)]
         drawn = torch.stack(rows)
         assert (drawn[:, :count] < 0).all() and (drawn[:, count:] > 0).any()
-        assert few.preserved_batch * len(rows) * 0.4 > (drawn[:, count:] < 0).sum(), "the rest is drawn from all"
+        rest = drawn[:, count:]
+        assert 3 * (rest < 0).sum() < rest.numel(), "one image in eight is in a style"
     asked = wording_of([PAINTER, PAINTER], [["a {}"]] * 2, names[:2], {}, {})
     plain = Material(pipeline, asked, replace(images, names=[0] * 8), few, 1)
     assert len(samples_of(plain, torch.zeros(2, 3, 2, 32), 0, 0, 7.5).t) == 18, "where no style is preserved, any name"
