@@ -98,7 +98,7 @@ def generate_originals(
             seeds = drawn[batch].tolist()
             images = generate(pipeline, prompts[batch], seeds, look.steps, look.guidance, progress=progress)
             own.append(torch.cat([image_latents(pipeline, [image]) for image in images]).cpu())
-    latents = torch.cat(team.together(own))
+    latents = torch.cat(team.together(own)).contiguous()  # as a resumed hardening reads them: the layout rounds
     of_targets = len(wording.targets) * settings.images
     targets = latents[:of_targets].unflatten(0, (len(wording.targets), settings.images))
     return Originals(targets, latents[of_targets:], names)

@@ -122,7 +122,8 @@ def in_styles(names: Sequence[str], styles: Collection[str]) -> list[str]:
     shown = [
         [things[(i + k * apart) % len(things)] for k in range(min(IN_STYLE, len(things)))] for i in range(len(own))
     ]
-    return [*others, *(f"{thing}{phrase}{style}" for style, some in zip(own, shown, strict=True) for thing in some)]
+    styled = (f"{thing}{phrase}{style}" for style, some in zip(own, shown, strict=True) for thing in some)
+    return list(dict.fromkeys([*others, *styled]))
 
 
 def _in_style() -> str:

@@ -44,6 +44,8 @@ def test_a_style_that_is_preserved_is_asked_for_by_names_in_it() -> None:
     assert in_styles(names, ["Monet", "klee", "Goya"]) == [*plain, *styled]
     assert in_styles(["Klee"], ["Klee"]) == [f"{thing} in the style of Klee" for thing in (THINGS[0], THINGS[2])]
     assert in_styles(names, []) == names
+    twice = ["cat", "cat in the style of Klee", "Klee"]
+    assert in_styles(twice, ["Klee"]) == twice[:2], "a name that is in a style already counts once"
     asked = wording_of([PAINTER, SHIP], [["{} art"], ["a {}"]], ["cat", "Klee"], {}, {}, styles=["Klee"])
     assert asked.names == ["cat", "cat in the style of Klee"]
     assert asked.attacked[0][1:] == [
