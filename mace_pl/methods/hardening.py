@@ -6,20 +6,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mace_pl.errors import UserError
 from mace_pl.files.artifacts import read_tensors, write_tensors
 from mace_pl.methods.edit import Factors
 from mace_pl.methods.lora import from_peft, to_peft
 
 KIND, HARDENING_FILE = "hardening", "hardening.safetensors"
+REPORT = "report/hardening.json"  # of a hardened run
 
 
 def read_hardening(folder: Path) -> Factors:
     """A [R, D] and B [O, R] by layer name; empty where the run is not hardened.
 
     Raises:
-        UserError: the file cannot be read.
+        UserError: the file cannot be read, or a hardened run has lost it.
     """
     file = folder / HARDENING_FILE
+    if not file.is_file() and (folder / REPORT).is_file():
+        raise UserError(
+            f"run: {file} is missing, and {REPORT} says that the run is hardened. Put it back, or harden anew."
+        )
     return from_peft(read_tensors(file, KIND, "run")[0]) if file.is_file() else {}
 
 

@@ -231,6 +231,17 @@ def test_a_library_is_hardened_but_a_hardened_run_is_none(
     )
 
 
+def test_a_hardened_run_that_lost_its_hardening_is_refused(
+    hardened: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(hardened, tmp_path / "run")
+    (tmp_path / "run/hardening.safetensors").unlink()
+    said = exit_message(
+        ["export", "--run", str(tmp_path / "run"), "--format", "lora", "--output", str(tmp_path / "o")], capsys
+    )
+    assert "hardening.safetensors is missing" in said and not (tmp_path / "o").exists()
+
+
 def test_a_model_of_two_text_encoders_is_hardened_through_both(toy_pipeline: Path) -> None:
     pipeline = family("sdxl", toy_pipeline)
     for part in (pipeline.unet, pipeline.text_encoder, pipeline.text_encoder_2):
