@@ -30,6 +30,7 @@ from mace_pl.files.versions import ADDING
 from mace_pl.hardening.report import add_to_summary
 from mace_pl.images.protocols import RunData
 from mace_pl.methods.edit import Edit
+from mace_pl.methods.hardening import REPORT
 from mace_pl.models.base_model import BaseModel
 from mace_pl.models.pipeline import relative_to_project
 from mace_pl.models.source import Source
@@ -148,7 +149,7 @@ class WriteRun(Callback):
             write_json(aside.preserved, rows)
         if self.harden_edit is not None and edit.hardening:
             aside.save_hardening(edit.hardening, self.harden_edit.inputs)
-            write_json(aside.report / "hardening.json", self.harden_edit.facts)
+            write_json(aside.report / REPORT, self.harden_edit.facts)
             add_to_summary(aside.report / SUMMARY, self.harden_edit.facts)
         finished = Finished(run, module.pipeline, module.source, edit, module.original, aside.metrics)
         for form in dict.fromkeys(("edit", "refined", *self.formats(module.source))):

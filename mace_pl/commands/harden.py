@@ -35,6 +35,7 @@ from mace_pl.hardening.report import add_to_summary, report_of, show
 from mace_pl.hardening.saved import Saved
 from mace_pl.hardening.settings import Hardening
 from mace_pl.hardening.wording import Wording, wording_of
+from mace_pl.methods.hardening import REPORT
 from mace_pl.models.backbone import backbone_of
 from mace_pl.models.protocols import Pipeline
 from mace_pl.models.source import Source
@@ -137,7 +138,7 @@ def _write(
         aside.save_hardening(hardened.factors, job.inputs)
         for form in dict.fromkeys(("refined", *forms)):
             finished.write(form, aside.place(form))
-        write_json(aside.report / "hardening.json", facts)
+        write_json(aside.report / REPORT, facts)
         add_to_summary(aside.report / SUMMARY, facts)
         add_reach(aside.report / SUMMARY, found)
         write_json(aside.report / REACH, found)

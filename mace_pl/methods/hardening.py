@@ -12,7 +12,7 @@ from mace_pl.methods.edit import Factors
 from mace_pl.methods.lora import from_peft, to_peft
 
 KIND, HARDENING_FILE = "hardening", "hardening.safetensors"
-REPORT = "report/hardening.json"  # of a hardened run
+REPORT = "hardening.json"  # in the report of a hardened run
 
 
 def read_hardening(folder: Path) -> Factors:
@@ -22,9 +22,9 @@ def read_hardening(folder: Path) -> Factors:
         UserError: the file cannot be read, or a hardened run has lost it.
     """
     file = folder / HARDENING_FILE
-    if not file.is_file() and (folder / REPORT).is_file():
+    if not file.is_file() and (folder / "report" / REPORT).is_file():
         raise UserError(
-            f"run: {file} is missing, and {REPORT} says that the run is hardened. Put it back, or harden anew."
+            f"run: {file} is missing, and report/{REPORT} says that the run is hardened. Put it back, or harden anew."
         )
     return from_peft(read_tensors(file, KIND, "run")[0]) if file.is_file() else {}
 

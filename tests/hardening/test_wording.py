@@ -10,7 +10,7 @@ from support.tolerances import FLOAT32_PASS, close
 from mace_pl.concepts.anchors import centred
 from mace_pl.concepts.concept import Concept
 from mace_pl.evaluation.token_attack import encode_all_attacked
-from mace_pl.hardening.originals import Originals, preserved_names
+from mace_pl.hardening.originals import Look, Originals, generate_originals, preserved_names
 from mace_pl.hardening.settings import Hardening
 from mace_pl.hardening.step import Material, samples_of
 from mace_pl.hardening.wording import THINGS, Wording, in_styles, wording_of
@@ -123,3 +123,11 @@ def test_names_next_to_the_targets_are_preserved_first(toy_pipeline: Path) -> No
     assert set(few[:2]) == nearest and len(set(few)) == 4
     all_of = preserved_names(pipeline, asked, Hardening(preserved_images=10), 1)
     assert sorted(all_of[:8]) == list(range(8)) and all_of[8:] == all_of[:2], "every name, then again"
+
+
+def test_images_lie_in_memory_as_a_resumed_hardening_reads_them(toy_pipeline: Path) -> None:
+    """In another layout the first tokens round differently, and so does all behind them."""
+    asked = Wording(["ship"], [[]], [[("a ship", "a dog")]], ["tree", "bird"], ["a {}"])
+    few = Hardening(images=2, preserved_images=2)
+    found = generate_originals(load_pipeline(str(toy_pipeline)), asked, few, Look(steps=1, batch_size=2), 1)
+    assert found.targets.is_contiguous() and found.preserved.is_contiguous()
