@@ -150,7 +150,7 @@ class Run:
         Raises:
             UserError: a file is not there, or cannot be read.
         """
-        return replace(Edit.load(self.place("edit")), hardening=read_hardening(self.folder))
+        return replace(Edit.load(self.place("edit")), hardening=read_hardening(self.folder, self.place("edit")))
 
     @property
     def hardened(self) -> bool:
@@ -276,8 +276,8 @@ class Run:
         write_tensors(self.statistics_file(target), sums.tensors, "concept", made)
 
     def save_hardening(self, factors: Factors, settings: Mapping[str, Any]) -> None:
-        """Write ``hardening.safetensors``, with what it was made by."""
-        write_hardening(self.folder, factors, {**self.provenance, "settings": dict(settings)})
+        """Write ``hardening.safetensors``, with what it was made by, beside the edit."""
+        write_hardening(self.folder, self.place("edit"), factors, {**self.provenance, "settings": dict(settings)})
 
     def take_concepts(self, other: Run) -> None:
         """Take sums and LoRAs over from another run."""

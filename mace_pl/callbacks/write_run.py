@@ -147,13 +147,13 @@ class WriteRun(Callback):
         if moved:
             rows = [{"name": name, "original": size, "moved": by} for name, (size, by) in moved.items()]
             write_json(aside.preserved, rows)
+        finished = Finished(run, module.pipeline, module.source, edit, module.original, aside.metrics)
+        for form in dict.fromkeys(("edit", "refined", *self.formats(module.source))):
+            finished.write(form, aside.place(form))
         if self.harden_edit is not None and edit.hardening:
             aside.save_hardening(edit.hardening, self.harden_edit.inputs)
             write_json(aside.report / REPORT, self.harden_edit.facts)
             add_to_summary(aside.report / SUMMARY, self.harden_edit.facts)
-        finished = Finished(run, module.pipeline, module.source, edit, module.original, aside.metrics)
-        for form in dict.fromkeys(("edit", "refined", *self.formats(module.source))):
-            finished.write(form, aside.place(form))
 
     def reach(self, run: Run, module: ErasureModule, edit: Edit) -> dict[str, Any]:
         """What the edit leaves within reach of its targets; beside names, or anchors where no name is known."""

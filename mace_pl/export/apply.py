@@ -13,7 +13,7 @@ from mace_pl.export.lora_files import CONFIG, merge_lora
 from mace_pl.files.artifacts import read_metadata
 from mace_pl.files.paths import resolve
 from mace_pl.methods.edit import STAGE2, Edit, read_refined
-from mace_pl.methods.hardening import HARDENING_FILE
+from mace_pl.methods.hardening import HARDENING_FILE, read_hardening
 from mace_pl.models.backbone import backbone_of
 from mace_pl.models.base_model import BaseModel, base_hashes
 from mace_pl.models.pipeline import load_pipeline
@@ -116,7 +116,7 @@ def apply_file(pipeline: Pipeline, path: Path, setting: str, same_unet: bool = F
         BaseModel.read({}, meta).check(hashes, "model.pretrained", f"{setting}={path}", "model.pretrained")
         weights = _edited(pipeline, path, setting) if kind == "edit" else _refined(pipeline, path, setting)
         backbone_of(pipeline).set_key_values(weights)
-        if kind == "edit" and (folder / HARDENING_FILE).is_file():
+        if kind == "edit" and read_hardening(folder, path):
             merge_lora(pipeline, folder / HARDENING_FILE, setting)
     elif kind == STAGE2:
         raise UserError(

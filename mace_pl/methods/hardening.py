@@ -8,6 +8,7 @@ from typing import Any
 
 from mace_pl.errors import UserError
 from mace_pl.files.artifacts import read_tensors, write_tensors
+from mace_pl.files.identity import hash_files
 from mace_pl.methods.edit import Factors
 from mace_pl.methods.lora import from_peft, to_peft
 
@@ -15,20 +16,33 @@ KIND, HARDENING_FILE = "hardening", "hardening.safetensors"
 REPORT = "hardening.json"  # in the report of a hardened run
 
 
-def read_hardening(folder: Path) -> Factors:
+def read_hardening(folder: Path, edit: Path) -> Factors:
     """A [R, D] and B [O, R] by layer name; empty where the run is not hardened.
 
+    Args:
+        folder: of the run.
+        edit: its edit, on top of which the hardening lies.
+
     Raises:
-        UserError: the file cannot be read, or a hardened run has lost it.
+        UserError: the file cannot be read, a hardened run has lost it, or it was trained on top of another edit.
     """
     file = folder / HARDENING_FILE
-    if not file.is_file() and (folder / "report" / REPORT).is_file():
+    if not file.is_file():
+        if (folder / "report" / REPORT).is_file():
+            raise UserError(
+                f"run: {file} is missing, and report/{REPORT} says that the run is hardened. Put it back, or harden "
+                f"anew."
+            )
+        return {}
+    tensors, made = read_tensors(file, KIND, "run")
+    if made.get("edit_file") != hash_files([edit]):
         raise UserError(
-            f"run: {file} is missing, and report/{REPORT} says that the run is hardened. Put it back, or harden anew."
+            f"run: {file} was trained on top of another {edit.name} than the one beside it. Put back the one that "
+            f"belongs to it, or harden anew."
         )
-    return from_peft(read_tensors(file, KIND, "run")[0]) if file.is_file() else {}
+    return from_peft(tensors)
 
 
-def write_hardening(folder: Path, factors: Factors, made: Mapping[str, Any]) -> None:
-    """Write the file, with what it was made from."""
-    write_tensors(folder / HARDENING_FILE, to_peft(factors), KIND, made)
+def write_hardening(folder: Path, edit: Path, factors: Factors, made: Mapping[str, Any]) -> None:
+    """Write the file, with what it was made from; the edit is there."""
+    write_tensors(folder / HARDENING_FILE, to_peft(factors), KIND, {**made, "edit_file": hash_files([edit])})

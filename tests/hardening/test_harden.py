@@ -21,6 +21,7 @@ from support.tolerances import EDITED_PASS, MOVED, RUN_FACTORS, above, close
 
 from mace_pl.cli import erase_main
 from mace_pl.data.concepts import ConceptData
+from mace_pl.errors import UserError
 from mace_pl.export.apply import apply_files
 from mace_pl.files.artifacts import read_metadata
 from mace_pl.hardening.harden import State, harden
@@ -240,6 +241,21 @@ def test_a_hardened_run_that_lost_its_hardening_is_refused(
         ["export", "--run", str(tmp_path / "run"), "--format", "lora", "--output", str(tmp_path / "o")], capsys
     )
     assert "hardening.safetensors is missing" in said and not (tmp_path / "o").exists()
+
+
+def test_a_hardening_of_another_edit_is_refused(
+    hardened: Path, toy_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(hardened, other)
+    edit = Run.load(hardened).edit
+    made = read_metadata(other / "edit.safetensors", "run")
+    named = {name: made[name] for name in ("pretrained", "concepts")}
+    replace(edit, R=2 * edit.R, hardening={}).save(other / "edit.safetensors", named)
+    said = exit_message(["export", "--run", str(other), "--format", "lora", "--output", str(tmp_path / "o")], capsys)
+    assert "was trained on top of another edit.safetensors" in said and not (tmp_path / "o").exists()
+    with pytest.raises(UserError, match=r"another edit\.safetensors"):
+        apply_files(load_pipeline(str(toy_pipeline)), [str(other)], "model.edited")
 
 
 def test_a_model_of_two_text_encoders_is_hardened_through_both(toy_pipeline: Path) -> None:
