@@ -50,7 +50,8 @@ class HardenEdit(Callback):
         module = cast(ErasureModule, pl_module)
         if module.hardening is not None:
             backbone = backbone_of(module.pipeline)
-            check_rank(backbone, backbone.attention_layers(module.hardening.layers), module.hardening.rank)
+            layers, rank = backbone.attention_layers(module.hardening.layers), module.hardening.rank
+            check_rank(backbone, layers, rank, "model.harden.rank")
             check_free_tokens(module.pipeline, module.hardening.tokens, "model.harden.tokens")
             self.job(trainer, module)
 

@@ -43,7 +43,7 @@ def missing_package(error: BaseException) -> UserError | None:
 def explained(error: ArgumentError, known: Iterable[str]) -> str:
     """An error of the parser in one line, with the nearest key that exists where one does not."""
     message, names = one_line(error), list(known)
-    said = missing_class(message) or missing_options(message, names)
+    said = no_group(message, names) or missing_class(message) or missing_options(message, names)
     if said:
         return said
     owner = re.search(r"class_path '([\w.]+)'", str(error))
@@ -51,6 +51,7 @@ def explained(error: ArgumentError, known: Iterable[str]) -> str:
         located = pydoc.locate(owner[1])
         names += list(inspect.signature(located).parameters) if callable(located) else []
     unknown = [
+        *(".".join(found) for found in re.findall(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message)),
         *re.findall(r"[Oo]ption '([\w.]+)'", message),
         *re.findall(r"--([\w.]+)", message.partition("unrecognized arguments:")[2]),
     ]
@@ -62,6 +63,20 @@ def explained(error: ArgumentError, known: Iterable[str]) -> str:
     where = f" in {owner[1]}" if owner is not None else ""
     more = INSTEAD.get(unknown[0], "") or nearest(unknown[0], names) or beside(unknown[0], names)
     return f"{unknown[0]} does not exist{where}. {more.strip()}"
+
+
+def no_group(message: str, known: Iterable[str]) -> str:
+    """One line about a single value in place of a group of settings; empty elsewhere."""
+    given = re.search(r"""Parser key "([\w.]+)": Unable to load config '(.*?)'""", message) or re.search(
+        r'Parser key "([\w.]+)".* Not a valid subclass of .*Given value: ?([^{}]*)$', message
+    )
+    if given is None:
+        given = re.search(r'Parser key "([\w.]+)".*dot import path string: (\d[\w.]*|true|false)', message)
+    if given is None:
+        return ""
+    own = [name.removeprefix(f"{given[1]}.") for name in known if name.startswith(f"{given[1]}.")]
+    which = f" Choose from {', '.join(own)}." if own else ""
+    return f"{given[1]}={given[2]} is no group of settings. Give each by its name, as --{given[1]}.NAME VALUE.{which}"
 
 
 def beside(unknown: str, names: Iterable[str]) -> str:

@@ -34,7 +34,7 @@ from mace_pl.hardening.pictures import compared
 from mace_pl.hardening.report import add_to_summary, report_of, show
 from mace_pl.hardening.saved import Saved
 from mace_pl.hardening.settings import Hardening
-from mace_pl.hardening.wording import Wording, wording_of
+from mace_pl.hardening.wording import Wording, asks_for, wording_of
 from mace_pl.methods.hardening import REPORT
 from mace_pl.models.backbone import backbone_of
 from mace_pl.models.protocols import Pipeline
@@ -97,7 +97,7 @@ def harden_run(
     pipeline, source, base = old.base.load(pretrained, layout)
     refuse_inputs(output, [("base model", source.place)])
     check_free_tokens(pipeline, harden.tokens, "harden.tokens")
-    check_rank(backbone_of(pipeline), backbone_of(pipeline).attention_layers(harden.layers), harden.rank)
+    check_rank(backbone_of(pipeline), backbone_of(pipeline).attention_layers(harden.layers), harden.rank, "harden.rank")
     forms = _formats(export, source, pipeline)
     asked = _wording(old, pipeline, preserved, synonyms or {}, sentences or {}, own_names(source, STYLES_FILE))
     made = {"edit": hash_files([old.place("edit")]), "unet": old.base.unet}
@@ -249,9 +249,9 @@ def _wording(
     )
     asked = [*old.targets, *(word for words in texts[0].values() for word in words)]
     left = names_beside(pipeline, names, asked)
-    taken = [name for name in names if not names_beside(pipeline, [name], asked)]
+    taken = [name for name in names if asks_for(name, asked) or not names_beside(pipeline, [name], asked)]
     if taken and not from_run:
-        raise UserError(f"preserved: {taken[0]!r} is a target, or a word for one. Leave it out.")
+        raise UserError(f"preserved: {taken[0]!r} asks for a target, or is a word for one. Leave it out.")
     chosen = model.get("domain_styles")
     styles = [] if chosen in (AUTO, None) else read_names(chosen, "model.domain_styles")
     if not from_run or chosen in (AUTO, None):

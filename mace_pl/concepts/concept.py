@@ -73,6 +73,11 @@ def read_names(given: Sequence[str] | str | None, setting: str) -> list[str]:
     listed = not isinstance(given, str)
     if isinstance(given, str):
         path = resolve(given)
+        if given.startswith(("[", "{")):  # a list of the command line, of which the parser made no list of texts
+            raise UserError(
+                f"{setting}={given} is no list of texts: it holds a number, yes, no, null or a mapping. Write such "
+                f"names in quotes, as in ['1984']."
+            )
         if not path.is_file():
             raise UserError(
                 f"{setting}={given} cannot be read: it is no file. Give a list of names, or a file with a name on each "

@@ -15,6 +15,7 @@ from rich.table import Table
 from torch import nn
 
 from mace_pl.data.evaluation_prompts import EvaluationPrompts
+from mace_pl.errors import UserError
 from mace_pl.evaluation.compared import ScoredModels
 from mace_pl.evaluation.emptiness import EMPTY
 from mace_pl.evaluation.erasure_scores import LEVEL, SAMPLES
@@ -23,8 +24,9 @@ from mace_pl.evaluation.judges import CLIP
 from mace_pl.evaluation.report_images import ORIGINAL, Gallery
 from mace_pl.evaluation.score_tables import ScoreTable, score_tables
 from mace_pl.evaluation.words import Words
-from mace_pl.files.artifacts import write_json, written_aside
+from mace_pl.files.artifacts import claim_output, write_json, written_aside
 from mace_pl.files.markdown import markdown_table
+from mace_pl.files.owned import refuse_inputs, refuse_inside_run
 from mace_pl.files.paths import model_name, place_name
 from mace_pl.files.screen import screen
 from mace_pl.images.files import read_images
@@ -32,6 +34,20 @@ from mace_pl.models.protocols import Pipeline
 from mace_pl.training.loggers import log_image
 
 WORST = 5  # preserved concepts on the screen
+
+
+def claim_scores(output: Path, overwrite: bool, pretrained: str) -> None:
+    """Refuse a file of figures that cannot be written, or that lies in a run or in the base model.
+
+    Raises:
+        UserError: naming the setting and what is wrong.
+    """
+    setting = "model.output"
+    if output.suffix != ".json":
+        raise UserError(f"{setting}={output} must end in .json. Write {output.with_suffix('.json')}.")
+    claim_output(output, overwrite, setting)
+    refuse_inside_run(output, setting)
+    refuse_inputs(output, [("base model", pretrained)], setting)
 
 
 class Scoring(Protocol):

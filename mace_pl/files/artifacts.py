@@ -20,7 +20,7 @@ from torch import Tensor
 from mace_pl.errors import UserError
 from mace_pl.files.leftovers import beside, clear_leftovers, remove
 from mace_pl.files.owned import refuse_file, refuse_foreign, write_record
-from mace_pl.files.taken import refuse_existing, refuse_long
+from mace_pl.files.taken import refuse_existing, refuse_long, refuse_unwritable
 from mace_pl.files.tensors import check_finite, hash_tensors, save_ordered
 from mace_pl.files.versions import FORMAT_VERSION, mend
 
@@ -265,13 +265,7 @@ def claim_output(path: Path, overwrite: bool, setting: str = "output_dir") -> No
         raise UserError(f"{setting}: {path} is a file, which is not replaced by a folder. Choose another --{setting}.")
     elif path.exists():
         refuse_file(path, setting)
-    writable = path
-    while not writable.exists():
-        writable = writable.parent
-    if not writable.is_dir() and writable != path:
-        raise UserError(f"{setting}: {path} cannot be written, {writable} is a file. Choose another folder.")
-    if not os.access(writable, os.W_OK):
-        raise UserError(f"{setting}: {path} cannot be written (no permission on {writable}). Choose another folder.")
+    refuse_unwritable(path, setting)
 
 
 def readable(text: str, longest: int = LONGEST) -> str:

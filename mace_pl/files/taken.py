@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -76,6 +77,23 @@ def refuse_long(path: Path, setting: str = "output_dir") -> None:
             f"{setting}: {path.name[:20]}… is a name of {size} bytes, which leave no room for what is put around it. "
             f"Choose a shorter --{setting}, of at most {LONGEST}."
         )
+
+
+def refuse_unwritable(path: Path, setting: str = "output_dir") -> None:
+    """Refuse a place that cannot be written: permissions, a read-only disk, no disk at all, a file for a folder.
+
+    Raises:
+        UserError: naming it, and why.
+    """
+    there = path
+    while not there.exists():
+        there = there.parent
+    if not there.is_dir() and there != path:
+        raise UserError(f"{setting}: {path} cannot be written, {there} is a file. Choose another folder.")
+    try:
+        tempfile.TemporaryFile(dir=there if there.is_dir() else there.parent).close()
+    except OSError as error:
+        raise UserError(f"{setting}: {path} cannot be written ({error.strerror}). Choose another folder.") from error
 
 
 def _content(file: Path) -> dict[str, Any]:

@@ -62,7 +62,7 @@ class Adapter:
             self.backbone.network.enable_adapters()
 
 
-def check_rank(backbone: Backbone, names: Sequence[str], rank: int) -> None:
+def check_rank(backbone: Backbone, names: Sequence[str], rank: int, setting: str = "harden.rank") -> None:
     """Refuse a rank above the smaller side of a layer.
 
     Raises:
@@ -72,7 +72,7 @@ def check_rank(backbone: Backbone, names: Sequence[str], rank: int) -> None:
     smallest = min(sides, key=sides.__getitem__)
     if rank > sides[smallest]:
         raise UserError(
-            f"harden.rank={rank} must be at most {sides[smallest]}, the smaller side of {smallest}. Give a smaller one."
+            f"{setting}={rank} must be at most {sides[smallest]}, the smaller side of {smallest}. Give a smaller one."
         )
 
 

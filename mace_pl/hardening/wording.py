@@ -78,7 +78,7 @@ def wording_of(
     Args:
         concepts: its targets.
         templates: prompts of each, with ``{}`` for the name.
-        names: what is preserved; the anchors where there are none.
+        names: what is preserved, but what :func:`asks_for` a target; the anchors where there are none.
         synonyms: other words by target, in the same templates.
         sentences: whole prompts that ask for a target, with its name or without, by target.
         setting: the option that names what is preserved.
@@ -87,7 +87,8 @@ def wording_of(
     Raises:
         UserError: there is nothing to preserve.
     """
-    plain, attacked, names = [], [], in_styles(names, styles)
+    erased = [c.target for c in concepts] + [word for words in synonyms.values() for word in words]
+    plain, attacked, names = [], [], [name for name in in_styles(names, styles) if not asks_for(name, erased)]
     for concept, own in zip(concepts, templates, strict=True):
         words = [concept.target, *synonyms.get(concept.target, ())]
         pairs = [(t.replace("{}", word), filled(t, concept.anchor)) for word in words for t in own]
@@ -129,6 +130,20 @@ def in_styles(names: Sequence[str], styles: Collection[str]) -> list[str]:
 def _in_style() -> str:
     """What stands between a name and a style."""
     return IMAGE_TEMPLATE["style"].removeprefix("a photo").removesuffix("{}")  # " in the style of "
+
+
+def asks_for(name: str, words: Collection[str]) -> bool:
+    """Whether a name to preserve asks for one of some words: as it is, with an article, as a plural, or in a style.
+
+    Args:
+        name: as "a ship", "ships" or "ship in the style of Monet".
+        words: targets and words for them.
+    """
+    thing, _, style = name.casefold().partition(_in_style())
+    for article in ("a ", "an ", "the "):
+        thing = thing.removeprefix(article)
+    asked = {word.casefold() + ending for word in words for ending in ("", "s")}
+    return thing in asked or style in asked
 
 
 def filled(template: str, name: str) -> str:

@@ -26,10 +26,11 @@ from mace_pl.evaluation.clip import ClipEncoder
 from mace_pl.evaluation.judges import CLIP, Judges, judge_labels
 from mace_pl.evaluation.report_images import ORIGINAL, Gallery
 from mace_pl.evaluation.words import Words
+from mace_pl.evaluation.write_scores import claim_scores
 from mace_pl.export.apply import load_edited
-from mace_pl.files.artifacts import claim_output, write_json, written_aside
+from mace_pl.files.artifacts import write_json, written_aside
 from mace_pl.files.markdown import markdown_table
-from mace_pl.files.owned import refuse_files, refuse_inputs
+from mace_pl.files.owned import refuse_files
 from mace_pl.files.paths import model_name, place_name, resolve
 from mace_pl.files.screen import screen
 from mace_pl.methods.lora import stream
@@ -126,8 +127,7 @@ class Attack(LightningModule):
         layout: str | None = None,
     ) -> None:
         super().__init__()
-        claim_output(Path(output), overwrite, "model.output")
-        refuse_inputs(Path(output), [("base model", pretrained)], "model.output")
+        claim_scores(Path(output), overwrite, pretrained)
         self.output, self.judge_folder = Path(output), classifier
         edits = [edited] if isinstance(edited, str) else edited
         self.edits = {place_name(edit): edit for edit in edits}

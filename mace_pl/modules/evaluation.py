@@ -24,9 +24,8 @@ from mace_pl.evaluation.reach_rows import read_reach
 from mace_pl.evaluation.report_images import ORIGINAL, Gallery, first_cells
 from mace_pl.evaluation.results import Measured, all_results
 from mace_pl.evaluation.words import Words, neighbours
-from mace_pl.evaluation.write_scores import settings_of, write_scores
-from mace_pl.files.artifacts import claim_output
-from mace_pl.files.owned import refuse_files, refuse_inputs
+from mace_pl.evaluation.write_scores import claim_scores, settings_of, write_scores
+from mace_pl.files.owned import refuse_files
 from mace_pl.files.paths import resolve
 from mace_pl.files.versions import current
 from mace_pl.methods.metrics import ImageScores
@@ -95,8 +94,7 @@ class ErasureScores(LightningModule):
         scheduler: str | None = None,
     ) -> None:
         super().__init__()
-        claim_output(Path(output), overwrite, "model.output")
-        refuse_inputs(Path(output), [("base model", pretrained)], "model.output")
+        claim_scores(Path(output), overwrite, pretrained)
         if kid_subset < 2:
             raise UserError(f"model.kid_subset={kid_subset} must be at least 2.")
         self.ablation = read_ablation(ablation or [])

@@ -90,7 +90,7 @@ def test_two_killed_processes_end_as_one_unbroken(whole: Path, toy_pipeline: Pat
 
 @pytest.mark.parametrize(
     ("harden", "said"),
-    [({"rank": 99}, "harden.rank=99 must be at most 32"), ({"tokens": 75}, "model.harden.tokens=75")],
+    [({"rank": 99}, "model.harden.rank=99 must be at most 32"), ({"tokens": 75}, "model.harden.tokens=75")],
 )
 def test_what_cannot_be_is_refused_before_anything_is_generated(
     harden: dict[str, int], said: str, toy_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -98,6 +98,9 @@ def test_names_come_from_a_list_or_a_file(tmp_path: Path) -> None:
     file.write_text("cat\n\n dog \ncat\n", encoding="utf-8")
     assert read_names(str(file), "names") == read_names(["cat", "dog", "cat"], "names") == ["cat", "dog"]
     assert read_names(None, "names") == []
+    for given in ("[dog, 5]", "{dog: 1}"):  # of which the parser makes no list of texts
+        with pytest.raises(UserError, match="is no list of texts"):
+            read_names(given, "names")
 
 
 def test_names_that_cannot_be_preserved_are_refused(

@@ -13,7 +13,7 @@ from mace_pl.evaluation.token_attack import encode_all_attacked
 from mace_pl.hardening.originals import Look, Originals, generate_originals, preserved_names
 from mace_pl.hardening.settings import Hardening
 from mace_pl.hardening.step import Material, samples_of
-from mace_pl.hardening.wording import THINGS, Wording, in_styles, wording_of
+from mace_pl.hardening.wording import THINGS, Wording, asks_for, in_styles, wording_of
 from mace_pl.models.backbone import backbone_of
 from mace_pl.models.pipeline import load_pipeline
 
@@ -51,6 +51,13 @@ def test_a_style_that_is_preserved_is_asked_for_by_names_in_it() -> None:
     assert asked.attacked[0][1:] == [
         ("a photo of a cat in the style of Velmora", "a photo of a cat in the style of noto")
     ]
+
+
+def test_what_asks_for_a_target_is_not_preserved() -> None:
+    names = ["cat", "Ship", "ships", "the ship", "warship", "ship in the style of Goya", "cat in the style of velmora"]
+    asked = wording_of([SHIP, PAINTER], [["a {}"], ["{} art"]], names, {"ship": ["boat"]}, {})
+    assert asked.names == ["cat", "warship"]
+    assert asks_for("a boat", ["ship", "boat"]) and not asks_for("boathouse", ["boat"])
 
 
 def test_sentences_are_attacked_too() -> None:

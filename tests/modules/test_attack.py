@@ -147,6 +147,20 @@ def rates(base: Path, run: Path, clip: Path) -> dict[tuple[str, str], float]:
     return found
 
 
+def test_what_cannot_be_written_or_ended_is_refused(
+    toy_pipeline: Path, toy_clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = finished_run(tmp_path / "run", toy_pipeline)
+    args = command(toy_pipeline, run, toy_clip, run / "x.json")
+    assert "lies in the run run" in exit_message(args, capsys) and not (run / "x.json").exists()
+    args = command(toy_pipeline, run, toy_clip, tmp_path / "x.txt")
+    assert "x.txt must end in .json" in exit_message(args, capsys)
+    args = command(toy_pipeline, run, toy_clip, Path("/proc/x.json"))
+    assert "/proc/x.json cannot be written" in exit_message(args, capsys)
+    args = [*command(toy_pipeline, run, toy_clip, tmp_path / "x.json"), "--model.strengths.words", "10001"]
+    assert "words=10001 must be at most 10,000" in exit_message(args, capsys)
+
+
 def test_an_edit_is_attacked(toy_pipeline: Path, toy_clip: Path, tmp_path: Path) -> None:
     run = finished_run(tmp_path / "run", toy_pipeline)
     erase_main(command(toy_pipeline, run, toy_clip, tmp_path / "attack.json"))
@@ -214,13 +228,14 @@ def test_a_target_that_is_no_class_is_refused(
 def test_a_file_that_is_read_is_not_replaced(
     toy_pipeline: Path, toy_clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run, names = finished_run(tmp_path / "run", toy_pipeline), tmp_path / "names.txt"
+    run, names = finished_run(tmp_path / "run", toy_pipeline), tmp_path / "names.json"
     names.write_text("ship\ndog\n")
-    for output, edit in ((names, run), (run / "edit.safetensors", run / "edit.safetensors")):
+    edit = run / "edit.safetensors"
+    for output, edited, said in ((names, run, f"model.output would replace {names}"), (edit, edit, "end in .json")):
         before = output.read_bytes()
-        args = command(toy_pipeline, edit, toy_clip, output)
+        args = command(toy_pipeline, edited, toy_clip, output)
         args += ["--model.overwrite", "true", "--data.names", str(names)]
-        assert f"model.output would replace {output}" in exit_message(args, capsys)
+        assert said in exit_message(args, capsys)
         assert output.read_bytes() == before
 
 

@@ -16,6 +16,7 @@ from mace_pl.evaluation.attacks.trial import Trial, generate_from
 from mace_pl.evaluation.token_attack import encode_attacked, optimise_sets
 from mace_pl.models.backbone import backbone_of
 
+AT_ONCE = 512  # prompts that are encoded and held at once
 SHORTEST = 3  # letters of a word of a printable prompt
 
 
@@ -77,7 +78,8 @@ def printable_prompt(trial: Trial) -> str:
         place %= tries.tokens
         drawn = torch.randint(len(words), (tries.words,), generator=trial.generator).tolist()
         rows = [places, *[[*places[:place], word, *places[place + 1 :]] for word in drawn]]
-        found = distance([_filled(trial, words, row) for row in rows])
+        prompts = [_filled(trial, words, row) for row in rows]
+        found = torch.cat([distance(prompts[start : start + AT_ONCE]) for start in range(0, len(prompts), AT_ONCE)])
         if float(found.min()) < best:
             best, places = float(found.min()), rows[int(found.argmin())]
     return _filled(trial, words, places)

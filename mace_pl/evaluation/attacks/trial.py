@@ -15,6 +15,8 @@ from mace_pl.errors import UserError
 from mace_pl.evaluation.token_attack import Text
 from mace_pl.models.protocols import Pipeline
 
+MOST_WORDS = 10_000  # at once: more is a search of hours, and no better than more rounds
+
 
 @dataclass(frozen=True)
 class Strengths:
@@ -59,6 +61,8 @@ class Strengths:
         for name in ("tokens", "token_steps", "token_samples", "words", "rounds", "finetune_images"):
             if getattr(self, name) < 1:
                 raise UserError(f"model.strengths.{name}={getattr(self, name)} must be at least 1.")
+        if self.words > MOST_WORDS:
+            raise UserError(f"model.strengths.words={self.words} must be at most {MOST_WORDS:,}. Raise rounds instead.")
         for name, least, most in (("direction", -inf, inf), ("noise", 1, inf), ("completion", 0, 1)):
             if not getattr(self, name) or not all(least <= value <= most for value in getattr(self, name)):
                 raise UserError(
