@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import textwrap
 from collections.abc import Mapping, Sequence
 
@@ -11,6 +12,10 @@ CELL = 160  # pixels of an image's longer side
 COLUMNS = 5  # images beside each other; more of them go into further bands
 MARGIN = 8
 FONT_SIZE = 17
+#: fonts of systems, for labels that Pillow's own has no letters for (it knows ASCII alone); the last ones know Chinese,
+#: Japanese and Korean
+FONTS = ("DejaVuSans.ttf", "arial.ttf", "Arial.ttf", "Arial Unicode.ttf", "NotoSansCJK-Regular.ttc", "msgothic.ttc")
+NO_LETTER = "\U0010ffff"
 
 
 def labelled_grid(rows: Mapping[str, Sequence[Image.Image]], prompts: Sequence[str], note: str = "") -> Image.Image:
@@ -21,7 +26,7 @@ def labelled_grid(rows: Mapping[str, Sequence[Image.Image]], prompts: Sequence[s
         prompts: what the columns show.
         note: stands below all.
     """
-    font = ImageFont.load_default(size=FONT_SIZE)
+    font = font_for("".join([*rows, *prompts, note]))
     first = next(iter(rows.values()))[0]
     scale = CELL / max(first.size)
     width, height = (max(1, round(side * scale)) for side in first.size)
@@ -50,6 +55,24 @@ def labelled_grid(rows: Mapping[str, Sequence[Image.Image]], prompts: Sequence[s
         middle = row // len(names) * band + top + row % len(names) * (height + MARGIN) + height / 2
         pen.multiline_text((left - MARGIN, middle), name, "black", font, anchor="rm", align="right")
     return sheet
+
+
+def font_for(text: str) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Pillow's own font, or where it lacks letters of the text that of the system which lacks the fewest."""
+    best = ImageFont.load_default(size=FONT_SIZE)
+    fewest = _missing(best, text)
+    for name in FONTS if fewest else ():
+        with contextlib.suppress(OSError):  # not on this system
+            font = ImageFont.truetype(name, FONT_SIZE)
+            if _missing(font, text) < fewest:
+                best, fewest = font, _missing(font, text)
+    return best
+
+
+def _missing(font: ImageFont.FreeTypeFont | ImageFont.ImageFont, text: str) -> int:
+    """How many letters of the text the font has none for."""
+    none = bytes(font.getmask(NO_LETTER))
+    return sum(bytes(font.getmask(letter)) == none for letter in set(text) if not letter.isspace())
 
 
 def _size(pen: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> tuple[int, int]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFont
 
-from mace_pl.images.labelled_grid import CELL, labelled_grid
+from mace_pl.images.labelled_grid import CELL, FONTS, NO_LETTER, font_for, labelled_grid
 
 
 def box(pixels: np.ndarray, colour: tuple[int, int, int]) -> tuple[int, int, int, int]:
@@ -50,3 +50,15 @@ def test_a_note_stands_below_all_and_moves_nothing() -> None:
     plain, noted = (np.asarray(labelled_grid(rows, prompts, *note)) for note in ((), ("The first 7 of 70 names.",)))
     assert (noted[: len(plain)] == plain).all()
     assert (noted[len(plain) :] < 128).all(-1).any() and (noted[-1] == 255).all()
+
+
+def test_letters_that_the_own_font_lacks_are_of_one_that_the_system_has() -> None:
+    plain = font_for("ship")
+    assert isinstance(plain, ImageFont.FreeTypeFont) and bytes(plain.getmask("ü")) == bytes(plain.getmask(NO_LETTER))
+    try:
+        ImageFont.truetype(FONTS[0], 17)
+    except OSError:
+        pytest.skip(f"the system has no {FONTS[0]}")
+    found = font_for("Schäferhund über Größe, Łódź, Кошка")
+    assert bytes(found.getmask("ü")) != bytes(found.getmask(NO_LETTER))
+    assert font_for("ship").getname() == plain.getname(), "the same on all systems where it can be"
