@@ -130,7 +130,8 @@ def _stepped(state: State, losses: tuple[float, float], seconds: float) -> State
     """
     if not all(loss < float("inf") for loss in losses):
         raise UserError(
-            "the hardening is not finite, nothing is written. Train with a smaller harden.lr (of fit: model.harden.lr)."
+            "the hardening is not finite, nothing is written. Lower harden.lr, harden.attack_lr or harden.attack_moves "
+            "(of fit: model.harden.lr and so on)."
         )
     spent = (state.seconds[0], state.seconds[1] + seconds)
     return replace(state, steps=state.steps + 1, losses=[*state.losses, losses], seconds=spent)
