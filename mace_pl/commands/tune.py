@@ -146,9 +146,10 @@ def tune_run(
     other = judge if confirm_by is None else confirm_by
     confirm = Measure(again.pipeline, asked.rows(1, confirm_seeds, confirm_seeds), asked.seeing(other), *images)
     found = {SEARCHED[0]: start, SEARCHED[1]: picked.scores}
-    found |= {CONFIRMED[0]: of(confirm, old), CONFIRMED[1]: of_values(confirm, solve, picked.values)}
-    said: dict[str, Any] = {"run": old.home.name, "judge": judge, "confirm": other, "limits": limits}
-    said["own"] = all(isclose(value, first[name]) for name, value in picked.values.items())
+    own_taken = all(isclose(value, first[name]) for name, value in picked.values.items())
+    found[CONFIRMED[0]] = of(confirm, old)
+    found[CONFIRMED[1]] = found[CONFIRMED[0]] if own_taken else of_values(confirm, solve, picked.values)
+    said: dict[str, Any] = {"run": old.home.name, "judge": judge, "confirm": other, "limits": limits, "own": own_taken}
     tell(folder, search, picked, found, said)
     where: dict[str, Any] = {"pretrained": pretrained, "layout": layout}  # written last: killed before, all is resumed
     trained = run if trainings.setting(picked.values) == trainings.own else str(trainings.run_of(picked.values).folder)

@@ -77,6 +77,16 @@ def test_strengths_are_those_of_fuse(run: Path, tmp_path: Path) -> None:
     assert space_of(solver(Run.load(tmp_path / "part"), None, None), 10.0, True)[1]["strength.dog"] == 0.75
 
 
+def test_where_the_own_weights_are_taken_the_confirmation_is_of_one_edit(
+    run: Path, toy_clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mace_pl.commands.tune.of_values", None)  # the same images are not generated twice
+    erase_main(words(run, toy_clip, tmp_path / "tuned", "--trials", "1"))
+    assert "the same edit" in capsys.readouterr().out
+    figures = json.loads((tmp_path / "tuned.study" / "tuning.json").read_text())["figures"]
+    assert figures["confirmation, taken"] == figures["confirmation, the run as it was"]
+
+
 def test_a_run_is_searched_confirmed_and_written(
     run: Path, toy_clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
