@@ -37,7 +37,7 @@ from mace_pl.files.paths import resolve
 from mace_pl.files.tables import read_yaml
 from mace_pl.files.versions import current, entry_folders, library_of, mend
 from mace_pl.methods.edit import STAGE2, STAGE2_PREFIX, ConceptSums, Edit, Factors, read_refined
-from mace_pl.methods.hardening import HARDENING_FILE, read_hardening, write_hardening
+from mace_pl.methods.hardening import is_hardened, read_hardening, write_hardening
 from mace_pl.models.base_model import BaseModel
 
 CONFIG = "config.yaml"
@@ -155,7 +155,7 @@ class Run:
     @property
     def hardened(self) -> bool:
         """Whether the edit is hardened."""
-        return (self.folder / HARDENING_FILE).is_file()
+        return is_hardened(self.folder)
 
     def refined(self, own: Mapping[str, Tensor], setting: str = "run") -> dict[str, Tensor]:
         """The edited keys and values: :func:`read_refined`."""

@@ -95,6 +95,8 @@ class BeforeAfter(Callback):
         preserved = names_beside(module.pipeline, self.preserved, targets)
         if self.preserved and not preserved and trainer.is_global_zero:
             screen().print("kept: all of its names are erased, so that the report shows no other.", highlight=False)
+        elif trainer.is_global_zero and (erased := [n for n in self.preserved if n in targets]):
+            screen().print(f"kept: {', '.join(erased)} is erased, and no name to show beside.", highlight=False)
         if self.given is None:
             room = MAX_COLUMNS - len(targets) if self.seeds else 0
             preserved = next_to(module, targets, max(0, min(SHOWN, room)))

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 
 from mace_pl.commands.export import changed_layers
 from mace_pl.concepts.concept import AUTO, Concept, read_names, templates_of
 from mace_pl.concepts.names import clean_name, clean_names
 from mace_pl.concepts.vocabulary import STYLES_FILE, common_words, own_names
-from mace_pl.errors import UserError
+from mace_pl.errors import Advice, UserError
 from mace_pl.evaluation.reach_rows import FILE as REACH
 from mace_pl.evaluation.reach_rows import add_to_summary as add_reach
 from mace_pl.export.formats import Finished, check_formats
@@ -34,7 +35,7 @@ from mace_pl.hardening.pictures import compared
 from mace_pl.hardening.report import add_to_summary, report_of, show
 from mace_pl.hardening.saved import Saved
 from mace_pl.hardening.settings import Hardening
-from mace_pl.hardening.wording import Wording, asks_for, wording_of
+from mace_pl.hardening.wording import Wording, asks_for, holding, wording_of
 from mace_pl.methods.hardening import REPORT
 from mace_pl.models.backbone import backbone_of
 from mace_pl.models.protocols import Pipeline
@@ -164,7 +165,7 @@ def _checked(old: Run, setting: str) -> Run:
     """Refuse a run that cannot be hardened.
 
     Raises:
-        UserError: it has no targets, it is hardened, or it erases a target in part.
+        UserError: it has no targets, it is hardened, it erases a target in part, or its edit is of another run.
     """
     if not old.targets:
         raise UserError(
@@ -175,6 +176,12 @@ def _checked(old: Run, setting: str) -> Run:
     part = [f"{name}={weight:g}" for name, weight in (old.fused.weights if old.fused else {}).items() if weight != 1]
     if part:
         raise UserError(f"run={setting} erases in part ({', '.join(part)}), which cannot be hardened. Fuse it at 1.")
+    lost = [target for target in old.targets if not old.statistics_file(target).is_file()]
+    if lost:
+        raise UserError(
+            f"run={setting}: its edit.safetensors erases {lost[0]!r}, of which it has no statistics. Put back the edit "
+            f"or the statistics that belong to it."
+        )
     return old
 
 
@@ -252,6 +259,12 @@ def _wording(
     taken = [name for name in names if asks_for(name, asked) or not names_beside(pipeline, [name], asked)]
     if taken and not from_run:
         raise UserError(f"preserved: {taken[0]!r} asks for a target, or is a word for one. Leave it out.")
+    for name, word in holding(left, asked):
+        rank_zero_warn(
+            f"preserved: {name!r} holds {word!r}, which is erased, and preserving it would bring that back. Leave it "
+            f"out, unless it is another thing (as a hot dog is no dog).",
+            category=Advice,
+        )
     chosen = model.get("domain_styles")
     styles = [] if chosen in (AUTO, None) else read_names(chosen, "model.domain_styles")
     if not from_run or chosen in (AUTO, None):

@@ -175,9 +175,8 @@ def _check_distinct(targets: Sequence[str]) -> None:
     for target in targets:
         key, file = target.casefold(), slug(target).casefold()
         if key in names:
-            raise UserError(
-                f"data.concepts names the target {target!r} twice (the other is {names[key]!r}). Remove one."
-            )
+            other = "" if names[key] == target else f" (the other is {names[key]!r})"
+            raise UserError(f"data.concepts names the target {target!r} twice{other}. Remove one.")
         if file in files:
             raise UserError(
                 f"data.concepts: {target!r} and {files[file]!r} would have one file name. Write one of them otherwise."

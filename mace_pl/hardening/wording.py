@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -144,6 +145,16 @@ def asks_for(name: str, words: Collection[str]) -> bool:
         thing = thing.removeprefix(article)
     asked = {word.casefold() + ending for word in words for ending in ("", "s")}
     return thing in asked or style in asked
+
+
+def holding(names: Sequence[str], words: Collection[str]) -> list[tuple[str, str]]:
+    """The names that hold one of some words as a whole, or its plural, each with that word; "warship" holds no ship."""
+    return [
+        (name, word)
+        for name in names
+        for word in words
+        if re.search(rf"\b{re.escape(word)}(s|es)?\b", name, re.IGNORECASE) and not asks_for(name, words)
+    ]
 
 
 def filled(template: str, name: str) -> str:

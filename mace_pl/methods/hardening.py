@@ -16,6 +16,11 @@ KIND, HARDENING_FILE = "hardening", "hardening.safetensors"
 REPORT = "hardening.json"  # in the report of a hardened run
 
 
+def is_hardened(folder: Path) -> bool:
+    """Whether a run is hardened; also where it has lost the file, and its report says so."""
+    return (folder / HARDENING_FILE).is_file() or (folder / "report" / REPORT).is_file()
+
+
 def read_hardening(folder: Path, edit: Path) -> Factors:
     """A [R, D] and B [O, R] by layer name; empty where the run is not hardened.
 
@@ -28,7 +33,7 @@ def read_hardening(folder: Path, edit: Path) -> Factors:
     """
     file = folder / HARDENING_FILE
     if not file.is_file():
-        if (folder / "report" / REPORT).is_file():
+        if is_hardened(folder):
             raise UserError(
                 f"run: {file} is missing, and report/{REPORT} says that the run is hardened. Put it back, or harden "
                 f"anew."

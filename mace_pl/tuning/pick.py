@@ -39,6 +39,9 @@ def front(tried: Sequence[Tried]) -> list[Tried]:
     return sorted(first.values(), key=lambda one: one.scores.acc_e)
 
 
+EXAMPLES = {"acc_e": 0.02, "acc_s": 0.95}
+
+
 def limit(text: str | None, name: str, setting: str) -> float | None:
     """The number of ``acc_e=0.02``; None where nothing is given.
 
@@ -53,7 +56,7 @@ def limit(text: str | None, name: str, setting: str) -> float | None:
     except ValueError:
         number = -1.0
     if key != name or not 0 <= number <= 1:
-        raise UserError(f"{setting}={text} must be {name}= and a number from 0 to 1, as in {name}=0.02.")
+        raise UserError(f"{setting}={text} must be {name}= and a number from 0 to 1, as in {name}={EXAMPLES[name]}.")
     return number
 
 

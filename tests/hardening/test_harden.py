@@ -15,13 +15,13 @@ from PIL import Image
 from safetensors.torch import load_file
 from support.families import family
 from support.finished import noise_of
-from support.runs import CONCEPTS, config, exit_message, launched
+from support.hardening import FEW, command
+from support.runs import CONCEPTS, exit_message, launched
 from support.seeds import seeded
 from support.tolerances import EDITED_PASS, MOVED, RUN_FACTORS, above, close
 
 from mace_pl.cli import erase_main
 from mace_pl.data.concepts import ConceptData
-from mace_pl.errors import UserError
 from mace_pl.export.apply import apply_files
 from mace_pl.files.artifacts import read_metadata
 from mace_pl.hardening.harden import State, harden
@@ -37,27 +37,6 @@ from mace_pl.run import Run
 from mace_pl.stages.estimate import Estimator, Planned
 
 BUSY = 4  # of time, as for the other stages
-FEW = {"rank": 2, "rounds": 2, "steps": 2, "found": 2, "tokens": 2, "attack_steps": 2, "attack_samples": 2}
-FEW |= {"images": 2, "preserved_images": 2, "batch": 4, "preserved_batch": 2}
-
-
-def command(run: Path, output: Path, *more: str, **harden: object) -> list[str]:
-    few = [word for name, value in (FEW | harden).items() for word in (f"--harden.{name}", str(value))]
-    return ["harden", "--run", str(run), "--output_dir", str(output), "--preserved", "[cat,bird]", *few, *more]
-
-
-@pytest.fixture(scope="module")
-def run(toy_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("harden")
-    few = {"images_per_concept": 1, "image_steps": 2, "steps_per_concept": 2}
-    erase_main([*config(folder, toy_pipeline, "run", CONCEPTS[:2], **few), "--report_seeds", "0"])
-    return folder / "run"
-
-
-@pytest.fixture(scope="module")
-def hardened(run: Path) -> Path:
-    erase_main(command(run, run.parent / "hardened"))
-    return run.parent / "hardened"
 
 
 def test_the_lora_lies_on_top_of_the_edited_model_in_diffusers(run: Path, hardened: Path) -> None:
@@ -172,50 +151,6 @@ def test_an_interrupted_hardening_resumes_to_the_bit(
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-@pytest.mark.parametrize(
-    ("more", "said"),
-    [
-        (["--harden.rank", "0"], "harden.rank=0 must be at least 1"),
-        (["--harden.rank", "99"], "harden.rank=99 must be at most 32"),
-        (["--harden.plain", "1"], "harden.plain=1"),
-        (["--harden.lr", "0"], "harden.lr=0"),
-        (["--harden.attack_moves", "-1"], "harden.attack_moves=-1.0 must be from 0 to 1,000,000"),
-        (["--harden.preserved_weight", "1e300"], "harden.preserved_weight=1e+300 must be from 0 to 1,000,000"),
-        (["--harden.attack_lr", "1e30"], "harden.attack_lr=1e+30 must be above 0, and at most 1,000,000"),
-        (["--harden.tokens", "75"], "harden.tokens=75 must be at most 74"),
-        (["--seed", "-1"], "seed=-1 must be from 0"),
-        (["--preserved", "[ship]"], "preserved: 'ship' asks for a target"),
-        (["--preserved", "[dog, a ship]"], "preserved: 'a ship' asks for a target"),
-        (["--synonyms", "{ship: []}"], "synonyms of 'ship' hold an empty text, or none"),
-        (["--sentences", "{ship: ['']}"], "sentences of 'ship' hold an empty text, or none"),
-        (["--synonyms", "{cat: [kitten]}"], "--synonyms names 'cat', no target"),
-        (["--device", "nothing"], "device=nothing is not on this machine"),
-        pytest.param(
-            ["--device", "cuda:7"],
-            "device=cuda:7 is not on this machine (no GPU is seen)",
-            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
-        ),
-        (["--keep_every_n_steps", "0"], "keep_every_n_steps=0"),
-    ],
-)
-def test_what_cannot_be_is_refused(
-    run: Path, tmp_path: Path, more: list[str], said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    message = exit_message([*command(run, tmp_path / "out"), *more], capsys)
-    assert said in message
-    assert not list(tmp_path.iterdir()), "not even what a hardening resumes from"
-
-
-def test_a_hardened_run_and_no_run_are_refused(
-    run: Path, hardened: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert "is hardened. Harden the run that" in exit_message(command(hardened, tmp_path / "out"), capsys)
-    assert "no output folder of fit or fuse" in exit_message(command(tmp_path, tmp_path / "out"), capsys)
-    assert "format=edit" in exit_message(["export", "--run", str(hardened), "--format", "edit"], capsys)
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert "WORLD_SIZE=2 without RANK" in exit_message(command(run, tmp_path / "out"), capsys)
-
-
 def test_a_library_is_hardened_but_a_hardened_run_is_none(
     run: Path, hardened: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -231,32 +166,6 @@ def test_a_library_is_hardened_but_a_hardened_run_is_none(
     assert "is hardened, for the edit" in exit_message(
         ["remove", "--run", str(hardened), "--targets", "[painter]"], capsys
     )
-
-
-def test_a_hardened_run_that_lost_its_hardening_is_refused(
-    hardened: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shutil.copytree(hardened, tmp_path / "run")
-    (tmp_path / "run/hardening.safetensors").unlink()
-    said = exit_message(
-        ["export", "--run", str(tmp_path / "run"), "--format", "lora", "--output", str(tmp_path / "o")], capsys
-    )
-    assert "hardening.safetensors is missing" in said and not (tmp_path / "o").exists()
-
-
-def test_a_hardening_of_another_edit_is_refused(
-    hardened: Path, toy_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    other = tmp_path / "other"
-    shutil.copytree(hardened, other)
-    edit = Run.load(hardened).edit
-    made = read_metadata(other / "edit.safetensors", "run")
-    named = {name: made[name] for name in ("pretrained", "concepts")}
-    replace(edit, R=2 * edit.R, hardening={}).save(other / "edit.safetensors", named)
-    said = exit_message(["export", "--run", str(other), "--format", "lora", "--output", str(tmp_path / "o")], capsys)
-    assert "was trained on top of another edit.safetensors" in said and not (tmp_path / "o").exists()
-    with pytest.raises(UserError, match=r"another edit\.safetensors"):
-        apply_files(load_pipeline(str(toy_pipeline)), [str(other)], "model.edited")
 
 
 def test_a_model_of_two_text_encoders_is_hardened_through_both(toy_pipeline: Path) -> None:

@@ -13,7 +13,7 @@ from mace_pl.evaluation.token_attack import encode_all_attacked
 from mace_pl.hardening.originals import Look, Originals, generate_originals, preserved_names
 from mace_pl.hardening.settings import Hardening
 from mace_pl.hardening.step import Material, samples_of
-from mace_pl.hardening.wording import THINGS, Wording, asks_for, in_styles, wording_of
+from mace_pl.hardening.wording import THINGS, Wording, asks_for, holding, in_styles, wording_of
 from mace_pl.models.backbone import backbone_of
 from mace_pl.models.pipeline import load_pipeline
 
@@ -58,6 +58,8 @@ def test_what_asks_for_a_target_is_not_preserved() -> None:
     asked = wording_of([SHIP, PAINTER], [["a {}"], ["{} art"]], names, {"ship": ["boat"]}, {})
     assert asked.names == ["cat", "warship"]
     assert asks_for("a boat", ["ship", "boat"]) and not asks_for("boathouse", ["boat"])
+    held = holding(["a photo of a Ship", "warship", "two boats", "ship", "three foxes"], ["ship", "boat", "fox"])
+    assert held == [("a photo of a Ship", "ship"), ("two boats", "boat"), ("three foxes", "fox")]
 
 
 def test_sentences_are_attacked_too() -> None:

@@ -66,7 +66,7 @@ class Strengths:
         for name, least, most in (("direction", -inf, inf), ("noise", 1, inf), ("completion", 0, 1)):
             if not getattr(self, name) or not all(least <= value <= most for value in getattr(self, name)):
                 raise UserError(
-                    f"model.strengths.{name}={list(getattr(self, name))} must be values from {least} to {most}."
+                    f"model.strengths.{name}={list(getattr(self, name))} must hold values, each from {least} to {most}."
                 )
         if not 0 < self.image <= 1:
             raise UserError(f"model.strengths.image={self.image} must be above 0, and at most 1.")
