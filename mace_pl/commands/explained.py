@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from jsonargparse import ArgumentError
 
 from mace_pl import methods
-from mace_pl.errors import UserError, nearest, one_line
+from mace_pl.errors import UserError, install, nearest, one_line
 
 #: options that people look for and that are called otherwise here
 INSTEAD = {
@@ -37,7 +37,8 @@ def missing_package(error: BaseException) -> UserError | None:
     missing = next((cause for cause in causes(error) if isinstance(cause, ModuleNotFoundError)), None)
     if owner is None or missing is None:
         return None
-    return UserError(f"{owner[1]} wants a package that is not installed. {one_line(missing)}")
+    what = install("logging") if "tensorboard" in str(missing).casefold() else one_line(missing)
+    return UserError(f"{owner[1]} wants a package that is not installed. {what}")
 
 
 def explained(error: ArgumentError, known: Iterable[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -110,12 +110,26 @@ def harden_run(
         pipeline.to(place)
         job = Job(pipeline, harden, asked, _look(old.config), seed, made, team, shown)
         saved = Saved(output, job.inputs)
-        hardened = job.run(old.edit.weights(backbone_of(pipeline).text_layers()), saved, keep_every_n_steps)
+        told = said_by_tenths(job.total) if team.first and not shown else None
+        hardened = job.run(old.edit.weights(backbone_of(pipeline).text_layers()), saved, keep_every_n_steps, told)
         if team.first:
             _write(job, hardened, old, new, source, forms, overwrite)
             saved.remove()
         team.wait()
     return output
+
+
+def said_by_tenths(total: int) -> Callable[[int], None]:
+    """Called with each number of steps done, it says each tenth of all in a line, where no bar shows them."""
+    done = 0
+
+    def told(steps: int) -> None:
+        nonlocal done
+        before, done = 10 * done // total, done + steps
+        if 10 * done // total > before:
+            screen().print(f"harden: {done} of {total} steps", highlight=False)
+
+    return told
 
 
 def _write(

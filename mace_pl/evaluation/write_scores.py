@@ -154,7 +154,7 @@ def show_table(console: Console, shown: ScoreTable) -> None:
     """A table on the screen, and its notes."""
     table = Table(title=shown.title)
     for column in shown.columns:
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for row in shown.rows:
         table.add_row(*row)
     console.print(table)

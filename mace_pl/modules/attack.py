@@ -260,7 +260,9 @@ class Attack(LightningModule):
         with written_aside(page) as aside:
             aside.write_text(html, encoding="utf-8")
         shutil.rmtree(self.gallery.folder, ignore_errors=True)
-        table = Table(*COLUMNS, title="How often the target is seen")
+        table = Table(title="How often the target is seen")
+        for column in COLUMNS:
+            table.add_column(column, overflow="fold")
         for row in rows:
             table.add_row(*row)
         console = screen()

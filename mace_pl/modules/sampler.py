@@ -15,6 +15,7 @@ from mace_pl.export.apply import apply_files
 from mace_pl.files.leftovers import clear_folder
 from mace_pl.files.owned import refuse_inputs
 from mace_pl.files.paths import model_name, place_name
+from mace_pl.files.screen import screen
 from mace_pl.images.manifest import begin, drop_aside, image_name, set_aside, write_image, write_manifest
 from mace_pl.models.backbone import backbone_of
 from mace_pl.models.on_device import OnDevice
@@ -141,3 +142,4 @@ class Sampler(LightningModule):
         self.trainer.strategy.barrier("all images are generated")
         if self.trainer.is_global_zero:
             drop_aside(self.output)
+            screen().print(f"{len(self.files)} images are in {self.output}", highlight=False)

@@ -21,6 +21,7 @@ from support.seeds import seeded
 from support.tolerances import EDITED_PASS, MOVED, RUN_FACTORS, above, close
 
 from mace_pl.cli import erase_main
+from mace_pl.commands.harden import said_by_tenths
 from mace_pl.data.concepts import ConceptData
 from mace_pl.export.apply import apply_files
 from mace_pl.files.artifacts import read_metadata
@@ -206,3 +207,10 @@ def test_the_estimate_is_about_what_it_takes(
     assert "216 passes and back" in found.work
     taken = seconds["attacks"] + seconds["training"]
     assert taken / BUSY < found.taken.seconds < taken * BUSY, (found.taken, taken)
+
+
+def test_without_a_bar_each_tenth_of_the_steps_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    told = said_by_tenths(20)
+    for steps in (1, 2, 0, 17):  # the first may be those of an interrupted one
+        told(steps)
+    assert capsys.readouterr().out.splitlines() == ["harden: 3 of 20 steps", "harden: 20 of 20 steps"]

@@ -16,6 +16,7 @@ from support.runs import SCRIPT, Bar, config
 
 from mace_pl import erase
 from mace_pl.cli import erase_main
+from mace_pl.commands.explained import missing_package
 from mace_pl.modules.concept_erasure import ConceptErasure
 from mace_pl.training.options import OPTIONS
 
@@ -136,6 +137,12 @@ def test_a_class_whose_package_is_not_installed_is_named(
     args = config(tmp_path, toy_pipeline, "run", SHIP)
     message = refused([*args, "--trainer.callbacks+", "support.runs.Unpackaged"], capsys)
     assert "support.runs.Unpackaged wants a package that is not installed. Requirement 'nowhere'" in message
+
+
+def test_a_logger_whose_package_is_not_installed_names_the_extra() -> None:
+    error = ValueError("class_path 'lightning.pytorch.loggers.TensorBoardLogger'")
+    error.__cause__ = ModuleNotFoundError("Neither `tensorboard` nor `tensorboardX` is available.")
+    assert 'Run pip install "mace-pl[logging]".' in str(missing_package(error))
 
 
 def test_a_plain_trainer_that_repeats_the_schedule_is_refused(tmp_path: Path, toy_pipeline: Path) -> None:

@@ -104,6 +104,7 @@ def test_an_interrupted_run_goes_on_and_another_model_is_refused(
         file.unlink()
     again = command(toy_pipeline, folder, one_by_one.parent / "prompts.csv", "--data.batch_size", "3")
     erase_main(again)
+    assert f"{len(files)} images are in {folder}" in capsys.readouterr().out
     same(one_by_one, folder)
     assert all(file.stat().st_mtime_ns == time for file, time in kept.items())
     other = StableDiffusionPipeline.from_pretrained(toy_pipeline, safety_checker=None)
