@@ -112,7 +112,7 @@ def test_a_command_that_goes_through_its_data_once_is_never_cut_short(
     tmp_path: Path, toy_pipeline: Path, toy_clip: Path, command: str, option: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "captions.txt").write_text("a ship\na dog\nart\n", "utf-8")
-    output = tmp_path / ("out.safetensors" if command == "cache" else "out")
+    output = tmp_path / {"cache": "out.safetensors", "predict": "out"}.get(command, "out.json")
     own = {
         "cache": ["--data.sources", f"[{tmp_path / 'captions.txt'}]"],
         "predict": ["--data.names", "[ship, dog]"],
