@@ -265,9 +265,8 @@ def _wording(
             raise UserError(f"--{setting} of {empty[0]!r} hold an empty text, or none. Write some, or leave them out.")
         texts.append(own)
     from_run = preserved is None
-    names = read_names(
-        model.get("domain_names") if from_run else preserved, "model.domain_names" if from_run else "preserved"
-    )
+    setting = "model.domain_names" if from_run else "preserved"
+    names = read_names(model.get("domain_names") if from_run else preserved, setting)
     asked = [*old.targets, *(word for words in texts[0].values() for word in words)]
     left = names_beside(pipeline, names, asked)
     taken = [name for name in names if asks_for(name, asked) or not names_beside(pipeline, [name], asked)]
@@ -275,7 +274,7 @@ def _wording(
         raise UserError(f"preserved: {taken[0]!r} asks for a target, or is a word for one. Leave it out.")
     for name, word in holding(left, asked):
         rank_zero_warn(
-            f"preserved: {name!r} holds {word!r}, which is erased, and preserving it would bring that back. Leave it "
+            f"{setting}: {name!r} holds {word!r}, which is erased, and preserving it would bring that back. Leave it "
             f"out, unless it is another thing (as a hot dog is no dog).",
             category=Advice,
         )

@@ -15,7 +15,7 @@ from mace_pl.errors import UserError
 from mace_pl.evaluation.token_attack import Text
 from mace_pl.models.protocols import Pipeline
 
-MOST_WORDS = 10_000  # at once: more is a search of hours, and no better than more rounds
+MOST_WORDS = 10_000  # at once: more is a search of hours
 
 
 @dataclass(frozen=True)
