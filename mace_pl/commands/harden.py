@@ -15,6 +15,7 @@ from mace_pl.commands.export import changed_layers
 from mace_pl.concepts.concept import AUTO, Concept, read_names, templates_of
 from mace_pl.concepts.names import clean_name, clean_names
 from mace_pl.concepts.vocabulary import STYLES_FILE, common_words, own_names
+from mace_pl.concepts.wording import asks_for, holding
 from mace_pl.errors import Advice, UserError
 from mace_pl.evaluation.reach_rows import FILE as REACH
 from mace_pl.evaluation.reach_rows import add_to_summary as add_reach
@@ -35,7 +36,7 @@ from mace_pl.hardening.pictures import compared
 from mace_pl.hardening.report import add_to_summary, report_of, show
 from mace_pl.hardening.saved import Saved
 from mace_pl.hardening.settings import Hardening
-from mace_pl.hardening.wording import Wording, asks_for, holding, wording_of
+from mace_pl.hardening.wording import Wording, wording_of
 from mace_pl.methods.hardening import REPORT
 from mace_pl.models.backbone import backbone_of
 from mace_pl.models.protocols import Pipeline

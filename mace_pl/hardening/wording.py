@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from mace_pl.concepts.concept import Concept
 from mace_pl.concepts.templates import IMAGE_TEMPLATE, TEMPLATES
+from mace_pl.concepts.wording import IN_STYLE_OF, asks_for
 from mace_pl.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class Wording:
     @property
     def styled(self) -> list[int]:
         """The numbers of the names that are in a style."""
-        return [i for i, name in enumerate(self.names) if _in_style() in name]
+        return [i for i, name in enumerate(self.names) if IN_STYLE_OF in name]
 
     def shown(self, target: int, images: int) -> Sequence[Pair]:
         """The attacked prompts of a target that so many images have room for; image and set i belong to i modulo these.
@@ -116,45 +116,16 @@ def in_styles(names: Sequence[str], styles: Collection[str]) -> list[str]:
         names: what is preserved.
         styles: those of them that are styles, upper or lower case; others may be among them.
     """
-    known, phrase = {style.casefold() for style in styles}, _in_style()
+    known = {style.casefold() for style in styles}
     others = [name for name in names if name.casefold() not in known]
-    things = [name for name in others if phrase not in name] or THINGS
+    things = [name for name in others if IN_STYLE_OF not in name] or THINGS
     apart = max(1, len(things) // IN_STYLE)
     own = [name for name in names if name.casefold() in known]
     shown = [
         [things[(i + k * apart) % len(things)] for k in range(min(IN_STYLE, len(things)))] for i in range(len(own))
     ]
-    styled = (f"{thing}{phrase}{style}" for style, some in zip(own, shown, strict=True) for thing in some)
+    styled = (f"{thing}{IN_STYLE_OF}{style}" for style, some in zip(own, shown, strict=True) for thing in some)
     return list(dict.fromkeys([*others, *styled]))
-
-
-def _in_style() -> str:
-    """What stands between a name and a style."""
-    return IMAGE_TEMPLATE["style"].removeprefix("a photo").removesuffix("{}")  # " in the style of "
-
-
-def asks_for(name: str, words: Collection[str]) -> bool:
-    """Whether a name to preserve asks for one of some words: as it is, with an article, as a plural, or in a style.
-
-    Args:
-        name: as "a ship", "ships" or "ship in the style of Monet".
-        words: targets and words for them.
-    """
-    thing, _, style = name.casefold().partition(_in_style())
-    for article in ("a ", "an ", "the "):
-        thing = thing.removeprefix(article)
-    asked = {word.casefold() + ending for word in words for ending in ("", "s")}
-    return thing in asked or style in asked
-
-
-def holding(names: Sequence[str], words: Collection[str]) -> list[tuple[str, str]]:
-    """The names that hold one of some words as a whole, or its plural, each with that word; "warship" holds no ship."""
-    return [
-        (name, word)
-        for name in names
-        for word in words
-        if re.search(rf"\b{re.escape(word)}(s|es)?\b", name, re.IGNORECASE) and not asks_for(name, words)
-    ]
 
 
 def filled(template: str, name: str) -> str:
@@ -164,9 +135,10 @@ def filled(template: str, name: str) -> str:
 
 def _styled(concept: Concept, names: Sequence[str]) -> list[Pair]:
     """Each name in the style, and in that of the anchor; names that have a style of their own are left out."""
-    phrase = _in_style()
-    plain = [filled(IMAGE_TEMPLATE["object"], name) for name in names if phrase not in name]
-    return [(f"{one}{phrase}{concept.target}", one + filled(f"{phrase}{{}}", concept.anchor)) for one in plain]
+    plain = [filled(IMAGE_TEMPLATE["object"], name) for name in names if IN_STYLE_OF not in name]
+    return [
+        (f"{one}{IN_STYLE_OF}{concept.target}", one + filled(f"{IN_STYLE_OF}{{}}", concept.anchor)) for one in plain
+    ]
 
 
 def _meant(sentence: str, concept: Concept) -> str:

@@ -22,6 +22,7 @@ from mace_pl.pretraining.tokenizer import save_tokenizer, train_tokenizer
 from mace_pl.pretraining.training import TrainingModule, save_text
 
 CONCEPT, STYLE = "a photo of the {}", "an image in the style of {}"  # texts of what is named beside the caption
+IMAGE_SIDE = ("vision_model.", "visual_projection.")  # where the weights of a CLIPModel's image side are
 MAX_LOG_SCALE = 4.6  # CLIP clips the temperature at 100
 
 
@@ -36,6 +37,8 @@ class ContrastiveTraining(TrainingModule):
         overwrite: replace the parts where they exist.
         pretrained: folder of a CLIPModel with its tokenizer to train further; a new one when left out.
         freeze_text: train the image tower alone; ``text_encoder`` and ``tokenizer`` are then not written.
+        new_image_tower: with ``freeze_text``, a new image tower in place of the pretrained one, of ``resolution``,
+            ``patch_size``, ``width``, ``layers`` and ``heads``.
         vocab_size: most entries of a new tokenizer.
         resolution: side of the images of a new model.
         patch_size: side of its patches.
@@ -60,6 +63,7 @@ class ContrastiveTraining(TrainingModule):
         overwrite: bool = False,
         pretrained: str | None = None,
         freeze_text: bool = False,
+        new_image_tower: bool = False,
         vocab_size: int = 1024,
         resolution: int = 64,
         patch_size: int = 16,
@@ -79,12 +83,15 @@ class ContrastiveTraining(TrainingModule):
         super().__init__(output_dir, overwrite, learning_rate, weight_decay, warmup_steps, seed)
         if freeze_text and pretrained is None:
             raise UserError("freeze_text=True needs trained text weights. Set pretrained to a folder of a CLIPModel.")
+        if new_image_tower and not freeze_text:
+            raise UserError("new_image_tower=True is for a text side that stays: set freeze_text to True as well.")
         if resolution % patch_size:
             raise UserError(f"patch_size={patch_size} must divide resolution={resolution}.")
         if not 0 <= augmented <= 1:
             raise UserError(f"augmented={augmented} must lie between 0 and 1.")
         self.pretrained = pretrained
         self.freeze_text = freeze_text
+        self.new_image_tower = new_image_tower
         self.vocab_size = vocab_size
         self.resolution, self.patch_size = resolution, patch_size
         self.width, self.layers, self.heads = width, layers, heads
@@ -114,36 +121,59 @@ class ContrastiveTraining(TrainingModule):
             return
         if self.pretrained is None:
             self.tokenizer = train_tokenizer(self.pool().captions, self.vocab_size)
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(self.seed)
-                self.clip = self.new_clip()
+            self.clip = self.seeded(self.new_clip_config())
         else:
             folder = resolve(self.pretrained)
             if not (folder / "config.json").is_file():
                 raise UserError(f"pretrained={self.pretrained} has no config.json. Give the folder of a CLIPModel.")
             self.tokenizer = CLIPTokenizer.from_pretrained(folder)
             self.clip = CLIPModel.from_pretrained(folder, dtype=torch.float32)
+            if self.new_image_tower:
+                self.clip = self.with_new_image_tower(self.clip)
         for part in (self.clip.text_model, self.clip.text_projection):
             part.requires_grad_(not self.freeze_text)
         self.clip.train()
 
-    def new_clip(self) -> CLIPModel:
-        """A CLIPModel whose towers differ in nothing but what they read."""
-        tower = {
-            "hidden_size": self.width,
-            "intermediate_size": 4 * self.width,
-            "num_hidden_layers": self.layers,
-            "num_attention_heads": self.heads,
-            "projection_dim": self.width,
-        }
+    def new_clip_config(self) -> CLIPConfig:
+        """Of a CLIPModel whose towers differ in nothing but what they read."""
         text = {
             "vocab_size": len(self.tokenizer),
             "bos_token_id": self.tokenizer.bos_token_id,
             "eos_token_id": self.tokenizer.eos_token_id,
             "pad_token_id": self.tokenizer.pad_token_id,
         }
-        vision = {"image_size": self.resolution, "patch_size": self.patch_size}
-        return CLIPModel(CLIPConfig(text_config=tower | text, vision_config=tower | vision, projection_dim=self.width))
+        text |= self.tower(self.width)
+        return CLIPConfig(text_config=text, vision_config=self.image_tower(self.width), projection_dim=self.width)
+
+    def tower(self, shared: int) -> dict[str, Any]:
+        """The settings of a tower that ends in a space of ``shared`` dimensions."""
+        return {
+            "hidden_size": self.width,
+            "intermediate_size": 4 * self.width,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "projection_dim": shared,
+        }
+
+    def image_tower(self, shared: int) -> dict[str, Any]:
+        """The settings of an image tower."""
+        return self.tower(shared) | {"image_size": self.resolution, "patch_size": self.patch_size}
+
+    def seeded(self, config: CLIPConfig) -> CLIPModel:
+        """A CLIPModel with the weights of the seed."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return CLIPModel(config)
+
+    def with_new_image_tower(self, old: CLIPModel) -> CLIPModel:
+        """A CLIPModel with the text side and the temperature of ``old``, and a new image tower."""
+        shared = old.config.projection_dim
+        text, vision = old.config.text_config.to_dict(), self.image_tower(shared)
+        new = self.seeded(CLIPConfig(text_config=text, vision_config=vision, projection_dim=shared))
+        kept = {name: t for name, t in old.state_dict().items() if not name.startswith(IMAGE_SIDE)}
+        missing, unexpected = new.load_state_dict(kept, strict=False)
+        assert not unexpected and all(name.startswith(IMAGE_SIDE) for name in missing)
+        return new
 
     def configure_optimizers(self) -> Any:
         """AdamW with warm-up and cosine."""

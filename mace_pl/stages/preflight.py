@@ -9,6 +9,7 @@ from rich.table import Table
 
 from mace_pl.concepts.concept import Concept
 from mace_pl.concepts.named import sum_names
+from mace_pl.concepts.wording import asks_for, holding
 from mace_pl.methods.base import ClosedForm
 from mace_pl.methods.closed_form import metric, sizes
 from mace_pl.models.backbone import backbone_of
@@ -68,6 +69,25 @@ def warned(pipeline: Pipeline, concepts: Sequence[Concept], preserved: Sequence[
         target = targets.get(name_tokens(pipeline, name))
         if target is not None and name != target:
             said.append(f"{name!r} has the tokens of the target {target!r}: it is erased, not preserved.")
+    return said + _worded([c.target for c in concepts], preserved)
+
+
+def _worded(targets: Sequence[str], preserved: Sequence[str]) -> list[str]:
+    """A line for each name that asks for a target in other words, and for targets that are no words."""
+    said = [
+        f"The target {target!r} is a single sign, and changes every prompt that holds it."
+        for target in targets
+        if not any(map(str.isalnum, target)) or (len(target) == 1 and target.isascii())
+    ]
+    for target in targets:
+        other = next((name for name in targets if name != target and asks_for(target, [name])), None)
+        if other is not None:
+            said.append(f"The target {target!r} asks for {other!r}, which is a target too. {other!r} alone is enough.")
+    for name in preserved:
+        if name not in targets and asks_for(name, targets):
+            said.append(f"{name!r} is to be preserved and asks for a target: the two work against each other.")
+    for name, word in holding([name for name in preserved if name not in targets], targets):
+        said.append(f"{name!r} is to be preserved and holds {word!r}, which is erased: it may bring {word!r} back.")
     return said
 
 

@@ -9,11 +9,12 @@ from support.tolerances import FLOAT32_PASS, close
 
 from mace_pl.concepts.anchors import centred
 from mace_pl.concepts.concept import Concept
+from mace_pl.concepts.wording import asks_for, holding
 from mace_pl.evaluation.token_attack import encode_all_attacked
 from mace_pl.hardening.originals import Look, Originals, generate_originals, preserved_names
 from mace_pl.hardening.settings import Hardening
 from mace_pl.hardening.step import Material, samples_of
-from mace_pl.hardening.wording import THINGS, Wording, asks_for, holding, in_styles, wording_of
+from mace_pl.hardening.wording import THINGS, Wording, in_styles, wording_of
 from mace_pl.models.backbone import backbone_of
 from mace_pl.models.pipeline import load_pipeline
 

@@ -11,6 +11,7 @@ from support.tolerances import FLOAT32_PASS, close
 from transformers import CLIPModel
 
 from mace_pl.evaluation.clip import ClipClassifier
+from mace_pl.files.owned import foreign_file
 from mace_pl.files.paths import resolve
 from mace_pl.models.pipeline import load_pipeline
 from mace_pl.models.sampling import generate
@@ -39,6 +40,11 @@ def test_it_is_small_and_of_standard_parts() -> None:
         assert (FOLDER / "tokenizer" / name).is_file()
     assert "wizard" in {row["concept"] for row in read_rows(resolve("mace_pl/pretraining/emoji/metadata.jsonl"))}
     assert (FOLDER / "README.md").read_text(encoding="utf-8").startswith("---\n")
+
+
+@pytest.mark.parametrize("part", ["clip", "judge", "text_encoder", "tokenizer", "unet", "vae"])
+def test_its_training_may_replace_what_the_project_wrote(part: str) -> None:
+    assert foreign_file(FOLDER / part) is None
 
 
 def test_weights_are_half_precision_and_finite() -> None:

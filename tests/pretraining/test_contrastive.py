@@ -115,6 +115,39 @@ def test_frozen_text_stays_and_only_clip_is_written(tmp_path: Path) -> None:
     assert changed and not [name for name in changed if name.startswith("text")]
 
 
+def test_a_new_image_tower_beside_text_that_stays(tmp_path: Path) -> None:
+    fit(make_module(tmp_path / "first"), 2)
+    pretrained = str(tmp_path / "first" / "clip")
+    settings = {"pretrained": pretrained, "freeze_text": True, "new_image_tower": True, "resolution": 16}
+    module = ContrastiveTraining(
+        str(tmp_path / "second"), **settings, patch_size=4, width=24, layers=1, heads=2, warmup_steps=2
+    )
+    fit(module, 2)
+    first = CLIPModel.from_pretrained(pretrained, dtype=torch.float32)
+    second, info = CLIPModel.from_pretrained(
+        tmp_path / "second" / "clip", dtype=torch.float32, output_loading_info=True
+    )
+    assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
+    vision = second.config.vision_config
+    assert (vision.patch_size, vision.hidden_size, vision.num_hidden_layers) == (4, 24, 1)
+    assert second.config.projection_dim == first.config.projection_dim == 32
+    for name, value in first.state_dict().items():
+        if name.startswith("text"):
+            torch.testing.assert_close(second.state_dict()[name], value, rtol=0, atol=0)
+    tokenizer = CLIPTokenizer.from_pretrained(tmp_path / "second" / "clip")
+    images, texts = embed(second, tokenizer, make_pool())
+    assert images.shape == texts.shape == (32, 32)
+    kept = ModelCheckpoint(tmp_path / "kept", filename="{step}", every_n_train_steps=1, save_top_k=-1)
+    whole, resumed = (
+        ContrastiveTraining(str(tmp_path / name), **settings, patch_size=4, width=24, layers=1, heads=2)
+        for name in ("whole", "resumed")
+    )
+    fit(whole, 2, kept)
+    fit(resumed, 2, ckpt=tmp_path / "kept" / "step=1.ckpt")
+    for name, value in whole.clip.state_dict().items():
+        torch.testing.assert_close(resumed.clip.state_dict()[name], value, rtol=0, atol=0)
+
+
 def test_half_of_the_images_go_through_the_autoencoder(tmp_path: Path) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(seeded(0))
@@ -185,6 +218,8 @@ def test_tokenizer_knows_its_words_and_takes_any_text() -> None:
 def test_bad_settings_name_the_argument(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="freeze_text=True"):
         make_module(tmp_path, freeze_text=True)
+    with pytest.raises(ValueError, match="new_image_tower=True"):
+        ContrastiveTraining(str(tmp_path), new_image_tower=True)
     with pytest.raises(ValueError, match=r"pretrained=.*has no config\.json"):
         fit(make_module(tmp_path, tmp_path / "nowhere"), 1)
     (tmp_path / "tokenizer").mkdir()

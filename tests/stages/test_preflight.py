@@ -14,3 +14,19 @@ def test_an_anchor_that_is_erased_itself_is_named(toy_pipeline: Path) -> None:
     (said,) = (line for line in warned(pipeline, concepts, []) if "erased itself" in line)
     assert said.startswith("The anchor of 'ship' is 'dog', which is erased itself")
     assert not any("erased itself" in line for line in warned(pipeline, concepts[1:], []))
+
+
+def test_targets_and_names_in_other_words_are_named(toy_pipeline: Path) -> None:
+    pipeline = DiffusionPipeline.from_pretrained(toy_pipeline, safety_checker=None)
+    given = ["ship", "a ship", "ships", ".", "a", "藝", "warship"]
+    said = warned(pipeline, [Concept(name) for name in given], ["two ships", "the ship", "dog", "warships at sea"])
+    assert [line.split(":")[0] for line in said if "target" in line or "preserved" in line] == [
+        "The target '.' is a single sign, and changes every prompt that holds it.",
+        "The target 'a' is a single sign, and changes every prompt that holds it.",
+        "The target 'a ship' asks for 'ship', which is a target too. 'ship' alone is enough.",
+        "The target 'ships' asks for 'ship', which is a target too. 'ship' alone is enough.",
+        "'the ship' is to be preserved and asks for a target",
+        "'two ships' is to be preserved and holds 'ship', which is erased",
+        "'two ships' is to be preserved and holds 'ships', which is erased",
+        "'warships at sea' is to be preserved and holds 'warship', which is erased",
+    ]
