@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mace_pl.concepts.concept import Concept, templates_of
 from mace_pl.concepts.preservation import StageWeights
+from mace_pl.concepts.vocabulary import own_names
 from mace_pl.data.concepts import ConceptData
 from mace_pl.methods import ClosedForm
 from mace_pl.methods.fusion import added
@@ -137,6 +138,7 @@ class Edits:
         module = ConceptErasure(self.pretrained, **model)
         started = time.process_time()
         given = ConceptData(concepts, pictures=str(self.pictures), **data)
+        given.ask_in(own_names(module.source))  # as fit does
         quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False, "max_epochs": 1}
         MaceTrainer(**quiet, enable_model_summary=False, accelerator="cpu").fit(module, datamodule=given)
         assert module.edit is not None and module.refined is not None and module.trained is not None

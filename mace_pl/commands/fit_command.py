@@ -25,6 +25,8 @@ from mace_pl.commands.fit_order import OPTIONS, TunedFit, untuned
 from mace_pl.commands.presets import preset_of
 from mace_pl.concepts.concept import AUTO, read_names
 from mace_pl.concepts.preservation import LISTS
+from mace_pl.concepts.vocabulary import own_names
+from mace_pl.data.concepts import ConceptData
 from mace_pl.errors import Stopped, UserError
 from mace_pl.files.paths import training_folder
 from mace_pl.files.screen import screen
@@ -156,8 +158,9 @@ class FitCLI(CommandLine):
         for name in LISTS:  # as they are now: the file may change, and lies elsewhere for who fuses in another folder
             if plain["model"].get(name) != AUTO and isinstance(plain["model"].get(name), str):
                 plain["model"][name] = read_names(plain["model"][name], f"model.{name}")
-        self.resume_search(plain)
         model = cast(ConceptErasure, self.model)
+        plain["data"]["templates"] = cast(ConceptData, self.datamodule).ask_in(own_names(model.source))
+        self.resume_search(plain)
         refine, fuse = model.weights
         plain["model"] |= {"refine": vars(refine), "fuse": vars(fuse), "prior": model.prior}
         before_after = BeforeAfter(

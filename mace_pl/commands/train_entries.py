@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from mace_pl.callbacks.before_after import check_seeds
 from mace_pl.commands.lightning_commands import fit
+from mace_pl.concepts import vocabulary
 from mace_pl.concepts.concept import AUTO, Concept, read_concepts, read_names, templates_of
 from mace_pl.concepts.names import clean_name
 from mace_pl.concepts.templates import TEMPLATES
@@ -57,7 +58,11 @@ def train_entries(
     for concept in concepts:
         if concept.anchor in library.run.targets and concept.anchor not in own:
             screen().print(f"The anchor of {concept.target!r} is {concept.anchor!r}, which the library erases itself.")
-    made = fitted(library, concepts, templates_for(given, concepts), shown)
+    styled = any(concept.kind == "style" for concept in concepts)
+    known = vocabulary.own_names(Base.load(library.run).source) if styled else []
+    erased = {target.casefold() for target in (*library.run.targets, *own)}
+    known = [name for name in known if name.casefold() not in erased]
+    made = fitted(library, concepts, templates_for(given, concepts, known), shown)
     if own_rank():
         return library
     base = Base.load(library.run)
@@ -142,14 +147,14 @@ def fitted(
     return fit({**config, **shown, "data": data, "model": model, **own})
 
 
-def templates_for(given: Any, concepts: Sequence[Concept]) -> dict[str, list[str]]:
-    """The prompts of some concepts; a mapping may name other targets too."""
+def templates_for(given: Any, concepts: Sequence[Concept], names: Sequence[str] = ()) -> dict[str, list[str]]:
+    """The prompts of some concepts; a mapping may name other targets too, and styles are asked for in the names."""
     if isinstance(given, str) and given.lower().endswith((".yaml", ".yml")):
         given = read_yaml(resolve(given), "templates", texts=True)
     targets = [concept.target for concept in concepts]
     if isinstance(given, Mapping):
         given = {name: t for name, t in given.items() if clean_name(name, "templates") in {*TEMPLATES, *targets}}
-    return dict(zip(targets, templates_of(given, concepts), strict=True))
+    return dict(zip(targets, templates_of(given, concepts, names), strict=True))
 
 
 def refuse_unused(options: Mapping[str, Any]) -> None:

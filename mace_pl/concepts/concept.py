@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mace_pl.concepts.names import clean_name
-from mace_pl.concepts.templates import SETS, TEMPLATES
+from mace_pl.concepts.templates import SETS, TEMPLATES, style_templates
 from mace_pl.errors import UserError, nearest
 from mace_pl.files.artifacts import slug
 from mace_pl.files.paths import resolve
@@ -184,16 +184,16 @@ def _check_distinct(targets: Sequence[str]) -> None:
         names[key] = files[file] = target
 
 
-def read_templates(source: str | Sequence[str] | None, kind: str) -> list[str]:
+def read_templates(source: str | Sequence[str] | None, kind: str, names: Sequence[str] = ()) -> list[str]:
     """Templates with one ``{}`` each, from a list or a text file; the project's own for the kind by the name of a set.
 
-    None gives the plain set.
+    None gives the plain set, of styles with some of the names.
 
     Raises:
         UserError: no template, or one without ``{}`` - a prompt that does not show the target.
     """
     if source is None:
-        return list(TEMPLATES[kind])
+        return style_templates(names) if kind == "style" else list(TEMPLATES[kind])
     if isinstance(source, str) and source in SETS:
         return list(SETS[source][kind])
     if isinstance(source, str):
@@ -215,9 +215,16 @@ def read_templates(source: str | Sequence[str] | None, kind: str) -> list[str]:
 
 
 def templates_of(
-    source: str | Sequence[str] | Mapping[str, str | Sequence[str]] | None, concepts: Sequence[Concept]
+    source: str | Sequence[str] | Mapping[str, str | Sequence[str]] | None,
+    concepts: Sequence[Concept],
+    names: Sequence[str] = (),
 ) -> list[list[str]]:
     """The templates of each concept; a mapping, given or in a YAML file, is looked up by target, then by kind.
+
+    Args:
+        source: as ``data.templates``.
+        concepts: what is erased.
+        names: what the model knows; styles are asked for in some of these where no templates are given.
 
     Raises:
         UserError: a mapping with a name that is neither, or templates that cannot be used.
@@ -225,7 +232,7 @@ def templates_of(
     if isinstance(source, str) and resolve(source).suffix.lower() in (".yaml", ".yml") and resolve(source).is_file():
         source = read_yaml(resolve(source), "data.templates", texts=True)
     if not isinstance(source, Mapping):
-        return [read_templates(source, concept.kind) for concept in concepts]
+        return [read_templates(source, concept.kind, names) for concept in concepts]
     source = {clean_name(name, "data.templates"): texts for name, texts in source.items()}
     for name in set(source) - set(TEMPLATES) - {concept.target for concept in concepts}:
         kinds = ", ".join(TEMPLATES)
@@ -233,4 +240,4 @@ def templates_of(
             f"data.templates: {name!r} is neither a target nor a kind. Choose from {kinds}, or a target."
             + nearest(str(name), [*TEMPLATES, *(concept.target for concept in concepts)])
         )
-    return [read_templates(source.get(c.target, source.get(c.kind)), c.kind) for c in concepts]
+    return [read_templates(source.get(c.target, source.get(c.kind)), c.kind, names) for c in concepts]

