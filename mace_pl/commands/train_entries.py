@@ -61,7 +61,7 @@ def train_entries(
     styled = any(concept.kind == "style" for concept in concepts)
     known = vocabulary.own_names(Base.load(library.run).source) if styled else []
     erased = {target.casefold() for target in (*library.run.targets, *own)}
-    known = [name for name in known if name.casefold() not in erased]
+    known = [name for name in known if name.casefold() not in erased and "{}" not in name]
     made = fitted(library, concepts, templates_for(given, concepts, known), shown)
     if own_rank():
         return library

@@ -163,7 +163,7 @@ class ConceptData(LightningDataModule):
             ``data.templates`` that repeats it.
         """
         erased = {concept.target.casefold() for concept in self.concepts}
-        known = [name for name in names if name.casefold() not in erased]
+        known = [name for name in names if name.casefold() not in erased and "{}" not in name]
         self.templates = templates_of(self.given_templates, self.concepts, known)
         given = self.given_templates
         if not known or not (given is None or isinstance(given, Mapping)):

@@ -31,7 +31,7 @@ UNSEEN = ["--save_pipeline", "false", "--report_seeds", "0"]
 def knowing(toy_pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that says what it knows."""
     folder = Path(shutil.copytree(toy_pipeline, tmp_path_factory.mktemp("knowing") / "model"))
-    (folder / "names.txt").write_text("\n".join([*NAMES, "Ship"]) + "\n")
+    (folder / "names.txt").write_text("\n".join([*NAMES, "Ship", "a {}"]) + "\n")
     return folder
 
 
@@ -55,7 +55,7 @@ def test_names_count_for_styles_without_prompts_alone() -> None:
 
 def test_the_data_say_what_repeats_them() -> None:
     def asked(given: object, *concepts: object) -> object:
-        return ConceptData(list(concepts), templates=given).ask_in([*NAMES, "Ship"])  # type: ignore[arg-type]
+        return ConceptData(list(concepts), templates=given).ask_in([*NAMES, "Ship", "a {}"])  # type: ignore[arg-type]
 
     assert asked(None, SHIP) is None and asked(["a {}"], PAINTER) == ["a {}"]
     assert asked(None, SHIP, PAINTER) == {"style": style_templates(NAMES)}, "a target is in no prompt of another"
