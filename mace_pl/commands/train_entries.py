@@ -14,7 +14,7 @@ from mace_pl.commands.lightning_commands import fit
 from mace_pl.concepts import vocabulary
 from mace_pl.concepts.concept import AUTO, Concept, read_concepts, read_names, templates_of
 from mace_pl.concepts.names import clean_name
-from mace_pl.concepts.templates import TEMPLATES
+from mace_pl.concepts.templates import TEMPLATES, askable
 from mace_pl.errors import UserError
 from mace_pl.files.identity import identity
 from mace_pl.files.paths import resolve
@@ -60,9 +60,8 @@ def train_entries(
             screen().print(f"The anchor of {concept.target!r} is {concept.anchor!r}, which the library erases itself.")
     styled = any(concept.kind == "style" for concept in concepts)
     known = vocabulary.own_names(Base.load(library.run).source) if styled else []
-    erased = {target.casefold() for target in (*library.run.targets, *own)}
-    known = [name for name in known if name.casefold() not in erased and "{}" not in name]
-    made = fitted(library, concepts, templates_for(given, concepts, known), shown)
+    prompts = templates_for(given, concepts, askable(known, [*library.run.targets, *own]))
+    made = fitted(library, concepts, prompts, shown)
     if own_rank():
         return library
     base = Base.load(library.run)

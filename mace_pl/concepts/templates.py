@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 OBJECT_TEMPLATES = [
     "a photo of a {}", "a photo of the {}", "{}", "the {}", "a picture of a {}", "a picture of the {}",
@@ -93,3 +93,9 @@ def style_templates(names: Sequence[str]) -> list[str]:
         return list(own)
     shown = [names[int((i + 0.5) * len(names) / count)] for i in range(count)]
     return [*own[:NO_THING], *(f"a photo of a {name} in the style of {{}}" for name in shown)]
+
+
+def askable(names: Sequence[str], targets: Iterable[str]) -> list[str]:
+    """Names of a model that :func:`style_templates` may take: no target, in any case, and none that holds ``{}``."""
+    erased = {target.casefold() for target in targets}
+    return [name for name in names if name.casefold() not in erased and "{}" not in name]

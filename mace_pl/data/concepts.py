@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from mace_pl.concepts.concept import Concept, read_concepts, read_names, templates_of
-from mace_pl.concepts.templates import style_templates
+from mace_pl.concepts.templates import askable, style_templates
 from mace_pl.errors import UserError
 from mace_pl.files.artifacts import slug
 from mace_pl.files.owned import refuse_inside_run
@@ -162,8 +162,7 @@ class ConceptData(LightningDataModule):
         Returns:
             ``data.templates`` that repeats it.
         """
-        erased = {concept.target.casefold() for concept in self.concepts}
-        known = [name for name in names if name.casefold() not in erased and "{}" not in name]
+        known = askable(names, (concept.target for concept in self.concepts))
         self.templates = templates_of(self.given_templates, self.concepts, known)
         given = self.given_templates
         if not known or not (given is None or isinstance(given, Mapping)):

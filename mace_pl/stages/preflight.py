@@ -65,15 +65,23 @@ def warned(pipeline: Pipeline, concepts: Sequence[Concept], preserved: Sequence[
                 f"The anchor of {concept.target!r} is {concept.anchor!r}, which is erased itself: {concept.target!r} "
                 f"becomes what the model no longer knows. Choose another anchor."
             )
+    others = []
     for name in preserved:
         target = targets.get(name_tokens(pipeline, name))
-        if target is not None and name != target:
+        if target is None:
+            others.append(name)
+        elif name != target:
             said.append(f"{name!r} has the tokens of the target {target!r}: it is erased, not preserved.")
-    return said + _worded([c.target for c in concepts], preserved)
+    return said + _worded([c.target for c in concepts], others)
 
 
 def _worded(targets: Sequence[str], preserved: Sequence[str]) -> list[str]:
-    """A line for each name that asks for a target in other words, and for targets that are no words."""
+    """A line for each name that asks for a target in other words, and for targets that are no words.
+
+    Args:
+        targets: what is erased.
+        preserved: names to preserve, without those that have the tokens of a target.
+    """
     said = [
         f"The target {target!r} is a single sign, and changes every prompt that holds it."
         for target in targets
@@ -84,9 +92,9 @@ def _worded(targets: Sequence[str], preserved: Sequence[str]) -> list[str]:
         if other is not None:
             said.append(f"The target {target!r} asks for {other!r}, which is a target too. {other!r} alone is enough.")
     for name in preserved:
-        if name not in targets and asks_for(name, targets):
+        if asks_for(name, targets):
             said.append(f"{name!r} is to be preserved and asks for a target: the two work against each other.")
-    for name, word in holding([name for name in preserved if name not in targets], targets):
+    for name, word in holding(preserved, targets):
         said.append(f"{name!r} is to be preserved and holds {word!r}, which is erased: it may bring {word!r} back.")
     return said
 

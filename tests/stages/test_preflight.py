@@ -19,8 +19,11 @@ def test_an_anchor_that_is_erased_itself_is_named(toy_pipeline: Path) -> None:
 def test_targets_and_names_in_other_words_are_named(toy_pipeline: Path) -> None:
     pipeline = DiffusionPipeline.from_pretrained(toy_pipeline, safety_checker=None)
     given = ["ship", "a ship", "ships", ".", "a", "藝", "warship"]
-    said = warned(pipeline, [Concept(name) for name in given], ["two ships", "the ship", "dog", "warships at sea"])
+    said = warned(
+        pipeline, [Concept(name) for name in given], ["two ships", "the ship", "dog", "warships at sea", "SHIP", "ship"]
+    )
     assert [line.split(":")[0] for line in said if "target" in line or "preserved" in line] == [
+        "'SHIP' has the tokens of the target 'ship'",
         "The target '.' is a single sign, and changes every prompt that holds it.",
         "The target 'a' is a single sign, and changes every prompt that holds it.",
         "The target 'a ship' asks for 'ship', which is a target too. 'ship' alone is enough.",
