@@ -100,7 +100,8 @@ class BeforeAfter(Callback):
         if self.given is None:
             room = MAX_COLUMNS - len(targets) if self.seeds else 0
             preserved = next_to(module, targets, max(0, min(SHOWN, room)))
-        self.report = Report(data.concepts, preserved, self.classifier, self.seeds, stores=not self.dry_run)
+        styles = module.wanted.styles_among(preserved)
+        self.report = Report(data.concepts, preserved, self.classifier, self.seeds, styles, stores=not self.dry_run)
         if trainer.is_global_zero:
             self.show_plan(module, data, self.report)
         if self.classifier or not self.dry_run:

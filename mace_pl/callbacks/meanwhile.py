@@ -84,7 +84,8 @@ class Meanwhile(Callback):
         targets = [concept.target for concept in data.concepts]
         preserved = names_beside(module.pipeline, self.preserved, targets) or next_to(module, targets, SHOWN)
         preserved = preserved[:SHOWN]
-        self.report = Report(data.concepts[:SHOWN], preserved, None, seeds=1)
+        styles = module.wanted.styles_among(preserved)
+        self.report = Report(data.concepts[:SHOWN], preserved, None, 1, styles)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Nothing of an earlier run stays that this one does not resume."""

@@ -41,6 +41,7 @@ class Report:
         classifier: folder of the CLIPModel that says which of the names and anchors an image shows; no scores when
             None.
         seeds: images per name; the first one is shown.
+        styles: those of the names that are styles, which are asked for as such and are nothing that is seen.
         stores: whether images of the original are written where later runs take them.
     """
 
@@ -50,13 +51,15 @@ class Report:
         preserved: Sequence[str],
         classifier: str | None,
         seeds: int,
+        styles: Sequence[str] = (),
         stores: bool = True,
     ) -> None:
         self.concepts = list(concepts)
         self.preserved = [name for name in preserved if name not in {c.target for c in concepts}]
         self.names = [c.target for c in self.concepts] + self.preserved
         kinds = [c.kind for c in self.concepts]
-        kinds += ["person" if set(kinds) == {"person"} else "object"] * len(self.preserved)
+        other = "person" if set(kinds) == {"person"} else "object"
+        kinds += ["style" if name in styles else other for name in self.preserved]
         self.prompts = [IMAGE_TEMPLATE[kind].replace("{}", name) for kind, name in zip(kinds, self.names, strict=True)]
         self.seeds, self.stores = seeds, stores
         #: names that a classifier can tell apart: a style is not one more thing that is seen

@@ -96,6 +96,16 @@ def test_an_anchor_is_an_answer_too(toy_clip: Path) -> None:
     assert lone is not None and lone([Image.new("RGB", (8, 8), "red")]).shape == (1, 2)
 
 
+def test_a_preserved_style_is_asked_for_as_a_style(toy_pipeline: Path, toy_clip: Path, tmp_path: Path) -> None:
+    """Nobody asks for "a photo of a Monet", and a style is no thing that an image shows."""
+    settings = config(tmp_path, toy_pipeline, "run", [{"target": "ship", "anchor": "ground"}])
+    settings += ["--model.domain_styles", "[Monet]", "--model.domain_names", "[cat, monet]", "--kept", "[cat, Monet]"]
+    erase_main([*settings, *ALONE, "--classifier", str(toy_clip)])
+    metrics = json.loads((tmp_path / "run" / "report" / "metrics.json").read_text())
+    assert metrics["prompts"] == ["a photo of a ship", "a photo of a cat", "a photo in the style of Monet"]
+    assert set(metrics["accuracy"]["after"]) == {"ship", "cat"}
+
+
 @pytest.mark.parametrize("names", [10, 12])
 def test_an_image_of_some_names_says_so(names: int, tmp_path: Path) -> None:
     report = Report([Concept("ship", "ground")], [f"thing {i}" for i in range(1, names)], None, 1)
