@@ -13,6 +13,10 @@ TORCH  ?= torch==2.13.0
 VENV   ?= .venv
 RUNS   ?= 10
 
+# the second pass of emoji_scorer.yaml, on other images
+FURTHER := --model.new_image_tower false --model.seed 2025 --data.images 20000 --data.manners 0.57 --data.seed 2027 \
+	--trainer.max_steps 5000
+
 BIN   := $(VENV)/bin
 READY := $(VENV)/.ready
 CHECKS := $(VENV)/.checks
@@ -69,6 +73,7 @@ train: $(READY)
 	$(BIN)/python train.py fit --config configs/train/emoji_vae.yaml
 	$(BIN)/python train.py fit --config configs/train/emoji_clip.yaml
 	$(BIN)/python train.py fit --config configs/train/emoji_scorer.yaml --model.overwrite true
+	$(BIN)/python train.py fit --config configs/train/emoji_scorer.yaml --model.overwrite true $(FURTHER)
 	$(BIN)/python train.py fit --config configs/train/emoji_unet.yaml
 	$(BIN)/python train.py fit --config configs/train/emoji_judge.yaml
 
