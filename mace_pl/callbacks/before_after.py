@@ -113,7 +113,8 @@ class BeforeAfter(Callback):
             self.tokens = preflight(module.pipeline, data.concepts, data.templates, beside, seen)
             show_preflight(self.tokens, screen())
             show_chosen(module.wanted, screen())
-            for line in warned(module.pipeline, data.concepts, names):
+            known = {*module.wanted.styles, *module.wanted.prompted}
+            for line in warned(module.pipeline, data.concepts, names, known):
                 screen().print(line, highlight=False)
         if self.dry_run:
             check_solvable(module.pipeline, data.concepts, data.templates, module.method, module.wanted)

@@ -14,7 +14,7 @@ from mace_pl.errors import UserError
 from mace_pl.files.artifacts import claim_output, write_json
 from mace_pl.files.identity import identity
 from mace_pl.files.versions import ADDING
-from mace_pl.run import Run
+from mace_pl.run import CONFIG, Run
 from mace_pl.tuning.search import STUDY, optuna
 
 OPTIONS = ("tune", "judge", "confirm_by")  # of ``fit``, which no run's configuration holds
@@ -84,7 +84,8 @@ class TunedFit:
     @property
     def fitted(self) -> bool:
         """Whether the run is there, made from these settings."""
-        if Run.edit_in(untuned(self.output)) is None:
+        run = untuned(self.output)
+        if Run.edit_in(run) is None or not (run / CONFIG).is_file():
             return False
         with suppress(OSError, ValueError):
             return bool(json.loads(self.mark.read_text(encoding="utf-8")) == {"order": self.order})

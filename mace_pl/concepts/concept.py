@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from mace_pl.concepts.names import clean_name
 from mace_pl.concepts.templates import SETS, TEMPLATES, style_templates
 from mace_pl.errors import UserError, nearest
@@ -160,12 +162,21 @@ def _bare(target: str) -> Concept:
     Raises:
         UserError: it is a whole list, which is what the parser makes of an entry that is no text.
     """
-    if target.startswith("[") and target.endswith("]"):
+    if _holds_no_text(target):
         raise UserError(
             f"data.concepts: {target} holds what is no text: a number, a date, yes, no, null or a list. Write such "
             f"names in quotes, as in ['1984']."
         )
     return Concept(target)
+
+
+def _holds_no_text(target: str) -> bool:
+    """Whether a target is written as a list with an entry that is no text; "[red] paint" and "[red]" are names."""
+    try:
+        listed = yaml.safe_load(target) if target.startswith("[") else None
+    except yaml.YAMLError:
+        return False
+    return isinstance(listed, list) and not all(isinstance(entry, str) for entry in listed)
 
 
 def _check_distinct(targets: Sequence[str]) -> None:

@@ -45,7 +45,7 @@ def facts_of(pretrained: str, revision: str | None = None) -> ModelFacts:
     What cannot be read is left to whoever loads the model, and says why.
     """
     place = resolve(pretrained)
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, SafetensorError):
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError, SafetensorError):
         if place.is_file():
             return facts_of_file(place)
         unet, scheduler = (settings_of(place, pretrained, revision, part) for part in PARTS)
@@ -69,7 +69,9 @@ def settings_of(place: Path, pretrained: str, revision: str | None, part: str) -
     file = place / part
     if not place.exists() and hub_id(pretrained):
         file = Path(hf_hub_download(pretrained, part, revision=revision))
-    settings: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(settings, dict):
+        raise TypeError(f"{file} holds no mapping")
     return settings
 
 

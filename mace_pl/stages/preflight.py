@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -43,13 +43,16 @@ def anchor_distances(pipeline: Pipeline, concepts: Sequence[Concept]) -> dict[st
     return found
 
 
-def warned(pipeline: Pipeline, concepts: Sequence[Concept], preserved: Sequence[str]) -> list[str]:
+def warned(
+    pipeline: Pipeline, concepts: Sequence[Concept], preserved: Sequence[str], styles: Collection[str] = ()
+) -> list[str]:
     """A line for each thing that need not end the run and that will show in what it leaves.
 
     Args:
         pipeline: the original model.
         concepts: what is erased.
         preserved: names to preserve, by whatever setting.
+        styles: names of styles, upper or lower case.
     """
     said = [
         f"The anchor of {target!r} is nearly the same to the model (distance {distance:.2f}, below {CLOSE}): "
@@ -72,6 +75,12 @@ def warned(pipeline: Pipeline, concepts: Sequence[Concept], preserved: Sequence[
             others.append(name)
         elif name != target:
             said.append(f"{name!r} has the tokens of the target {target!r}: it is erased, not preserved.")
+    known = {style.casefold() for style in styles}
+    for target in (c.target for c in concepts if c.kind == "object" and c.target.casefold() in known):
+        said.append(
+            f"{target!r} is the name of a style, and is erased as an object. Write {{target: {target}, kind: style}} "
+            f"if the style is meant."
+        )
     return said + _worded([c.target for c in concepts], others)
 
 

@@ -84,19 +84,22 @@ class Search:
         Raises:
             UserError: it is no database, or damaged.
         """
-        from sqlalchemy.exc import DatabaseError  # comes with Optuna
+        from sqlalchemy.engine import URL  # comes with Optuna
+        from sqlalchemy.exc import DatabaseError
 
         try:
-            return self.library.create_study(
-                storage=f"sqlite:///{file}",
+            study = self.library.create_study(
+                storage=URL.create("sqlite", database=str(file)).render_as_string(),  # a path may hold ? and %
                 study_name="tune",
                 directions=["maximize", "maximize"],
                 load_if_exists=True,
             )
+            study.get_trials(deepcopy=False)  # damage behind the first pages shows here
         except (DatabaseError, self.library.exceptions.StorageInternalError) as error:
             raise UserError(
                 f"study: {file} cannot be read ({one_line(error)[:200]}). Give another --study, or remove its folder."
             ) from error
+        return study
 
     def run(self, trials: int, score: Score, first: Mapping[str, float]) -> None:
         """Go on until so many trials are done, by this and other processes.

@@ -61,6 +61,15 @@ def test_the_family_is_read_from_the_model(tmp_path: Path) -> None:
     assert of(None, found["tiny"]).settings == {"model.lr": 3e-4, "data.image_guidance": 5.0}
 
 
+@pytest.mark.parametrize(("part", "text"), [("scheduler/scheduler_config.json", "[]"), ("unet/config.json", "7")])
+def test_a_model_whose_configurations_say_nothing_is_left_to_who_loads_it(part: str, text: str, tmp_path: Path) -> None:
+    place = model(tmp_path / "model", 768)
+    (tmp_path / "model" / part).write_text(text)
+    assert of("sd15:24", place).family == "sd15"
+    (tmp_path / "model/unet/config.json").write_text('{"cross_attention_dim": 32, "block_out_channels": []}')
+    assert of("sd15:24", place).family == "sd15"
+
+
 @pytest.mark.parametrize("given", ["sd3", "sd15:much", "sd15:-8", "sd15:nan", "8"])
 def test_what_is_no_preset_is_refused_with_those_that_are(given: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"preset=.* Choose from sd15, sd21, sdxl, tiny, with what a card holds"):

@@ -52,6 +52,11 @@ def test_bad_concepts_are_refused(rows: object, message: str) -> None:
         read_concepts(rows)  # type: ignore[arg-type]
 
 
+def test_a_name_in_brackets_is_a_name() -> None:
+    given = ["[/red]", "[red]bold[/red]", "[ship]"]
+    assert [concept.target for concept in read_concepts(given)] == given
+
+
 def test_an_anchor_that_is_not_named_is_left_to_the_run_and_none_is_none(tmp_path: Path) -> None:
     (tmp_path / "c.csv").write_text("target,kind\nship,object\n")
     unnamed = [read_concepts(given)[0].anchor for given in ([{"target": "ship"}], str(tmp_path / "c.csv"))]

@@ -33,3 +33,13 @@ def test_targets_and_names_in_other_words_are_named(toy_pipeline: Path) -> None:
         "'two ships' is to be preserved and holds 'ships', which is erased",
         "'warships at sea' is to be preserved and holds 'warship', which is erased",
     ]
+
+
+def test_a_style_among_the_objects_is_named(toy_pipeline: Path) -> None:
+    pipeline = DiffusionPipeline.from_pretrained(toy_pipeline, safety_checker=None)
+    given = [Concept("monet"), Concept("Dali", kind="style"), Concept("Cubist", kind="person"), Concept("ship")]
+    said = warned(pipeline, given, [], ["Monet", "Dali", "cubist"])
+    assert [line for line in said if "style" in line] == [
+        "'monet' is the name of a style, and is erased as an object. Write {target: monet, kind: style} if the style "
+        "is meant."
+    ]

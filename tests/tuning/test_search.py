@@ -81,3 +81,14 @@ def test_a_search_without_a_trial_gives_way_and_a_damaged_one_is_named(tmp_path:
     with pytest.raises(UserError, match=r"study: .*broken\.sqlite3 cannot be read .*Give another --study"):
         (tmp_path / "broken.sqlite3").write_bytes(b"no database " * 100)
         Search(tmp_path / "broken.sqlite3", SPACE, 1, "inputs")
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 8] + bytes(len(whole) - len(whole) // 8))
+    with pytest.raises(UserError, match="cannot be read"):
+        Search(file, SPACE, 1, "other inputs")
+
+
+def test_a_study_lies_where_its_path_says(tmp_path: Path) -> None:
+    """In a folder whose name means something in a URL."""
+    folder = tmp_path / "50%20of? a#b & {c}"
+    search(folder, 1)
+    assert (folder / "study.sqlite3").is_file() and [file.name for file in tmp_path.iterdir()] == [folder.name]
