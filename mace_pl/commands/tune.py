@@ -205,5 +205,5 @@ def tell(folder: Path, search: Search, picked: Tried, found: Mapping[str, Scores
         say("No trial is better than the run's own weights: what is written is the same edit.")
     for name, one in found.items():
         say(f"{name}: {one}")
-    say(f"H from search to confirmation: {-gap:+.3f} (judge of the confirmation: {content['confirmed']['judge']})")
+    say(f"H from search to confirmation: {0.0 - gap:+.3f} (judge of the confirmation: {content['confirmed']['judge']})")
     say(f"Page of the search: {folder / 'tuning.html'}")

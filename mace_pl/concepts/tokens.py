@@ -8,6 +8,8 @@ from mace_pl.errors import UserError
 from mace_pl.models.protocols import Tokenizer
 from mace_pl.models.text_encoding import with_all_vectors
 
+SHOWN = 80  # characters of a name in a message: one that is too long for a prompt may be a whole page
+
 
 def _tokens(tokenizer: Tokenizer, prompt: str) -> list[int]:
     whole, length = with_all_vectors(tokenizer, prompt), tokenizer.model_max_length
@@ -60,9 +62,10 @@ def target_span(tokenizer: Tokenizer, template: str, target: str) -> tuple[int, 
     size = tokenizer.model_max_length
     start, stop = token_span(tokenizer, template, target)
     if stop <= start or stop > size - 1:
+        name = target if len(target) <= SHOWN else f"{target[:SHOWN]}…"
         raise UserError(
-            f"data.templates: {template!r} does not show the target {target!r}: its tokens are {start} to {stop} of "
-            f"{size}. Shorten the template or the target."
+            f"data.templates: {template!r} does not show the target {name!r}: its tokens are {start} to {stop} of "
+            f"{size}. Shorten the template or the target, which may be a name to preserve (model.domain_names)."
         )
     return start, stop
 
