@@ -15,7 +15,7 @@ RUNS   ?= 10
 
 # the second pass of emoji_scorer.yaml, on other images
 FURTHER := --model.new_image_tower false --model.seed 2025 --data.images 20000 --data.manners 0.57 --data.seed 2027 \
-	--trainer.max_steps 5000
+	--trainer.max_steps 5000 --trainer.callbacks.init_args.dirpath checkpoints/training/emoji_scorer_further
 
 BIN   := $(VENV)/bin
 READY := $(VENV)/.ready

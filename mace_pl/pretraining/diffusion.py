@@ -22,6 +22,7 @@ from mace_pl.errors import UserError
 from mace_pl.export.readable import make_readable
 from mace_pl.files.artifacts import write_json, written_aside
 from mace_pl.files.paths import resolve
+from mace_pl.pretraining.card import CARD, parts_of, write_card
 from mace_pl.pretraining.training import TrainingModule, save_half
 
 GIVEN = ("vae", "text_encoder", "tokenizer")  # what a new UNet is trained with
@@ -95,7 +96,7 @@ class DiffusionTraining(TrainingModule):
 
     def parts(self) -> Sequence[str]:
         """The UNet's parts, or everything of the given pipeline."""
-        return NEW if self.pretrained is None else sorted(p.name for p in visible(self.source))
+        return NEW if self.pretrained is None else sorted([CARD, *(p.name for p in parts_of(self.source))])
 
     def setup(self, stage: str) -> None:
         """Check the folders, then make or read UNet and scheduler.
@@ -238,7 +239,8 @@ class DiffusionTraining(TrainingModule):
                 self.scheduler.save_pretrained(aside)
             write_json(self.folder / "model_index.json", model_index())
             return
-        for part in visible(self.source):
+        write_card(self.folder, self.source.name, self.trainer.global_step, len(self.pool().captions))
+        for part in parts_of(self.source):
             if part.name != "unet":
                 with written_aside(self.folder / part.name) as aside:
                     (shutil.copytree if part.is_dir() else shutil.copyfile)(part, aside)
@@ -272,11 +274,6 @@ def take_over(unet: Any, folder: str) -> None:
     if not fitting:
         raise UserError(f"start={folder}: no weight has the shape that the new UNet needs. Leave start out.")
     unet.load_state_dict(weights | fitting)
-
-
-def visible(folder: Path) -> list[Path]:
-    """What a folder holds, hidden files left out."""
-    return sorted(p for p in folder.iterdir() if not p.name.startswith("."))
 
 
 def model_index() -> dict[str, Any]:

@@ -141,8 +141,8 @@ def show_chosen(wanted: Preserving, console: Console) -> None:
     console.print(table)
     console.print(
         f"model.domain_names: {len(wanted.moved)} of {wanted.among} names ({wanted.chosen_from}) are preserved, those "
-        f"that the edit would move most; targets are left out. Moved: how far, over all layers, and as a part of the "
-        f"name's size in the original.",
+        f"that the edit would move most; targets are left out. Moved: how far the last token, over all layers, and "
+        f"as a part of its size in the original.",
         highlight=False,
     )
 

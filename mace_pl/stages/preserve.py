@@ -242,8 +242,8 @@ def counted(names: Sequence[str], counts: Tensor) -> str:
     most = counts.argsort(descending=True, stable=True)[:FIRST].tolist()
     shown = ", ".join(f"{names[i]} {float(counts[i]):.2g}" for i in most)
     return (
-        f"model.domain_names: names count by what the edit would do to them, {float(counts.min()):.2g} to "
-        f"{float(counts.max()):.2g} times the mean of {len(names)}; most: {shown}"
+        f"model.domain_names: names count by what the edit would do to all tokens of their prompts, "
+        f"{float(counts.min()):.2g} to {float(counts.max()):.2g} times the mean of {len(names)}; most: {shown}"
     )
 
 

@@ -78,9 +78,10 @@ def pick(tried: Sequence[Tried], most: float | None, least: float | None) -> Tri
         if (most is None or one.scores.acc_e <= most) and (least is None or one.scores.acc_s >= least)
     ]
     if not within:
-        acc_e, acc_s = min(one.scores.acc_e for one in best), max(one.scores.acc_s for one in best)
+        erased, kept = min(best, key=lambda one: one.scores.acc_e), max(best, key=lambda one: one.scores.acc_s)
         raise UserError(
-            f"tune: no trial is within the limits; the least acc_e is {acc_e:.3f}, the largest acc_s {acc_s:.3f}. Give "
-            f"wider ones, or more --trials: the same command continues the search."
+            f"tune: no single trial is within the limits; the one with the least acc_e has {erased.scores}, the one "
+            f"with the largest acc_s {kept.scores}. Give wider ones, or more --trials: the same command continues the "
+            f"search."
         )
     return max(within, key=lambda one: (one.scores.h, -one.number))

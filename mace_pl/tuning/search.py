@@ -110,6 +110,8 @@ class Search:
             first: the values that are tried first.
         """
         self.drop_killed()
+        if done := len(self.of("COMPLETE", "PRUNED")):
+            screen().print(f"The search goes on: {done} of {trials} trials are there.", highlight=False)
         while len(self.of("COMPLETE", "PRUNED")) < trials:
             number = len(self.of("COMPLETE", "PRUNED", "RUNNING"))
             if number == 0:

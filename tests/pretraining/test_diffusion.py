@@ -233,7 +233,10 @@ def test_the_command_runs_the_shipped_configuration(
     name: str, parts: Path, toy_pipeline: Path, images: Path, tmp_path: Path
 ) -> None:
     new = {"model.output_dir": parts, "model.channels": "[16,16]", "data.images": 8}
-    given = {"model.output_dir": tmp_path / "out", "model.pretrained": toy_pipeline, "data.folder": images}
+    base = Path(shutil.copytree(toy_pipeline, tmp_path / "a model"))
+    for name_of, content in (("README.md", "seen in 98 %"), ("sheet.png", "an image")):
+        (base / name_of).write_text(content)
+    given = {"model.output_dir": tmp_path / "out", "model.pretrained": base, "data.folder": images}
     settings = {
         **(new if name == "emoji_unet" else given),
         "data.resolution": 16,
@@ -246,3 +249,7 @@ def test_the_command_runs_the_shipped_configuration(
     train_main(["fit", f"--config=configs/train/{name}.yaml", *(f"--{k}={v}" for k, v in settings.items())])
     assert (tmp_path / "kept" / "last.ckpt").exists()
     StableDiffusionPipeline.from_pretrained(settings["model.output_dir"])
+    if name == "finetune":
+        card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+        assert "# Fine-tuned from a model" in card and "for 2 steps" in card and "98 %" not in card
+        assert not (tmp_path / "out" / "sheet.png").exists()
