@@ -1,13 +1,15 @@
-"""A progress bar that says which stage and which concepts a run is at."""
+"""A progress bar that says which stage and which concepts a run is at, and lines in its place in a file."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
-from lightning import LightningModule, Trainer
+from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 
 from mace_pl.callbacks.protocols import ErasureModule
+from mace_pl.training.progress import said_by_tenths
 
 SHOWN = 3  # concepts that the bar names before it counts the rest
 
@@ -36,3 +38,42 @@ class StageProgress(RichProgressBar):
         """Leave the finished bar before the summary, which stands below it."""
         if self.progress is not None:
             self.progress.stop()
+
+
+class SaidByTenths(Callback):
+    """Says each tenth of the batches of a command in a line: in a file, a bar would be one long line.
+
+    Args:
+        command: as ``test``.
+    """
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+        self.told: Callable[[int], None] | None = None
+
+    def begin(self, trainer: Trainer, batches: int | float | list[int | float]) -> None:
+        """Count from here."""
+        if trainer.is_global_zero:
+            total = sum(batches) if isinstance(batches, list) else batches
+            self.told = said_by_tenths(self.command, int(total), "batches")
+
+    def advance(self) -> None:
+        """A batch is done."""
+        if self.told is not None:
+            self.told(1)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count from here."""
+        self.begin(trainer, trainer.num_test_batches)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count from here."""
+        self.begin(trainer, trainer.num_predict_batches)
+
+    def on_test_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """A batch is done."""
+        self.advance()
+
+    def on_predict_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """A batch is done."""
+        self.advance()

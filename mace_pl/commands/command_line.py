@@ -20,6 +20,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from mace_pl.callbacks.progress import SaidByTenths
 from mace_pl.commands.explained import causes, explained, missing_package
 from mace_pl.commands.parsing import LightningParser, check_config
 from mace_pl.errors import Stopped, UserError, one_line
@@ -191,6 +192,7 @@ class CommandLine(OneLineCLI):
         own = any(isinstance(c, ProgressBar) for c in callbacks)
         if not own and not screen().is_terminal:  # in a file a bar is one long line, and comes too late
             kwargs["enable_progress_bar"] = False
+            callbacks.append(SaidByTenths(str(self.subcommand)))
         shown = kwargs.get("enable_progress_bar", given["enable_progress_bar"])
         hidden = shown is False or given["barebones"]  # None leaves it to Lightning, which shows one
         progress = None if hidden or own else self.progress_bar()

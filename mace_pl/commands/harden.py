@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ from mace_pl.models.source import Source
 from mace_pl.models.text_encoding import check_free_tokens, names_beside
 from mace_pl.run import Run
 from mace_pl.stages.reach import reach_of_run
+from mace_pl.training.progress import said_by_tenths
 from mace_pl.training.team import launched
 
 Texts = dict[str, list[str]]
@@ -111,26 +112,13 @@ def harden_run(
         pipeline.to(place)
         job = Job(pipeline, harden, asked, _look(old.config), seed, made, team, shown)
         saved = Saved(output, job.inputs)
-        told = said_by_tenths(job.total) if team.first and not shown else None
+        told = said_by_tenths("harden", job.total, "steps") if team.first and not shown else None
         hardened = job.run(old.edit.weights(backbone_of(pipeline).text_layers()), saved, keep_every_n_steps, told)
         if team.first:
             _write(job, hardened, old, new, source, forms, overwrite)
             saved.remove()
         team.wait()
     return output
-
-
-def said_by_tenths(total: int) -> Callable[[int], None]:
-    """Called with each number of steps done, it says each tenth of all in a line, where no bar shows them."""
-    done = 0
-
-    def told(steps: int) -> None:
-        nonlocal done
-        before, done = 10 * done // total, done + steps
-        if 10 * done // total > before:
-            screen().print(f"harden: {done} of {total} steps", highlight=False)
-
-    return told
 
 
 def _write(

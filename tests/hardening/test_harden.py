@@ -21,7 +21,6 @@ from support.seeds import seeded
 from support.tolerances import EDITED_PASS, MOVED, RUN_FACTORS, above, close
 
 from mace_pl.cli import erase_main
-from mace_pl.commands.harden import said_by_tenths
 from mace_pl.data.concepts import ConceptData
 from mace_pl.export.apply import apply_files
 from mace_pl.files.artifacts import read_metadata
@@ -36,6 +35,7 @@ from mace_pl.models.backbone import backbone_of
 from mace_pl.models.pipeline import load_pipeline
 from mace_pl.run import Run
 from mace_pl.stages.estimate import Estimator, Planned
+from mace_pl.training.progress import said_by_tenths
 
 BUSY = 4  # of time, as for the other stages
 
@@ -210,7 +210,7 @@ def test_the_estimate_is_about_what_it_takes(
 
 
 def test_without_a_bar_each_tenth_of_the_steps_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    told = said_by_tenths(20)
+    told = said_by_tenths("harden", 20, "steps")
     for steps in (1, 2, 0, 17):  # the first may be those of an interrupted one
         told(steps)
     assert capsys.readouterr().out.splitlines() == ["harden: 3 of 20 steps", "harden: 20 of 20 steps"]
