@@ -85,7 +85,7 @@ def test_a_predict_that_fails_leaves_its_log_beside_the_images(
     assert "GPU available: False" in said and "Traceback" in said and "nothing that a user can mend" in said
     assert sorted(path.suffix for path in output.iterdir()) == [".json", ".png"]
     erase_main(args)
-    assert "predict: 1 of 2 batches\npredict: 2 of 2 batches\n" in capsys.readouterr().out  # no bar in a file
+    assert "predict: 1 of 1 batches\n" in capsys.readouterr().out, "no bar in a file; one image was there"
     assert sorted(path.suffix for path in output.iterdir()) == [".json", ".png", ".png"]
     assert [path.name for path in tmp_path.iterdir()] == ["samples"]
     exit_message([*args, "--data.names", "[ship]"], capsys)
