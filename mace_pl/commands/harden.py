@@ -93,6 +93,7 @@ def harden_run(
     _check_call(keep_every_n_steps, seed)
     check_formats(export or [], "export")
     old = _checked(Run.load(run), run)
+    edit = old.edit  # before anything is read that takes long
     output = Path(output_dir) if output_dir else old.home.with_name(f"{old.home.name}-hardened")
     refuse_inputs(output, [("run", old.home)])
     claim_output(output, overwrite)
@@ -113,7 +114,7 @@ def harden_run(
         job = Job(pipeline, harden, asked, _look(old.config), seed, made, team, shown)
         saved = Saved(output, job.inputs)
         told = said_by_tenths("harden", job.total, "steps") if team.first and not shown else None
-        hardened = job.run(old.edit.weights(backbone_of(pipeline).text_layers()), saved, keep_every_n_steps, told)
+        hardened = job.run(edit.weights(backbone_of(pipeline).text_layers()), saved, keep_every_n_steps, told)
         if team.first:
             _write(job, hardened, old, new, source, forms, overwrite)
             saved.remove()

@@ -39,7 +39,7 @@ Templates = str | list[str] | dict[str, str | list[str]]
 
 def add_concepts(
     run: str,
-    concepts: str | list[dict[str, Any]] | None = None,
+    concepts: str | list[dict[str, Any] | str] | None = None,
     merge: str | None = None,
     templates: Templates | None = None,
     reason: str | None = None,
@@ -57,7 +57,7 @@ def add_concepts(
 
     Args:
         run: the library, or an output folder of ``fit`` or ``fuse``.
-        concepts: as ``data.concepts`` of ``fit``: a list of {target, anchor, kind}, or a file.
+        concepts: as ``data.concepts`` of ``fit``: a list of targets or of {target, anchor, kind}, or a file.
         merge: another library of the same model, or a run, whose entries are added in place of concepts.
         templates: their prompts, as ``data.templates`` of ``fit``; those of the run when None.
         reason: why; free text.
@@ -102,7 +102,7 @@ def add_concepts(
 
 def replace_concepts(
     run: str,
-    concepts: str | list[dict[str, Any]],
+    concepts: str | list[dict[str, Any] | str],
     templates: Templates | None = None,
     reason: str | None = None,
     requester: str | None = None,

@@ -38,7 +38,7 @@ Ask = Callable[[str, int], str]  # a request and a seed to the answer
 
 def write_prompts(
     output: str,
-    concepts: str | list[dict[str, Any]] | None = None,
+    concepts: str | list[dict[str, Any] | str] | None = None,
     language_model: str | None = None,
     captions: list[str] | str | None = None,
     vocabulary: list[str] | str | None = None,

@@ -159,7 +159,9 @@ def preserving(
     affected = affected or (MANY if chosen_from in (OWN, COMMON) else AFFECTED)
     own = model.get("domain_styles")
     prompted = frozenset([*styles, *common_words("styles")] if own == AUTO else read_names(own, "model.domain_styles"))
-    bare, named = not method.trains and method.tokens in ("last", "bare"), {n.casefold() for n in (*names, *vocabulary)}
+    later = styles if chosen_from == OWN else ()  # preserved too once a style is erased
+    named = {name.casefold() for name in (*names, *vocabulary, *later)}
+    bare = not method.trains and method.tokens in ("last", "bare")
     idle = [name for name in sorted(prompted) if bare or name.casefold() not in named]
     if idle and own != AUTO:
         why = f"{method!r} sums bare names" if bare else "no such names are preserved"

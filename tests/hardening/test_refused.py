@@ -60,6 +60,10 @@ def test_a_hardened_run_and_no_run_are_refused(
     (tmp_path / "swapped/statistics/painter.safetensors").unlink()
     said = exit_message(command(tmp_path / "swapped", tmp_path / "out"), capsys)
     assert "erases 'painter', of which it has no statistics" in said and not (tmp_path / ".out.training").exists()
+    shutil.copytree(run, tmp_path / "less")
+    (tmp_path / "less/edit.safetensors").unlink()
+    said = exit_message(command(tmp_path / "less", tmp_path / "out"), capsys)
+    assert "edit.safetensors is no file" in said and not (tmp_path / ".out.training").exists()
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert "WORLD_SIZE=2 without RANK" in exit_message(command(run, tmp_path / "out"), capsys)
 

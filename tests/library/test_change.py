@@ -31,3 +31,5 @@ def test_a_change_says_what_it_leaves_out_and_what_to_load(
     DiffusionPipeline.from_pretrained(told[2])
     erase_main(["undo", *run])
     assert "For a pipeline: erase.py export" in capsys.readouterr().out
+    erase_main(["add", *run, "--concepts", "[dog]"])  # a target alone, as for fit
+    assert "For a pipeline: erase.py export" in capsys.readouterr().out
