@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -52,9 +53,9 @@ class SaidByTenths(Callback):
         self.told: Callable[[int], None] | None = None
 
     def begin(self, trainer: Trainer, batches: int | float | list[int | float]) -> None:
-        """Count from here."""
-        if trainer.is_global_zero:
-            total = sum(batches) if isinstance(batches, list) else batches
+        """Count from here; nothing is said of data without a length."""
+        total = sum(batches) if isinstance(batches, list) else batches
+        if trainer.is_global_zero and math.isfinite(total):
             self.told = said_by_tenths(self.command, int(total), "batches")
 
     def advance(self) -> None:
